@@ -1,0 +1,57 @@
+"""From what was typed to a model and pairs: the same for every command that takes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microtome.cli.watch import steps
+
+if TYPE_CHECKING:
+    from microtome.facade import Model as LoadedModel
+
+DEFAULT = "smollm2-135m-instruct"
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".yaml", ".yml")
+
+ModelName = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Embedded model, hub id, local folder or .gguf file."),
+]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: chosen and explained.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; default: chosen and explained.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def is_file(task: str) -> bool:
+    """Whether TASK|FILE means a file: by its ending, or because it is one and no task has that name."""
+    if task.lower().endswith(SUFFIXES):
+        return True
+    if not Path(task).is_file():
+        return False
+    from microtome.tasks import names
+
+    return task not in names()
+
+
+def check(task: str) -> None:
+    """Find a mistyped task or an unreadable file now, before a model is loaded for it."""
+    if is_file(task):
+        from microtome.tasks.table import read
+
+        read(task)
+    else:
+        from microtome.tasks import describe
+
+        describe(task)
+
+
+def load(name: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
+    """The model, with its slow steps told on stderr."""
+    import microtome
+
+    with steps() as say:
+        model: Any = microtome.load(name, dtype=dtype, device=device, progress=say)
+    return model

@@ -1,0 +1,219 @@
+"""`Model`: the one object a user holds. It joins what `model`, `trace` and `replay` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from microtome.errors import TaskError
+from microtome.model.binding import Binding, bind
+from microtome.model.facts import Facts
+from microtome.model.tokens import Bos, Padding, Tokens, chat_text, encode, token_strings, tokens_of
+from microtome.model.weights import Weights
+from microtome.results.events import emit_look
+from microtome.sites import Site
+from microtome.trace.edits import BaseEdit, Edits
+from microtome.trace.generate import Generation, When
+from microtome.trace.generate import generate as _generate
+from microtome.trace.grad import grad as _grad
+from microtome.trace.run import Logits, numerics_of
+from microtome.trace.run import run as _run
+from microtome.trace.trace import Trace
+
+if TYPE_CHECKING:
+    from microtome.certificate import Certificate
+    from microtome.model.load import Loaded
+
+_scoped: ContextVar[tuple[tuple[int, BaseEdit], ...]] = ContextVar("microtome_scoped_edits", default=())
+
+
+class Model:
+    """An untouched Hugging Face causal language model with standard names on top.
+
+    Attributes
+    ----------
+    hf, tokenizer: the module and tokenizer as loaded; never changed.
+    facts: what the model is, layer by layer.
+    weights: its weights in the standard orientation, as views.
+    name, source, card: where it comes from. `reasons` explains dtype and device.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.hf: nn.Module = loaded.hf
+        self.tokenizer: Any = loaded.tokenizer
+        self.name, self.source, self.card = loaded.name, loaded.source, loaded.card
+        self.reasons: Mapping[str, str] = loaded.reasons
+        self._file_hash = loaded.weight_hash
+        self.binding: Binding = bind(self.hf)
+        self.binding.tokenizer = self.tokenizer
+        self._certificate: Certificate | None = None
+        if not self.binding.known:
+            from microtome.certificate import certify
+
+            self._certificate = certify(self, withdraw=True)
+
+    @property
+    def facts(self) -> Facts:
+        """Sizes, layers, and what this family lacks and why."""
+        return self.binding.facts
+
+    @cached_property
+    def weights(self) -> Weights:
+        """Weights by their standard names."""
+        return Weights(self.binding)
+
+    @property
+    def hash(self) -> str:
+        """Hash of the weights and config (hex). A module in memory is hashed again when its tensors have changed."""
+        from microtome.model.hashing import model_hash
+
+        return model_hash(self.hf, self._file_hash)
+
+    @property
+    def numerics(self) -> dict[str, str]:
+        """Dtype, attention implementation and device of an ordinary run."""
+        return numerics_of(self.binding, None)
+
+    def certificate(self) -> Certificate:
+        """Check on this very model that every name means what the table says (design: identities, parity, noise)."""
+        from microtome.certificate import certify
+
+        if self._certificate is None:
+            self._certificate = certify(self)
+        return self._certificate
+
+    def tokens(self, prompts: Any, *, bos: Bos = "model", padding: Padding = "right") -> Tokens:
+        """Prompts as tokens. bos: "model" (what the tokenizer does by itself), True or False."""
+        return tokens_of(prompts, self.tokenizer, bos=bos, padding=padding)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True) -> list[int]:
+        """Ids of a conversation under the model's own chat template."""
+        return chat_text(self.tokenizer, messages, add_generation_prompt=add_generation_prompt)
+
+    def strings(self, ids: Sequence[int]) -> list[str]:
+        """Each token as text."""
+        return token_strings(self.tokenizer, ids)
+
+    def single_token(self, text: str) -> int:
+        """The id of a text that is exactly one token.
+
+        Raises
+        ------
+        TaskError: it is several; its pieces are shown.
+        """
+        ids = encode(self.tokenizer, text, bos=False)
+        if len(ids) == 1:
+            return ids[0]
+        hint = ""
+        if text and not text.startswith(" ") and len(encode(self.tokenizer, " " + text, bos=False)) == 1:
+            hint = f'; with a leading space, "{" " + text}", it is one'
+        raise TaskError(f'"{text}" is {len(ids)} tokens: {self.strings(ids)}', why=f"a single-token metric reads one logit{hint}",
+                        instead='choose another word, or metric="logprob_diff"')  # fmt: skip
+
+    def run(
+        self,
+        prompts: Any,
+        capture: str | Site | Sequence[str | Site] = (),
+        edits: Edits = (),
+        logits: Logits = "all",
+        *,
+        bos: Bos = "model",
+        padding: Padding = "right",
+        attention: str | None = None,
+    ) -> Trace:
+        """One forward with captures and edits; see `trace.run.run`.
+
+        Example: `t = model.run("Hello", capture=["L*.resid_pre", "L9H6.pattern"]); t["L9H6.pattern"]`.
+        """  # fmt: skip
+        sites = [capture] if isinstance(capture, str | Site) else list(capture)
+        tokens = self.tokens(prompts, bos=bos, padding=padding)
+        emit_look(self, prompts, [str(s) for s in sites])
+        return _run(
+            self.binding,
+            tokens,
+            capture=sites,
+            edits=self._with_scope(edits, len(tokens)),
+            logits=logits,
+            attention=attention,
+        )
+
+    def grad(
+        self,
+        prompts: Any,
+        metric: Callable[[Tensor], Tensor],
+        sites: str | Site | Sequence[str | Site],
+        edits: Edits = (),
+        *,
+        bos: Bos = "model",
+        attention: str | None = None,
+    ) -> Trace:
+        """d metric / d site; see `trace.grad.grad`. `g["L9.z"]` has the shape of the point."""
+        wanted = [sites] if isinstance(sites, str | Site) else list(sites)
+        tokens = self.tokens(prompts, bos=bos)
+        return _grad(
+            self.binding,
+            tokens,
+            metric,
+            sites=wanted,
+            edits=self._with_scope(edits, len(tokens)),
+            attention=attention,
+        )
+
+    def generate(
+        self,
+        prompts: Any,
+        edits: Edits = (),
+        when: When | None = None,
+        max_new_tokens: int = 20,
+        *,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        cache: bool = True,
+        stop: bool = True,
+        bos: Bos = "model",
+    ) -> Generation:
+        """Continue prompts with edits in force; see `trace.generate.generate`."""
+        tokens = self.tokens(prompts, bos=bos, padding="left")
+        return _generate(self.binding, tokens, edits=self._with_scope(edits, len(tokens)), when=when, max_new_tokens=max_new_tokens,
+                         temperature=temperature, seed=seed, cache=cache, stop=stop)  # fmt: skip
+
+    def stream(
+        self,
+        prompts: Sequence[Any],
+        capture: str | Site | Sequence[str | Site],
+        *,
+        batch: int = 16,
+        edits: Sequence[BaseEdit] = (),
+        logits: Logits = None,
+        bos: Bos = "model",
+    ) -> Iterator[Trace]:
+        """Traces of batches of prompts, one after the other: for data larger than memory."""
+        for start in range(0, len(prompts), batch):
+            yield self.run(prompts[start : start + batch], capture, edits, logits, bos=bos)
+
+    @contextmanager
+    def editing(self, *edits: BaseEdit) -> Iterator[Model]:
+        """Keep edits in force in every run inside the block, before the run's own edits; always taken back."""
+        token = _scoped.set(_scoped.get() + tuple((id(self.hf), e) for e in edits))
+        try:
+            yield self
+        finally:
+            _scoped.reset(token)
+
+    def _with_scope(self, edits: Edits, n: int) -> Edits:
+        scoped = [e for owner, e in _scoped.get() if owner == id(self.hf)]
+        edits = list(edits)
+        if not scoped:
+            return edits
+        if edits and all(isinstance(e, list | tuple) for e in edits):
+            return [[*scoped, *row] for row in edits]  # type: ignore[misc]
+        return [*scoped, *edits]  # type: ignore[list-item]
+
+    def __repr__(self) -> str:
+        f = self.facts
+        return f"Model({self.name!r}: {f.family}, {f.n_layers} layers, d_model {f.d_model}, {f.n_params / 1e6:.0f} M parameters, {self.numerics['dtype']})"

@@ -1,0 +1,92 @@
+"""Text for pictures: tokens made visible, hostile text made inert.
+
+Plotly reads a small HTML of its own in every label (<b>, <br>, <a href=...>), entities, MathJax between dollar
+signs and templates of the form %{...}. A token may contain any of these; `inert` takes their meaning away.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+import unicodedata
+
+_MARKS = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥", "\xa0": "⍽"}
+_UNITS = {
+    "logit_diff": "logit difference (logits)",
+    "logprob_diff": "log-probability difference (nats)",
+    "logprob": "log-probability (nats)",
+    "prob_diff": "probability difference",
+    "prob": "probability",
+    "kl": "KL divergence (nats)",
+}
+
+
+def visible(text: object, *, most: int = 24, prose: bool = False) -> str:
+    """A token as a reader can tell it from another: ␣ ⏎ ⇥ for blanks, \\u202e for what does not print.
+
+    Longer than `most` characters: the beginning and "…". With ``prose`` ordinary spaces stay (a whole prompt).
+    Bidirectional controls, zero-width characters and lone surrogates are written out, so that no token can
+    reorder or hide the text beside it.
+    """
+    plain = str(text)
+    cut = len(plain) > most
+    out = [_char(c, prose) for c in (plain[: most - 1] if cut else plain)]
+    if plain and unicodedata.combining(plain[0]):
+        out.insert(0, "◌")  # a mark alone would sit on whatever stands before it
+    return "".join(out) + ("…" if cut else "")
+
+
+def _char(c: str, prose: bool) -> str:
+    if c == " " and prose:
+        return c
+    if c in _MARKS:
+        return _MARKS[c]
+    if c.isprintable():
+        return c
+    return f"\\u{ord(c):04x}" if ord(c) < 0x10000 else f"\\U{ord(c):08x}"
+
+
+def inert(text: object) -> str:
+    """Text for a Plotly label that shows exactly these characters: no tags, entities, MathJax or templates."""
+    safe = html.escape(str(text), quote=False)
+    return safe.replace("$", "&#36;").replace("%{", "&#37;{")
+
+
+def label(text: object, *, most: int = 24) -> str:
+    """`visible`, then `inert`."""
+    return inert(visible(text, most=most))
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters (a longer word is broken)."""
+    return textwrap.wrap(text, width) or [""]
+
+
+def unit(metric: str) -> str:
+    """A metric's name with its unit, for an axis; the bare name where it is not known here."""
+    return _UNITS.get(metric, metric.replace("_", " "))
+
+
+def number(value: float, *, sign: bool = False) -> str:
+    """Three significant digits with a proper minus; "–" for NaN."""
+    if value != value:
+        return "–"
+    size = abs(value)
+    if size >= 1000:
+        text = f"{value:+,.0f}" if sign else f"{value:,.0f}"
+    elif size == 0 or size >= 1e-3:
+        digits = 3 if size < 0.1 else 2 if size < 10 else 1 if size < 100 else 0
+        text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+    else:
+        text = f"{value:+.1e}" if sign else f"{value:.1e}"
+    return text.replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    """ "[0.12, 0.34]"; empty where neither is known."""
+    return "" if low != low and high != high else f"[{number(low)}, {number(high)}]"
+
+
+def site_label(site: str) -> str:
+    """A site as a label: inert, as long as addresses are."""
+    return label(site, most=32)

@@ -1,0 +1,277 @@
+"""Activation patching (causal tracing, interchange intervention), exact, with its controls.
+
+Method: Meng et al. 2022 (causal tracing), Wang et al. 2023 (IOI), Heimersheim & Nanda 2024 (denoising and noising,
+logit difference, symmetric token replacement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from microtome.controls import checks
+from microtome.controls.intervals import mean_interval
+from microtome.controls.multiple import retest
+from microtome.controls.ratio import normalised_effect
+from microtome.controls.signflip import FamilyTest, sign_flip
+from microtome.errors import ControlError
+from microtome.methods import donors
+from microtome.methods.setting import (
+    Column,
+    Label,
+    Mode,
+    Setting,
+    cell,
+    columns,
+    examples,
+    setting,
+    settings,
+    sites_of,
+)
+from microtome.replay.sources import Prompts
+from microtome.replay.sweep import Outcome, measure, sweep
+from microtome.results.labelled import Labelled
+from microtome.results.result import Result
+from microtome.results.technique import technique
+from microtome.results.verdicts import Control, verdict
+from microtome.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from microtome.facade import Model
+    from microtome.tasks.pairs import PairTask
+
+CHOSEN = 4
+SHARE = 0.3
+MANDATORY = ("identity", "receipts", "noise", "same_value", "irrelevant")
+
+
+@technique("activation_patching", "1", controls=("identity", "receipts", "sign_flip", "same_value", "irrelevant", "wrong_value", "noise", "held_out"),
+           mandatory=MANDATORY, figure="microtome.figures.patching:draw", random=True)  # fmt: skip
+def activation_patching(
+    model: Model,
+    task: PairTask,
+    *,
+    sites: str | Sequence[str] = "L*.resid_pre",
+    positions: Sequence[Label] | Literal["all"] | None = None,
+    mode: Mode = "denoise",
+    metrics: Sequence[str] = (),
+    held_out: PairTask | None = None,
+    controls: Literal["default", "full", "none"] = "default",
+    alpha: float = 0.001,
+    seed: int = 0,
+) -> Result:
+    """Patch every site at every position (or span) from the donor run into the base run.
+
+    Parameters
+    ----------
+    sites: addresses without position; one row of the map each.
+    positions: integers (aligned prompts) or spans; None chooses: every position where prompts are aligned, else every
+        common span and the rest. "all" patches a site at all positions together.
+    mode: "denoise" patches clean activations into corrupt runs (is it sufficient?), "noise" the reverse (necessary?).
+    metrics: names; the first decides tests and controls. Default: the task's own.
+    held_out: pairs that share no template (or entity) with `task`; the chosen cells are tested again on them (Holm).
+    controls: "default" runs forward-based controls on the strongest cells, at most 30 % of the sweep's cost; "full" on
+        every cell that is significant; "none" on nothing, and the verdict says so.
+    alpha: family-wise level.
+
+    Returns a Result: effects [site, position, prompt, metric], patched minus base in the metric's unit. Tables: cells
+    (interval, null band, p), normalised (mean(patched - base) / mean(donor - base)), positions, donors.
+
+    Raises
+    ------
+    SiteError, TaskError: addresses or positions that this model or these prompts lack.
+    Interrupted: on Ctrl-C, with the finished part as `.outcome`.
+    """
+    s = setting(model, task, mode, metrics)
+    named = sites_of(model, sites)
+    found, s = ([None], s) if positions == "all" else columns(s, positions)
+    cells = [(site, column) for site in named for column in found]
+    out = sweep(s.bench, [cell(*c) for c in cells], {"donor": Prompts(s.donor.ids)}, settings("patching"))
+    total = (measure(s.donor_bench()) - out.base).numpy().astype(np.float64)
+    first = out.effects[..., 0].numpy().astype(np.float64)
+    zero = out.zero.numpy().all(1)
+    test = _family(first, zero, s, alpha, seed)
+    chosen = _choose(cells, first, zero, test, total[:, 0], controls)
+    ran = _controls(s, chosen, out, test, controls, seed)
+    ran.append(_held_out(model, held_out, task, chosen, mode, s, alpha))
+    p, least = (test.min_p, test.smallest_p) if test is not None else (None, None)
+    tables = {"cells": _cells(cells, first, s, test), "normalised": _normalised(cells, first, total[:, 0], s),
+              "positions": _positions(found), "donors": donors.table(chosen, s)}  # fmt: skip
+    shape = (len(named), len(found))
+    return Result(
+        "activation_patching",
+        effects=_labelled(out, named, found, s),
+        tables={k: v for k, v in tables.items() if len(v)},
+        tensors={
+            "structurally_zero": zero.reshape(shape),
+            "base": out.base.numpy(),
+            "total": total.astype(np.float32),
+        },
+        controls=ran,
+        verdict=verdict(ran, MANDATORY, p, alpha, least),
+        raw_examples=examples(
+            model,
+            s.base,
+            {
+                i: {"donor": s.donor.texts[i], "base": float(out.base[i, 0]), "total": float(total[i, 0])}
+                for i in range(task.n)
+            },
+            seed,
+        ),
+    )
+
+
+def _family(first: np.ndarray, zero: np.ndarray, s: Setting, alpha: float, seed: int) -> FamilyTest | None:
+    """Sign-flip of clusters over all cells that are not structurally zero; None when there is no such cell."""
+    if zero.all() or len(s.clusters) < 2:
+        return None
+    return sign_flip(first, list(s.clusters), seed=seed, structurally_zero=zero, alpha=alpha)
+
+
+def _choose(cells: list[tuple[Site, Column | None]], first: np.ndarray, zero: np.ndarray, test: FamilyTest | None, total: np.ndarray,
+            controls: str) -> donors.Chosen:  # fmt: skip
+    """The strongest cells: the significant ones first, at most a few so that controls stay below 30 % of the sweep."""
+    size = np.where(zero, -1.0, np.abs(first.mean(1)))
+    significant = np.zeros(len(cells), bool) if test is None else test.significant
+    order = sorted(range(len(cells)), key=lambda i: (not significant[i], -size[i]))
+    runs = 1 + len(donors.DONORS) + 1 + donors.NOISE_DRAWS
+    most = max(1, min(CHOSEN, int(SHARE * (~zero).sum() / runs)))
+    if controls == "full":
+        most = max(1, int(significant.sum()))
+    pick = [i for i in order if size[i] >= 0][:most]
+    return donors.Chosen([cells[i] for i in pick], first[pick], total, [_name(*cells[i]) for i in pick])
+
+
+def _name(site: Site, column: Column | None) -> str:
+    return str(site) if column is None else f"{site}@{column.label}"
+
+
+def _controls(
+    s: Setting, chosen: donors.Chosen, out: Outcome, test: FamilyTest | None, controls: str, seed: int
+) -> list[Control]:
+    ran = [
+        checks.receipts({"sweep": out.fired}, {"sweep": out.planned})
+        if out.planned
+        else checks.receipts({}, {})
+    ]
+    if test is not None:
+        ran.append(checks.sign_flip_control(test))
+    else:
+        ran.append(Control.not_run("sign_flip", "that the best cell of a large map looks good by chance", "a small family-wise p",
+                                   "every cell is structurally zero, or there is one prompt"))  # fmt: skip
+    if controls == "none" or not chosen.cells or s.task.n < 2:
+        why = "controls='none'" if controls == "none" else "no cell can differ, or there is one prompt"
+        return ran + [donors.not_run(name, why) for name in ("identity", *donors.DONORS, "noise")]
+    ran.append(donors.identity(s, chosen, donors.noise_floor(s)))
+    ran += donors.other_donors(s, chosen, seed)
+    ran.append(donors.noise(s, chosen, seed))
+    return ran
+
+
+def _held_out(
+    model: Model,
+    other: PairTask | None,
+    task: PairTask,
+    chosen: donors.Chosen,
+    mode: Mode,
+    s: Setting,
+    alpha: float,
+) -> Control:
+    rules_out, expected = (
+        "that the cells were selected for the noise of the prompts that selected them",
+        "the effect again, same sign, on held-out prompts (Holm)",
+    )
+    if other is None or not chosen.cells:
+        return Control.not_run("held_out", rules_out, expected, "no held-out prompts were given")
+    labels = [c.label for _, c in chosen.cells if c is not None]
+    h = setting(model, other, mode, s.metrics)
+    found, h = columns(h, list(dict.fromkeys(labels))) if labels else ([], h)
+    by_label = {c.label: c for c in found}
+    again = [cell(site, None if c is None else by_label[c.label]) for site, c in chosen.cells]
+    out = sweep(replace(h.bench, metrics=h.bench.metrics[:1]), again, {"donor": Prompts(h.donor.ids)})
+    signs = np.sign(chosen.real.mean(1))
+    if (signs == 0).any():
+        return Control.not_run(
+            "held_out", rules_out, expected, "a chosen cell has no effect at all, so no sign to find again"
+        )
+    try:
+        by: Literal["template", "entity"] = (
+            "entity" if other.provenance.get("split_by") == "entity" else "template"
+        )
+        result = retest(
+            out.effects[..., 0].numpy(),
+            list(h.clusters),
+            selected_on=list(s.clusters),
+            selected_sign=signs,
+            split=by,
+            alpha=alpha,
+        )
+    except ControlError as error:
+        return Control.not_run("held_out", rules_out, expected, error.what)
+    return checks.held_out(result, cells=chosen.names)
+
+
+def _labelled(out: Outcome, named: list[Site], found: list[Column] | list[None], s: Setting) -> Labelled:
+    n, m = out.effects.shape[1:]
+    values = out.effects.numpy()
+    coords: dict[str, tuple[Label, ...]] = {
+        "site": tuple(map(str, named)),
+        "prompt": tuple(range(n)),
+        "metric": s.metrics,
+    }
+    if found == [None]:
+        return Labelled(values.reshape(len(named), n, m), ("site", "prompt", "metric"), coords)
+    coords["position"] = tuple(c.label for c in found if c is not None)
+    return Labelled(
+        values.reshape(len(named), len(found), n, m), ("site", "position", "prompt", "metric"), coords
+    )
+
+
+def _cells(
+    cells: list[tuple[Site, Column | None]], first: np.ndarray, s: Setting, test: FamilyTest | None
+) -> pd.DataFrame:
+    import pandas as pd
+
+    interval = mean_interval(first, list(s.clusters))
+    nan = np.full(len(cells), np.nan)
+    band = (nan, nan, nan) if test is None else (test.null_low, test.null_high, test.p)
+    table = pd.DataFrame({"site": [str(site) for site, _ in cells], "metric": s.metrics[0], "low": interval.low, "high": interval.high,
+                          "null_low": band[0], "null_high": band[1], "p": band[2]})  # fmt: skip
+    if cells[0][1] is not None:
+        table.insert(1, "position", [c.label for _, c in cells if c is not None])
+    return table
+
+
+def _normalised(
+    cells: list[tuple[Site, Column | None]], first: np.ndarray, total: np.ndarray, s: Setting
+) -> pd.DataFrame:
+    """Empty where the denominator's interval contains 0: a share of nothing is refused."""
+    import pandas as pd
+
+    try:
+        ratio = normalised_effect(first, total, list(s.clusters))
+    except ControlError:
+        return pd.DataFrame()
+    table = pd.DataFrame(
+        {
+            "site": [str(site) for site, _ in cells],
+            "metric": s.metrics[0],
+            "value": ratio.estimate,
+            "low": ratio.low,
+            "high": ratio.high,
+        }
+    )
+    if cells[0][1] is not None:
+        table.insert(1, "position", [c.label for _, c in cells if c is not None])
+    return table
+
+
+def _positions(found: Sequence[Column | None]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([{"position": str(c.label), "label": c.text} for c in found if c is not None])

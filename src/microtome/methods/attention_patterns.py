@@ -1,0 +1,220 @@
+"""What heads attend to: patterns on the task, and head detectors on several text distributions.
+
+Detectors after Elhage et al. 2021 and Olsson et al. 2022: previous token, duplicate token, induction, current, first.
+A label holds on the distribution it was measured on, so each score comes with the same score where the pattern's own
+keys are shuffled, and with scores on other texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from microtome.methods.setting import examples, sites_of
+from microtome.results import seeds
+from microtome.results.result import Result
+from microtome.results.technique import progress, technique
+from microtome.results.verdicts import Control, verdict
+from microtome.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from microtome.facade import Model
+    from microtome.tasks.pairs import PairTask, Side
+
+DETECTORS = ("previous", "duplicate", "induction", "current", "first")
+BATCH = 8
+NULLS = 20
+SHOWN = 6
+
+
+@technique("attention_patterns", "1", controls=("rows_sum", "shuffled_keys", "other_texts"), mandatory=("rows_sum", "shuffled_keys"),
+           figure="microtome.figures.attention:draw", random=True)  # fmt: skip
+def attention_patterns(
+    model: Model,
+    task: PairTask,
+    *,
+    heads: str | Sequence[str] = "L*H*.pattern",
+    texts: Mapping[str, Side] | None = None,
+    show: Sequence[str] = (),
+    alpha: float = 0.001,
+    seed: int = 0,
+) -> Result:
+    """Score every head by what it attends to, on the task's prompts, random repeated tokens and other texts.
+
+    Parameters
+    ----------
+    texts: more distributions by name (sides of prompts); random repeated tokens are always one.
+    show: heads whose pattern on one random prompt is kept, e.g. ("L9H6",); at most six.
+
+    Table "detectors": site, layer, head, detector, distribution, score in [0, 1] (mean attention on the detector's
+    keys, over queries that have such a key), null band (keys permuted among those the query can see).
+    """
+    named = sites_of(model, heads)
+    distributions: dict[str, list[list[int]]] = {
+        "task": [list(r) for r in task.clean.ids],
+        "repeated": _repeated(model, seed),
+    }
+    distributions.update({name: [list(r) for r in side.ids] for name, side in (texts or {}).items()})
+    layers = sorted({site.layer for site in named if isinstance(site.layer, int)})
+    rows: list[dict[str, object]] = []
+    worst = 0.0
+    for done, (name, prompts) in enumerate(distributions.items(), 1):
+        scores, null, off = _scores(model, layers, prompts, seeds.child(seed, name))
+        worst = max(worst, off)
+        rows += [_row(site, layers, d, name, scores, null) for site in named for d in range(len(DETECTORS))]
+        progress(done, len(distributions), "distributions", "reading patterns")
+    table = _frame(rows)
+    ran = [
+        _rows_sum(model, worst, sum(map(len, distributions.values()))),
+        _shuffled(table),
+        _other_texts(table),
+    ]
+    tensors, tokens = _shown(model, task, list(show)[:SHOWN], seed)
+    return Result(
+        "attention_patterns", tables={"detectors": table, **({"pattern_tokens": tokens} if len(tokens) else {})}, tensors=tensors, controls=ran,
+        verdict=verdict(ran, ("rows_sum", "shuffled_keys"), 1 / (1 + NULLS * len(named)) if ran[1].passed else 1.0, alpha, 1 / (1 + NULLS * len(named))),
+        raw_examples=examples(model, task.clean, {}, seed),
+    )  # fmt: skip
+
+
+def _repeated(model: Model, seed: int, n: int = 8, half: int = 24) -> list[list[int]]:
+    """Random tokens, twice: what an induction head is made for. BOS in front where the model's own policy puts one."""
+    generator = seeds.rng(seed, "repeated tokens")
+    lead = _lead(model)
+    out = []
+    for _ in range(n):
+        ids = generator.integers(
+            low=min(1000, model.facts.d_vocab // 2), high=model.facts.d_vocab, size=half
+        ).tolist()
+        out.append([*lead, *ids, *ids])
+    return out
+
+
+def _lead(model: Model) -> list[int]:
+    if model.tokenizer is None:
+        return []
+    ids = list(model.tokenizer("a").input_ids)
+    first = getattr(model.tokenizer, "bos_token_id", None)
+    return ids[:1] if first is not None and ids[:1] == [first] else []
+
+
+def _scores(
+    model: Model, layers: list[int], prompts: list[list[int]], seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(score [layer, head, detector], largest null score [layer, head, detector], worst row-sum error)."""
+    most = max(model.facts.layers[i].n_heads for i in layers)
+    total = torch.zeros(len(layers), most, len(DETECTORS), dtype=torch.float64)
+    null = torch.zeros(NULLS, len(layers), most, len(DETECTORS), dtype=torch.float64)
+    counts = torch.zeros(len(DETECTORS), dtype=torch.float64)
+    worst = 0.0
+    generator = torch.Generator().manual_seed(seed % (1 << 63))
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts[start : start + BATCH]
+        trace = model.run(batch, [f"L{i}.pattern" for i in layers], logits=None)
+        for row, ids in enumerate(batch):
+            masks = torch.stack([_keys(ids, d) for d in DETECTORS])
+            counts += masks.any(-1).sum(-1)
+            shuffles = [_shuffle(masks, generator) for _ in range(NULLS)]
+            for place, layer in enumerate(layers):
+                pattern = trace[f"L{layer}.pattern"][row, :, : len(ids), : len(ids)].double()
+                worst = max(worst, float((pattern.sum(-1) - 1).max()))
+                total[place, : pattern.shape[0]] += torch.einsum("hqk,dqk->hd", pattern, masks.double())
+                for n, shuffled in enumerate(shuffles):
+                    null[n, place, : pattern.shape[0]] += torch.einsum(
+                        "hqk,dqk->hd", pattern, shuffled.double()
+                    )
+    scale = counts.clamp_min(1)
+    return (total / scale).numpy(), (null / scale).amax(0).numpy(), worst
+
+
+def _keys(ids: list[int], detector: str) -> Tensor:
+    """The keys that a detector wants, per query. Shapes: [query, key] bool."""
+    n = len(ids)
+    token = torch.tensor(ids)
+    same = (token[:, None] == token[None, :]) & torch.ones(n, n).tril(-1).bool()
+    match detector:
+        case "previous":
+            return torch.ones(n, n).tril(-1).triu(-1).bool()
+        case "current":
+            return torch.eye(n).bool()
+        case "first":
+            out = torch.zeros(n, n).bool()
+            out[2:, 0] = True
+            return out
+        case "duplicate":
+            return same
+        case _:
+            out = torch.zeros(n, n).bool()
+            out[:, 1:] = same[:, :-1]
+            return out & torch.ones(n, n).tril(-1).bool()
+
+
+def _shuffle(masks: Tensor, generator: torch.Generator) -> Tensor:
+    """As many keys per query as the detector wants, but any that the query can see. Shapes: [detector, query, key]."""
+    n = masks.shape[-1]
+    noise = torch.rand(masks.shape, generator=generator).masked_fill(~torch.ones(n, n).tril().bool(), -1)
+    rank = noise.argsort(-1, descending=True).argsort(-1)
+    return rank < masks.sum(-1, keepdim=True)
+
+
+def _row(
+    site: Site, layers: list[int], detector: int, name: str, scores: np.ndarray, null: np.ndarray
+) -> dict[str, object]:
+    assert isinstance(site.layer, int) and isinstance(site.index, int)
+    at = (layers.index(site.layer), site.index, detector)
+    return {"site": str(site), "layer": site.layer, "head": site.index, "detector": DETECTORS[detector], "distribution": name,
+            "score": float(scores[at]), "null_low": 0.0, "null_high": float(null[at])}  # fmt: skip
+
+
+def _rows_sum(model: Model, worst: float, n: int) -> Control:
+    return Control("rows_sum", "that something else than a pattern is read", "no row of a pattern sums to more than 1 (a sink leaves less)", worst,
+                   worst <= 1e-3, n, gates=True)  # fmt: skip
+
+
+def _shuffled(table: pd.DataFrame) -> Control:
+    """Heads that score above the largest of their own shuffled-key nulls by a wide margin."""
+    strong = table[(table.detector != "first") & (table.score > 0.4)]
+    above = strong[strong.score > 2 * strong.null_high]
+    return Control("shuffled_keys", "that a head attends everywhere and so also there", "every head with a score above 0.4 scores more than twice its shuffled-key null",
+                   {"strong": len(strong), "above": len(above)}, len(strong) == len(above) and len(strong) > 0, max(len(table), 1))  # fmt: skip
+
+
+def _other_texts(table: pd.DataFrame) -> Control:
+    """How many labels of the task hold on the other distributions too."""
+    wide = table.pivot_table(index=["site", "detector"], columns="distribution", values="score")
+    on_task = wide[wide["task"] > 0.4]
+    others = on_task.drop(columns="task")
+    held = int((others > 0.4).all(axis=1).sum()) if len(others.columns) else 0
+    return Control("other_texts", "that a head's label is a property of these prompts only", "labels with a score above 0.4 on the task hold on the other texts",
+                   {"labels": len(on_task), "held": held}, held == len(on_task), max(len(on_task), 1))  # fmt: skip
+
+
+def _shown(
+    model: Model, task: PairTask, show: list[str], seed: int
+) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+    if not show:
+        return {}, _frame([])
+    i = int(seeds.rng(seed, "shown prompt").integers(task.n))
+    ids = list(task.clean.ids[i])
+    trace = model.run([ids], [f"{head}.pattern" for head in show], logits=None)
+    tensors = {f"pattern/{head}": trace[f"{head}.pattern"][0].float().cpu().numpy() for head in show}
+    tokens = _frame(
+        [
+            {"site": head, "prompt": i, "index": k, "token": t}
+            for head in show
+            for k, t in enumerate(model.strings(ids))
+        ]
+    )
+    return tensors, tokens
+
+
+def _frame(rows: list[dict[str, object]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(rows)

@@ -1,0 +1,124 @@
+"""Does this model do this task at all? Everything else waits for the answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microtome.controls.intervals import mean_interval, proportion_interval
+from microtome.methods.setting import clusters_of
+from microtome.metrics import metric, scoring
+from microtome.replay.sweep import Bench, measure
+from microtome.results import seeds
+from microtome.results.labelled import Labelled
+from microtome.results.result import Result
+from microtome.results.technique import technique
+from microtome.results.verdicts import Control, verdict
+
+if TYPE_CHECKING:
+    from microtome.facade import Model
+    from microtome.tasks.behaviour import Behaviour
+    from microtome.tasks.pairs import PairTask
+
+
+@technique("behaviour", "1", controls=("above_chance", "both_sides"), mandatory=("above_chance",),
+           figure="microtome.figures.behaviour:draw", random=True)  # fmt: skip
+def behaviour(model: Model, task: PairTask, *, alpha: float = 0.001, seed: int = 0) -> Result:
+    """How often the answer beats the wrong answer, on the clean and (where its answer is known) the corrupt side.
+
+    Effects: [prompt, metric], the task's metric on the clean prompts, in its unit. Accuracy comes with an exact
+    (Clopper-Pearson) interval against chance, over prompts; the mean metric with a cluster interval.
+
+    Raises
+    ------
+    TaskError, ModelError: prompts that do not fit this model.
+    """
+    import pandas as pd
+
+    from microtome.tasks.behaviour import behaviour as sides_of
+
+    clean, corrupt = sides_of(task)
+    rows, values = [], {}
+    for name, side in (("clean", clean), ("corrupt", corrupt)):
+        if side is not None:
+            row, values[name] = _side(model, side, clusters_of(task), alpha)
+            rows.append({"side": name, **row})
+    table = pd.DataFrame(rows)
+    above = _above_chance(rows[0], alpha)
+    controls = [above, _both(rows)]
+    p, least = _binomial_p(rows[0])
+    effects = Labelled(
+        values["clean"][:, None],
+        ("prompt", "metric"),
+        {"prompt": tuple(range(task.n)), "metric": (task.metric,)},
+    )
+    return Result(
+        "behaviour", effects=effects, tables={"sides": table}, controls=controls,
+        verdict=verdict(controls, ("above_chance",), p, alpha, least),
+        raw_examples=_outputs(model, clean, values["clean"], seed),
+    )  # fmt: skip
+
+
+def _side(
+    model: Model, side: Behaviour, clusters: tuple[str, ...], alpha: float
+) -> tuple[dict[str, object], np.ndarray]:
+    bench = Bench(model.binding, side.prompts.ids, scoring(side.answers, side.wrong), (metric(side.metric),))
+    values = measure(bench)[:, 0].numpy()
+    right = int((values > 0).sum())
+    interval = proportion_interval(values > 0, clusters, level=1 - 2 * alpha)
+    mean = mean_interval(values, clusters)
+    row = {"accuracy": right / len(values), "low": float(interval.low), "high": float(interval.high), "chance": side.chance, "n": len(values),
+           "mean": float(values.mean()), "mean_low": float(mean.low), "mean_high": float(mean.high), "metric": side.metric, "right": right}  # fmt: skip
+    return row, values
+
+
+def _binomial_p(row: dict[str, object]) -> tuple[float, float]:
+    from scipy.stats import binomtest
+
+    n, chance = int(row["n"]), float(row["chance"])  # type: ignore[call-overload, arg-type]
+    p = float(binomtest(int(row["right"]), n, chance, alternative="greater").pvalue)  # type: ignore[call-overload]
+    return p, chance**n
+
+
+def _above_chance(row: dict[str, object], alpha: float) -> Control:
+    p, _ = _binomial_p(row)
+    return Control("above_chance", "that the model does not do this task", f"more right than chance {row['chance']:g} (binomial p <= {alpha:g})",
+                   {"accuracy": row["accuracy"], "low": row["low"], "p": p}, p <= alpha, int(row["n"]))  # type: ignore[call-overload]  # fmt: skip
+
+
+def _both(rows: list[dict[str, object]]) -> Control:
+    rules_out, expected = (
+        "that the model says the same on either side",
+        "the corrupt side's own answer beats chance too",
+    )
+    if len(rows) < 2:
+        return Control.not_run(
+            "both_sides", rules_out, expected, "the corrupt prompts' own answer is not the wrong answer"
+        )
+    p, _ = _binomial_p(rows[1])
+    return Control(
+        "both_sides",
+        rules_out,
+        expected,
+        {"accuracy": rows[1]["accuracy"], "p": p},
+        p <= 0.05,
+        int(rows[1]["n"]),
+    )  # type: ignore[call-overload]
+
+
+def _outputs(model: Model, side: Behaviour, values: np.ndarray, seed: int) -> list[dict[str, object]]:
+    """Random prompts with the model's own most likely next tokens."""
+    pick = sorted(seeds.rng(seed, "raw_examples").permutation(len(values))[:6].tolist())
+    trace = model.run([list(side.prompts.ids[i]) for i in pick], logits="last")
+    probabilities = trace.logits[:, -1].float().softmax(-1)
+    out = []
+    for place, i in enumerate(pick):
+        top = probabilities[place].topk(5)
+        out.append({
+            "prompt": side.prompts.texts[i], "tokens": list(model.strings(side.prompts.ids[i])),
+            "answer": "".join(model.strings(side.answers[i][0])), "wrong": "".join(model.strings(side.wrong[i][0])),
+            "top": [[model.strings([int(t)])[0], round(float(p), 4)] for p, t in zip(top.values, top.indices, strict=True)],
+            "value": round(float(values[i]), 4),
+        })  # fmt: skip
+    return out

@@ -1,0 +1,182 @@
+"""Tokens with an explicit BOS policy and padding that never counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from microtome.errors import ModelError
+
+Bos = Literal["model"] | bool
+Padding = Literal["right", "left"]
+Spans = Mapping[str, tuple[int, int] | None]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Prompts as one rectangle of token ids.
+
+    Shapes: ids, mask [prompt, pos]; mask is True at a prompt's own tokens. `spans` has one mapping per prompt.
+    """
+
+    ids: Int[Tensor, "prompt pos"]
+    mask: Bool[Tensor, "prompt pos"]
+    padding: Padding = "right"
+    spans: tuple[Spans, ...] = field(default=())
+
+    @property
+    def lengths(self) -> list[int]:
+        """Own tokens of each prompt."""
+        return [int(n) for n in self.mask.sum(-1)]
+
+    @property
+    def padded(self) -> bool:
+        """True when any position is a pad."""
+        return not bool(self.mask.all())
+
+    def column(self, prompt: int, position: int) -> int:
+        """The column of a prompt's own position."""
+        shift = self.ids.shape[1] - self.lengths[prompt] if self.padding == "left" else 0
+        return position + shift
+
+    @property
+    def starts(self) -> list[int]:
+        """The column of each prompt's first own token."""
+        width = self.ids.shape[1]
+        return [width - n if self.padding == "left" else 0 for n in self.lengths]
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    def rows(self) -> list[list[int]]:
+        """The ids of each prompt, without padding."""
+        return [self.ids[i][self.mask[i]].tolist() for i in range(len(self))]
+
+
+def pack(
+    rows: Sequence[Sequence[int]], *, pad: int = 0, padding: Padding = "right", spans: Sequence[Spans] = ()
+) -> Tokens:
+    """Put prompts of ids into one rectangle.
+
+    Raises
+    ------
+    ModelError: no prompts, or an empty one.
+    """
+    if not len(rows):
+        raise ModelError(
+            "no prompts were given", why="the list is empty", instead='for example model.run(["Hello"])'
+        )
+    empty = [i for i, row in enumerate(rows) if not len(row)]
+    if empty:
+        raise ModelError(f"prompt {empty[0]} has no tokens", why="a model needs at least one token",
+                         instead="give it text, or bos=True")  # fmt: skip
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for i, row in enumerate(rows):
+        own = slice(0, len(row)) if padding == "right" else slice(width - len(row), width)
+        ids[i, own] = torch.tensor(list(row), dtype=torch.long)
+        mask[i, own] = True
+    return Tokens(ids, mask, padding, tuple(spans))
+
+
+def encode(tokenizer: Any, text: str, *, bos: Bos = "model") -> list[int]:
+    """Token ids of one text.
+
+    bos: "model" does what the tokenizer does by itself; True puts exactly one BOS in front; False none.
+
+    Raises
+    ------
+    ModelError: no tokenizer, or bos=True for a tokenizer without a BOS token.
+    """
+    if tokenizer is None:
+        raise ModelError(
+            "this model has no tokenizer",
+            why="it was given as a module",
+            instead="pass token ids, or mt.load(module, tokenizer=...)",
+        )
+    if bos == "model":
+        return list(tokenizer(text).input_ids)
+    ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    if not bos:
+        return ids
+    first = tokenizer.bos_token_id
+    if first is None:
+        raise ModelError(
+            "this tokenizer has no BOS token",
+            why="bos=True asks for one",
+            instead='use bos="model" or bos=False',
+        )
+    return ids if ids[:1] == [first] else [first, *ids]
+
+
+def tokens_of(prompts: Any, tokenizer: Any, *, bos: Bos = "model", padding: Padding = "right") -> Tokens:
+    """Tokens from text, texts, ids, a side of a task (anything with `ids` and `spans`), or Tokens themselves."""
+    if isinstance(prompts, Tokens):
+        return prompts
+    pad = getattr(tokenizer, "pad_token_id", None) or 0
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    if hasattr(prompts, "ids") and hasattr(prompts, "spans"):
+        per_prompt = [
+            {name: where[i] for name, where in prompts.spans.items()} for i in range(len(prompts.ids))
+        ]
+        return pack(prompts.ids, pad=pad, padding=padding, spans=per_prompt)
+    if isinstance(prompts, Tensor):
+        if prompts.dim() != 2 or prompts.is_floating_point():
+            raise ModelError(f"token ids of shape {tuple(prompts.shape)}", why="ids are a [prompt, pos] tensor of integers",
+                             instead="pass texts, lists of ids, or such a tensor")  # fmt: skip
+        prompts = prompts.tolist()
+    if prompts and isinstance(prompts[0], int):
+        prompts = [prompts]
+    rows = [encode(tokenizer, p, bos=bos) if isinstance(p, str) else list(p) for p in prompts]
+    return pack(rows, pad=pad, padding=padding)
+
+
+def chat_text(
+    tokenizer: Any, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = True
+) -> list[int]:
+    """Token ids of a conversation under the model's own chat template.
+
+    Raises
+    ------
+    ModelError: the tokenizer has no chat template.
+    """
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ModelError(
+            "this model has no chat template",
+            why="its tokenizer defines none",
+            instead="write the prompt out as text",
+        )
+    out = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=add_generation_prompt, return_dict=True
+    )
+    return list(out["input_ids"])
+
+
+def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Each token as the user sees it: decoded text, with bytes that are no text of their own as <0x..>."""
+    if tokenizer is None:
+        return [str(i) for i in ids]
+    strings = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
+    for place, (text, one) in enumerate(zip(strings, ids, strict=True)):
+        if "\ufffd" in text or not text:
+            strings[place] = str(tokenizer.convert_ids_to_tokens(int(one)))
+    return strings
+
+
+def check_ids(tokens: Tokens, d_vocab: int, n_ctx: int | None) -> None:
+    """Refuse ids outside the vocabulary and prompts over the context length."""
+    low, high = int(tokens.ids.min()), int(tokens.ids.max())
+    if low < 0 or high >= d_vocab:
+        raise ModelError(f"token id {low if low < 0 else high} is not in the vocabulary", why=f"ids go from 0 to {d_vocab - 1}",
+                         instead="tokenise with this model's own tokenizer")  # fmt: skip
+    longest = max(tokens.lengths)
+    if n_ctx is not None and longest > n_ctx:
+        raise ModelError(f"a prompt has {longest} tokens", why=f"this model's context is {n_ctx} tokens",
+                         instead="shorten it, or split it into several prompts")  # fmt: skip

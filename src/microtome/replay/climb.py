@@ -1,0 +1,144 @@
+"""The staircase: rows join at the layer where they first differ, and climb together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from microtome.replay.base import Base
+from microtome.replay.call import Segment, call_layer
+from microtome.trace.frame import Frame
+from microtome.trace.session import Write
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to replay.
+
+    Shapes [row]: base, the recorded row each continues; entry, the first layer with a change (n_layers: only the
+    final stream changes); start and stop, the columns changed at that layer. `narrow` is True where every change is
+    at the entry layer and at points whose change stays at its position, so that the entry layer need only be run on
+    the changed columns.
+    """
+
+    base: Tensor
+    entry: Tensor
+    start: Tensor
+    stop: Tensor
+    narrow: Tensor
+
+    def __len__(self) -> int:
+        return int(self.base.shape[0])
+
+    def take(self, which: Tensor) -> Rows:
+        """Some of the rows."""
+        return Rows(*(getattr(self, f)[which] for f in ("base", "entry", "start", "stop", "narrow")))
+
+
+@torch.no_grad()
+def climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tensor:
+    """The final stream of every row at its scored columns.
+
+    Parameters
+    ----------
+    writes: edits, rows numbered 0..len(rows); a write at layer n_layers' `resid_pre` edits the final stream.
+
+    Shapes: scored [base row, step] columns -> [row, step, d_model].
+    """
+    n_layers = len(base.binding.slots)
+    by_layer: dict[int, list[Write]] = defaultdict(list)
+    for write in writes:
+        by_layer[write.layer or 0].append(write)
+    active: dict[int, Segment] = {}
+    for layer in range(int(rows.entry.min()), n_layers):
+        here = rows.entry == layer
+        for segment in _segments(base, rows, (here & ~rows.narrow).nonzero()[:, 0], layer, whole=True):
+            _join(active, segment)
+        narrow = _segments(base, rows, (here & rows.narrow).nonzero()[:, 0], layer, whole=False)
+        stream, inside = _split(by_layer.get(layer, []))
+        for segment in (*active.values(), *narrow):
+            _edit_stream(segment, stream, len(rows))
+        segments = [*active.values(), *narrow]
+        for segment, hidden in zip(
+            segments, call_layer(base, layer, segments, inside, len(rows)), strict=True
+        ):
+            segment.hidden = hidden
+        for segment in narrow:
+            _join(active, _widen(base, segment, layer + 1))
+    last = _segments(base, rows, (rows.entry == n_layers).nonzero()[:, 0], n_layers, whole=True)
+    for segment in last:
+        _edit_stream(segment, by_layer.get(n_layers, []), len(rows))
+        _join(active, segment)
+    return _scored(base, rows, active, scored)
+
+
+def tokens_of(rows: Rows, width: int, n_layers: int) -> Tensor:
+    """Tokens per row that all its layer calls together compute. Shapes: [row]."""
+    wide = (width - rows.start) * (n_layers - rows.entry)
+    narrow = (rows.stop - rows.start) + (width - rows.start) * (n_layers - rows.entry - 1).clamp_min(0)
+    return torch.where(rows.narrow & (rows.entry < n_layers), narrow, wide)
+
+
+def _segments(base: Base, rows: Rows, which: Tensor, layer: int, *, whole: bool) -> list[Segment]:
+    """New rows at a layer, grouped by their columns, with the recorded stream."""
+    if not len(which):
+        return []
+    device = base.resid[0].device
+    stops = torch.full_like(rows.stop[which], base.width) if whole else rows.stop[which]
+    keys = rows.start[which] * (base.width + 1) + stops
+    out = []
+    for key in keys.unique().tolist():
+        start, stop = divmod(key, base.width + 1)
+        number = which[keys == key].to(device)
+        owner = rows.base[number.cpu()].to(device)
+        hidden = base.resid[layer][owner, start:stop]
+        out.append(Segment(start, stop, number, owner, hidden))
+    return out
+
+
+def _join(active: dict[int, Segment], new: Segment) -> None:
+    old = active.get(new.start)
+    if old is None:
+        active[new.start] = new
+        return
+    old.hidden = torch.cat([old.hidden, new.hidden])
+    old.number, old.base = torch.cat([old.number, new.number]), torch.cat([old.base, new.base])
+
+
+def _widen(base: Base, segment: Segment, layer: int) -> Segment:
+    """Changed columns put into the recorded stream of the next layer."""
+    hidden = base.resid[layer][segment.base, segment.start :]
+    hidden[:, : segment.stop - segment.start] = segment.hidden
+    return Segment(segment.start, base.width, segment.number, segment.base, hidden)
+
+
+def _split(writes: list[Write]) -> tuple[list[Write], list[Write]]:
+    stream = [w for w in writes if w.point == "resid_pre"]
+    return stream, [w for w in writes if w.point != "resid_pre"]
+
+
+def _edit_stream(segment: Segment, writes: list[Write], rows: int) -> None:
+    if not writes:
+        return
+    row_map = torch.full((rows,), -1, dtype=torch.long, device=segment.number.device)
+    row_map[segment.number] = torch.arange(len(segment.number), device=row_map.device)
+    frame = Frame(len(segment.number), segment.stop - segment.start, segment.start, row_map)
+    for write in writes:
+        segment.hidden = write.apply(segment.hidden, frame)
+
+
+def _scored(base: Base, rows: Rows, active: dict[int, Segment], scored: Tensor) -> Tensor:
+    final = base.resid[-1]
+    owner = rows.base.to(final.device)
+    cols = scored.to(final.device)[owner]
+    out = final[owner[:, None], cols]
+    for segment in active.values():
+        mine = cols[segment.number] - segment.start
+        inside = mine >= 0
+        place = torch.arange(len(mine), device=mine.device)[:, None].expand_as(mine)
+        found = segment.hidden[place, mine.clamp_min(0)]
+        out[segment.number] = torch.where(inside[..., None], found, out[segment.number])
+    return out

@@ -1,0 +1,201 @@
+"""Where patched values come from: other prompts, zeros, reference means or draws, given tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from microtome.errors import TaskError
+from microtome.model.binding import Binding
+from microtome.model.tokens import pack
+from microtome.points import POINTS
+from microtome.replay.base import replay_attention
+from microtome.replay.plan import Group, Source
+from microtome.trace.run import device_of, forward
+from microtome.trace.session import Read
+
+Point = tuple[str, int]
+
+
+class SourceSpec(Protocol):
+    """Builds a source for one group of prompts."""
+
+    def build(
+        self,
+        binding: Binding,
+        group: Group,
+        base_ids: Sequence[Sequence[int]],
+        points: set[Point],
+        eager: bool,
+    ) -> Source:
+        """Values for these points on this group's prompts."""
+
+
+def capture(
+    binding: Binding, rows: Sequence[Sequence[int]], points: set[Point], eager: bool
+) -> dict[Point, Tensor]:
+    """Whole points over prompts of one length, under the sweep's numerics. Shapes: [row, pos, ...]."""
+    reads = [Read(*_name(point, layer, binding)) for point, layer in sorted(points)]
+    with torch.no_grad():
+        forward(binding, pack(rows), reads, [], logits=None, attention=replay_attention(binding, eager))
+    return {key: r.value for key, r in zip(sorted(points), reads, strict=True) if r.value is not None}
+
+
+def _name(point: str, layer: int, binding: Binding) -> tuple[str, int | None]:
+    """Sweeps call the final stream `resid_pre` of layer n_layers."""
+    return ("final_resid", None) if point == "resid_pre" and layer == len(binding.slots) else (point, layer)
+
+
+def _gather(
+    store: Mapping[Point, Tensor], point: str, layer: int, rows: Tensor, cols: Tensor, heads: Tensor | None
+) -> Tensor:
+    value = store[point, layer]
+    rows, cols = rows.to(value.device), cols.to(value.device)
+    return value[rows, cols] if heads is None else value[rows, cols, heads.to(value.device)]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Values of other prompts, prompt i from prompt i, position by position.
+
+    ids: one row of token ids per prompt of the task, each as long as the prompt it is patched into.
+    """
+
+    ids: Sequence[Sequence[int]]
+
+    def build(
+        self,
+        binding: Binding,
+        group: Group,
+        base_ids: Sequence[Sequence[int]],
+        points: set[Point],
+        eager: bool,
+    ) -> Source:
+        """Run the donors once.
+
+        Raises
+        ------
+        TaskError: a donor of another length.
+        """
+        rows = [list(self.ids[p]) for p in group.prompts]
+        for p, row in zip(group.prompts, rows, strict=True):
+            if len(row) != group.length:
+                raise TaskError(
+                    f"donor {p} has {len(row)} tokens, its base {group.length}",
+                    why="positions must align",
+                    instead="use donors of equal length",
+                )
+        store = capture(binding, rows, points, eager)
+        agree = tuple(_agree(row, base_ids[p]) for p, row in zip(group.prompts, rows, strict=True))
+        return Source(
+            lambda point, layer, prompt, col, head: _gather(store, point, layer, prompt, col, head), agree
+        )
+
+
+def _agree(one: Sequence[int], other: Sequence[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+
+
+@dataclass(frozen=True)
+class Zero:
+    """Zeros."""
+
+    def build(
+        self,
+        binding: Binding,
+        group: Group,
+        base_ids: Sequence[Sequence[int]],
+        points: set[Point],
+        eager: bool,
+    ) -> Source:
+        """Zeros that broadcast to any value."""
+        device = device_of(binding)
+
+        def values(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tensor | None) -> Tensor:
+            return torch.zeros(
+                (len(prompt), *_inner(binding, point, layer, head, group.length)), device=device
+            )
+
+        return Source(values, (0,) * len(group.prompts))
+
+
+def _inner(binding: Binding, point: str, layer: int, head: Tensor | None, width: int) -> tuple[int, ...]:
+    """Shape of one place's value."""
+    f = binding.facts
+    s = f.layers[min(layer, f.n_layers - 1)]
+    sizes = {"d_model": f.d_model, "head": s.n_heads, "kv_head": s.n_kv_heads, "neuron": s.d_mlp, "one": 1, "key": width,
+             "d_head": s.d_value if point in ("z", "v") else s.d_head}  # fmt: skip
+    axes = [a for a in POINTS[point].axes if a not in ("prompt", "pos", "query")]
+    if head is not None:
+        axes = [a for a in axes if a not in ("head", "kv_head", "neuron")]
+    return tuple(sizes[a] for a in axes)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The mean over reference prompts of the same length, position by position, or one of them at random.
+
+    Averaging positions of unaligned prompts is refused: a group whose length no reference prompt has is an error.
+    """
+
+    ids: Sequence[Sequence[int]]
+    how: Literal["mean", "resample"]
+    seed: int = 0
+
+    def build(
+        self,
+        binding: Binding,
+        group: Group,
+        base_ids: Sequence[Sequence[int]],
+        points: set[Point],
+        eager: bool,
+    ) -> Source:
+        """Run the reference prompts once per group.
+
+        Raises
+        ------
+        TaskError: no reference prompt of this length.
+        """
+        rows = [list(r) for r in self.ids if len(r) == group.length]
+        if not rows:
+            raise TaskError(f"no reference prompt has {group.length} tokens", why="positions of unaligned prompts are not averaged",
+                            instead="give reference prompts of the same lengths, e.g. task.reference(64, seed=0)")  # fmt: skip
+        store = capture(binding, rows, points, eager)
+        if self.how == "mean":
+            means = {key: value.mean(0, keepdim=True) for key, value in store.items()}
+            return Source(
+                lambda point, layer, prompt, col, head: _gather(means, point, layer, prompt * 0, col, head),
+                (0,) * len(group.prompts),
+            )
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + group.length)
+        drawn = torch.randint(len(rows), (len(group.prompts),), generator=generator)
+        return Source(
+            lambda point, layer, prompt, col, head: _gather(store, point, layer, drawn[prompt], col, head),
+            (0,) * len(group.prompts),
+        )
+
+
+@dataclass(frozen=True)
+class Given:
+    """Values from a function of (point, layer, task prompt [pair], column [pair], head [pair] or None)."""
+
+    fn: Callable[[str, int, Tensor, Tensor, Tensor | None], Tensor]
+
+    def build(
+        self,
+        binding: Binding,
+        group: Group,
+        base_ids: Sequence[Sequence[int]],
+        points: set[Point],
+        eager: bool,
+    ) -> Source:
+        """The function, with prompts numbered as in the task."""
+        numbers = torch.tensor(group.prompts)
+        return Source(
+            lambda point, layer, prompt, col, head: self.fn(point, layer, numbers[prompt], col, head),
+            (0,) * len(group.prompts),
+        )

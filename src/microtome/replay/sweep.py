@@ -1,0 +1,378 @@
+"""Sweeps: many small interventions on the same prompts, each exact, none computed twice."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from microtome.errors import ResourceError
+from microtome.metrics import Metric, Scoring
+from microtome.model.binding import Binding
+from microtome.model.tokens import check_ids, pack
+from microtome.points import POINTS
+from microtome.replay.base import Base, make_base
+from microtome.replay.call import Segment, call_layer
+from microtome.replay.check import mode_of
+from microtome.replay.climb import Rows, climb, tokens_of
+from microtome.replay.plan import Cell, Group, Planned, plan
+from microtome.replay.sources import Point, SourceSpec
+from microtome.trace.run import check_runnable, numerics_of
+from microtome.trace.session import Receipt, Write
+
+Spans = Mapping[str, tuple[int, int] | None]
+Progress = Callable[[float, float], None]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Base prompts with their scoring: everything a sweep needs besides its cells.
+
+    ids: token ids per prompt; spans: named spans per prompt (empty mappings where there are none).
+    """
+
+    binding: Binding
+    ids: Sequence[Sequence[int]]
+    scoring: Scoring
+    metrics: tuple[Metric, ...]
+    spans: Sequence[Spans] = ()
+
+
+@dataclass
+class Outcome:
+    """What a sweep measured.
+
+    Shapes: effects [cell, prompt, metric], patched minus base in metric units; base [prompt, metric]; zero, done
+    [cell, prompt]. `tokens` counts layer-tokens computed; `numerics` names kernel and dtype; `fired` of `planned`
+    (row, position, head) places were written.
+    """
+
+    effects: Tensor
+    base: Tensor
+    zero: Tensor
+    done: Tensor
+    seconds: float
+    tokens: int
+    mode: str
+    numerics: dict[str, str]
+    rows: int = 0
+    fired: int = 0
+    planned: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """True when every cell is measured or an exact zero."""
+        return bool((self.done | self.zero).all())
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a sweep; `outcome` holds the finished part (unfinished cells are NaN)."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__("interrupted; the finished part is kept")
+        self.outcome = outcome
+
+
+@dataclass
+class Settings:
+    """How a sweep runs; none of it changes a number beyond rounding.
+
+    tokens: most tokens in one layer call; memory: bytes for recorded runs of one group of prompts; skip: leave out
+    what cannot have changed.
+    """
+
+    tokens: int = 2048
+    memory: int = 1 << 30
+    skip: bool = True
+    progress: Progress | None = None
+
+
+def sweep(
+    bench: Bench, cells: Sequence[Cell], sources: Mapping[str, SourceSpec], settings: Settings | None = None
+) -> Outcome:
+    """Measure every cell on every prompt.
+
+    Raises
+    ------
+    Interrupted: on Ctrl-C, with the finished part.
+    SiteError, TaskError: a cell that a prompt or the model lacks.
+    """
+    settings = settings or Settings()
+    check_runnable(bench.binding)
+    eager = any(POINTS[c.site.point].square for cell in cells for c in cell.changes)
+    shape = (len(cells), len(bench.ids), len(bench.metrics))
+    begun = time.perf_counter()
+    out = Outcome(torch.full(shape, float("nan")), torch.zeros(shape[1:]), torch.zeros(shape[:2], dtype=torch.bool),
+                  torch.zeros(shape[:2], dtype=torch.bool), 0.0, 0, "", {})  # fmt: skip
+    groups = list(_groups(bench, settings.memory))
+    meter = _Meter(settings.progress, len(groups))
+    try:
+        for group in groups:
+            _one_group(bench, group, cells, sources, settings, eager, out, meter)
+    except KeyboardInterrupt:
+        out.seconds = time.perf_counter() - begun
+        raise Interrupted(out) from None
+    out.seconds = time.perf_counter() - begun
+    return out
+
+
+def measure(bench: Bench, settings: Settings | None = None) -> Tensor:
+    """The metrics of unedited prompts under the sweep's numerics. Shapes: [prompt, metric]."""
+    settings = settings or Settings()
+    check_runnable(bench.binding)
+    out = torch.zeros(len(bench.ids), len(bench.metrics))
+    for group in _groups(bench, settings.memory):
+        base = _record(bench, group, eager=False)
+        out[list(group.prompts)] = _base_metrics(bench, group, base)[0]
+    return out
+
+
+def estimate(
+    bench: Bench,
+    cells: Sequence[Cell],
+    sources: Mapping[str, SourceSpec] | None = None,
+    settings: Settings | None = None,
+) -> float:
+    """Seconds a sweep will take, from its layer-tokens and this machine's measured rate (donor runs included)."""
+    settings = settings or Settings()
+    total = 0
+    for group in _groups(bench, settings.memory):
+        total += group.length * len(bench.binding.slots) * len(group.prompts) * 2
+        for cell in cells:
+            total += _cell_tokens(bench, group, cell)
+    return total * _rate(bench, settings.tokens)
+
+
+def _cell_tokens(bench: Bench, group: Group, cell: Cell) -> int:
+    from microtome.replay.sources import Zero
+
+    free = {c.source: Zero().build(bench.binding, group, bench.ids, set(), False) for c in cell.changes}
+    planned = plan(bench.binding, group, [cell], free, causal=True)
+    width = group.length + bench.scoring.steps - 1
+    return int(tokens_of(planned.rows, width, len(bench.binding.slots)).sum()) if len(planned.rows) else 0
+
+
+def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping[str, SourceSpec], settings: Settings, eager: bool,
+               out: Outcome, meter: _Meter) -> None:  # fmt: skip
+    base = _record(bench, group, eager=eager)
+    out.mode, out.numerics = base.mode, numerics_of(bench.binding, base.attention)
+    sources = {
+        name: spec.build(bench.binding, group, bench.ids, points, eager)
+        for name, spec in specs.items()
+        if (points := _points(cells, name, bench))
+    }
+    prompts = torch.tensor(group.prompts)
+    metrics, base_logits = _base_metrics(bench, group, base)
+    out.base[prompts] = metrics
+    planned = plan(bench.binding, group, cells, sources, causal=base.mode != "layers", skip=settings.skip)
+    out.zero[:, prompts] = planned.zero
+    zeros = torch.zeros(int(planned.zero.sum()), len(bench.metrics))
+    c, p = planned.zero.nonzero(as_tuple=True)
+    out.effects[c, prompts[p]] = zeros
+    cost = tokens_of(planned.rows, base.width, len(bench.binding.slots))
+    meter.group(int(cost.sum()))
+    for which in _chunks(planned, base, cost, settings.tokens):
+        values = _measure_rows(bench, group, base, planned, which, base_logits, out)
+        items = torch.stack([planned.cell[which], planned.prompt[which]], 1).unique_consecutive(dim=0)
+        out.effects[items[:, 0], prompts[items[:, 1]]] = values - metrics[items[:, 1]]
+        out.done[items[:, 0], prompts[items[:, 1]]] = True
+        out.tokens += int(cost[which].sum())
+        out.rows += len(which)
+        meter.tick(int(cost[which].sum()))
+
+
+def _points(cells: Sequence[Cell], name: str, bench: Bench) -> set[Point]:
+    from microtome.replay.plan import _as_stream
+
+    sites = [
+        _as_stream(c.site, len(bench.binding.slots))
+        for cell in cells
+        for c in cell.changes
+        if c.source == name
+    ]
+    return {(s.point, s.layer) for s in sites if isinstance(s.layer, int)}
+
+
+def _groups(bench: Bench, memory: int) -> Iterator[Group]:
+    """Prompts of equal length, few enough that their recorded runs fit the memory."""
+    lengths: dict[int, list[int]] = defaultdict(list)
+    for i, row in enumerate(bench.ids):
+        lengths[len(row)].append(i)
+    facts = bench.binding.facts
+    check_ids(pack(bench.ids), facts.d_vocab, facts.n_ctx)
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, prompt in enumerate(bench.scoring.prompt):
+        rows_of[prompt].append(row)
+    kv = max(s.n_kv_heads * (s.d_head + s.d_value) for s in facts.layers)
+    for length, prompts in sorted(lengths.items()):
+        per_prompt = (
+            max(len(rows_of[p]) for p in prompts)
+            * (length + bench.scoring.steps)
+            * facts.n_layers
+            * 4
+            * 3
+            * (facts.d_model + kv)
+        )
+        most = memory // max(per_prompt, 1)
+        if most < 1:
+            raise ResourceError(f"one prompt of {length} tokens needs {per_prompt / 1e9:.1f} GB of recorded activations", why=f"the budget is {memory / 1e9:.1f} GB",
+                                instead="raise the memory budget or shorten the prompt")  # fmt: skip
+        for start in range(0, len(prompts), int(most)):
+            yield _group(bench, length, prompts[start : start + int(most)], rows_of)
+
+
+def _group(bench: Bench, length: int, prompts: list[int], rows_of: Mapping[int, list[int]]) -> Group:
+    numbers: list[tuple[int, ...]] = []
+    scored: list[list[int]] = []
+    for prompt in prompts:
+        numbers.append(tuple(range(len(scored), len(scored) + len(rows_of[prompt]))))
+        for row in rows_of[prompt]:
+            last = length - 1 + len(bench.scoring.tails[row])
+            scored.append([min(length - 1 + step, last) for step in range(bench.scoring.steps)])
+    table = torch.tensor(scored)
+    spans = tuple(bench.spans[p] if bench.spans else {} for p in prompts)
+    last_scored = tuple(max(int(table[r].max()) for r in rows) for rows in numbers)
+    return Group(tuple(prompts), length, tuple(numbers), table, last_scored, spans)
+
+
+def _record(bench: Bench, group: Group, *, eager: bool) -> Base:
+    rows = [
+        [*bench.ids[p], *bench.scoring.tails[r]]
+        for p in group.prompts
+        for r, owner in enumerate(bench.scoring.prompt)
+        if owner == p
+    ]
+    ids = pack(rows).ids
+    return make_base(bench.binding, ids, [], mode=mode_of(bench.binding, ids, eager=eager), eager=eager)
+
+
+def _base_metrics(bench: Bench, group: Group, base: Base) -> tuple[Tensor, Tensor]:
+    """(metrics [prompt, metric], logits [base row, step, column]) of the unedited rows."""
+    final = base.resid[-1]
+    cols = group.scored.to(final.device)
+    hidden = final[torch.arange(base.n, device=final.device)[:, None], cols]
+    logits = _logits(bench, hidden)
+    plan = bench.scoring.select(group.prompts)
+    columns = _columns(bench)
+    return torch.stack([m(logits, plan, columns, logits) for m in bench.metrics], -1).float().cpu(), logits
+
+
+@torch.no_grad()
+def _logits(bench: Bench, hidden: Tensor) -> Tensor:
+    normed = bench.binding.module(bench.binding.stack_path("final_norm"))(hidden)
+    return bench.binding.readout(normed, _columns(bench))
+
+
+def _columns(bench: Bench) -> Tensor | None:
+    return bench.scoring.columns() if all(m.needs == "columns" for m in bench.metrics) else None
+
+
+def _chunks(planned: Planned, base: Base, cost: Tensor, budget: int) -> Iterator[Tensor]:
+    """Rows in order of the layer where they join, at most `budget` tokens in any layer call; items stay whole."""
+    rows = planned.rows
+    if not len(rows):
+        return
+    order = sorted(
+        range(len(rows)), key=lambda r: (int(rows.entry[r]), int(planned.cell[r]), int(planned.prompt[r]))
+    )
+    chunk: list[int] = []
+    size = 0
+    last = None
+    for r in order:
+        item = (int(planned.cell[r]), int(planned.prompt[r]))
+        width = base.width - int(rows.start[r])
+        if chunk and size + width > budget and item != last:
+            yield torch.tensor(chunk)
+            chunk, size = [], 0
+        chunk.append(r)
+        size += width
+        last = item
+    yield torch.tensor(chunk)
+
+
+def _measure_rows(
+    bench: Bench, group: Group, base: Base, planned: Planned, which: Tensor, base_logits: Tensor, out: Outcome
+) -> Tensor:
+    """Metrics of each (cell, prompt) of a chunk. Shapes: [item, metric]."""
+    number = torch.full((len(planned.rows),), -1, dtype=torch.long)
+    number[which] = torch.arange(len(which))
+    writes = [w for write in planned.writes if (w := _subset(write, number)) is not None]
+    rows = planned.rows.take(which)
+    receipt = Receipt("sweep", measured=False)
+    for write in writes:
+        write.receipt = receipt
+    hidden = climb(base, rows, writes, group.scored)
+    out.fired, out.planned = out.fired + receipt.places, out.planned + sum(len(w.rows) for w in writes)
+    logits = _logits(bench, hidden)
+    items = torch.stack([planned.cell[which], planned.prompt[which]], 1).unique_consecutive(dim=0)
+    part = bench.scoring.select([group.prompts[p] for p in items[:, 1].tolist()])
+    reference = base_logits[rows.base.to(base_logits.device)]
+    return torch.stack([m(logits, part, _columns(bench), reference) for m in bench.metrics], -1).float().cpu()
+
+
+def _subset(write: Write, number: Tensor) -> Write | None:
+    mapped = number[write.rows]
+    keep = (mapped >= 0).nonzero()[:, 0]
+    if not len(keep):
+        return None
+    index = None if write.index is None else write.index[keep]
+    whole = write.fn
+    return Write(write.point, write.layer, mapped[keep], write.cols[keep], index,
+                 lambda old, which: whole(old, keep if which is None else keep[which.cpu()]))  # fmt: skip
+
+
+_rates: dict[tuple[int, int], float] = {}
+
+
+def _rate(bench: Bench, tokens: int) -> float:
+    """Seconds per token and layer at a call of that size, measured once per model."""
+    key = (id(bench.binding), tokens)
+    if key not in _rates:
+        ids = torch.tensor([list(bench.ids[0])])
+        base = make_base(bench.binding, ids, [], mode=mode_of(bench.binding, ids))
+        n = max(1, tokens // base.width)
+        middle = len(bench.binding.slots) // 2
+        times = []
+        for _ in range(3):
+            segment = Segment(
+                0,
+                base.width,
+                torch.arange(n),
+                torch.zeros(n, dtype=torch.long),
+                base.resid[middle].expand(n, -1, -1),
+            )
+            begun = time.perf_counter()
+            with torch.no_grad():
+                call_layer(base, middle, [segment], [], n)
+            times.append(time.perf_counter() - begun)
+        _rates[key] = min(times[1:]) / (n * base.width)
+    return _rates[key]
+
+
+@dataclass
+class _Meter:
+    """Progress over groups of unequal work."""
+
+    report: Progress | None
+    groups: int
+    begun: int = 0
+    total: int = 0
+    done: int = field(default=0)
+
+    def group(self, cost: int) -> None:
+        self.begun += 1
+        self.total += cost
+        self.tick(0)
+
+    def tick(self, cost: int) -> None:
+        self.done += cost
+        if self.report is not None:
+            share = self.done / max(self.total, 1)
+            self.report((self.begun - 1 + share) / self.groups if self.begun else 0.0, 1.0)
+
+
+__all__ = ["Bench", "Interrupted", "Outcome", "Rows", "Settings", "estimate", "measure", "sweep"]

@@ -1,0 +1,99 @@
+"""Results as values: what was asked, what was measured, which controls ran, what may be believed.
+
+The names below are imported when they are first used; importing this package needs neither NumPy, pandas
+nor torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+# Not lazy, although the rest is: a module of the same name exists, and Python binds a submodule over a lazy
+# name as soon as anybody imports it. Bound here, the function stays.
+from .technique import technique
+
+if TYPE_CHECKING:
+    from . import registry, seeds
+    from .calibration import calibration_line
+    from .event import Event
+    from .events import (
+        ObserverWarning,
+        add_observer,
+        emit_look,
+        in_this_run,
+        observe,
+        progress,
+        remove_observer,
+    )
+    from .labelled import Labelled
+    from .query import Query
+    from .result import Result
+    from .spec import TechniqueSpec
+    from .store import open_result, save
+    from .verdicts import VERDICTS, Control, Verdict, verdict
+
+_HOME = {
+    "Control": "verdicts",
+    "Event": "event",
+    "Labelled": "labelled",
+    "ObserverWarning": "events",
+    "Query": "query",
+    "Result": "result",
+    "TechniqueSpec": "spec",
+    "VERDICTS": "verdicts",
+    "Verdict": "verdicts",
+    "add_observer": "events",
+    "calibration_line": "calibration",
+    "emit_look": "events",
+    "in_this_run": "events",
+    "observe": "events",
+    "open_result": "store",
+    "progress": "events",
+    "registry": "",
+    "remove_observer": "events",
+    "save": "store",
+    "seeds": "",
+    "verdict": "verdicts",
+}
+
+__all__ = [
+    "VERDICTS",
+    "Control",
+    "Event",
+    "Labelled",
+    "ObserverWarning",
+    "Query",
+    "Result",
+    "TechniqueSpec",
+    "Verdict",
+    "add_observer",
+    "calibration_line",
+    "emit_look",
+    "in_this_run",
+    "observe",
+    "open_result",
+    "progress",
+    "registry",
+    "remove_observer",
+    "save",
+    "seeds",
+    "technique",
+    "verdict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOME[name]
+    if not home:
+        return importlib.import_module(f"{__name__}.{name}")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,175 @@
+"""A result in a notebook: a static picture first, then the verdict and the controls. No script, no network.
+
+`figures` lies above `results` in the order of imports, so a renderer is known here only as the path that the
+registered technique names, and is imported when a picture is asked for. The path is never read from a file:
+opening a stranger's result must not choose what is imported.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MicrotomeError, ResultError
+from . import registry
+from .calibration import NOT_CALIBRATED, calibration_line
+
+if TYPE_CHECKING:
+    from .result import Result
+    from .spec import TechniqueSpec
+
+STATIC = "microtome.figures:static_svg"  # turns what a renderer returned into SVG text
+_ROWS = 12
+
+
+def draw(result: Result) -> Any:
+    """What the technique's renderer makes of the result.
+
+    Raises ResultError when there is no query, the technique is not known here, it names no figure, or the
+    renderer cannot be imported.
+    """
+    spec = _spec(result)
+    if not spec.figure:
+        raise ResultError(
+            f"{spec.name} has no figure", why="it names no renderer", instead="draw frame() yourself"
+        )
+    return _import(spec.figure)(result)
+
+
+def _spec(result: Result) -> TechniqueSpec:
+    if result.query is None:
+        raise ResultError(
+            "a result without a query cannot be drawn", why="no technique made it", instead="use frame()"
+        )
+    found = registry.get("techniques", result.query.method)
+    spec: TechniqueSpec | None = getattr(found, "spec", None)
+    if spec is None:
+        raise ResultError(
+            f"{result.query.method!r} is registered without a spec",
+            why="it is no technique",
+            instead="decorate it",
+        )
+    return spec
+
+
+def _import(path: str) -> Any:
+    try:
+        return registry.Lazy(path).load()
+    except (ImportError, AttributeError) as error:
+        raise ResultError(
+            f"the figure {path} cannot be imported",
+            why=str(error),
+            instead="install what it needs, or use frame()",
+        ) from error
+
+
+def picture(result: Result) -> str:
+    """An <img> with the picture inlined as data: SVG or PNG.
+
+    What the renderer returns is taken if it is SVG text or offers `_repr_svg_` or `_repr_png_`; anything else
+    is given to `microtome.figures.static_svg`. Inside <img> an SVG runs no script and loads nothing.
+    Raises ResultError where there is no picture.
+    """
+    drawn = draw(result)
+    content: Any = None
+    if isinstance(drawn, str) and drawn.lstrip().startswith(("<svg", "<?xml")):
+        content = drawn
+    for name in ("_repr_svg_", "_repr_png_"):
+        if content is None and hasattr(drawn, name):
+            content = getattr(drawn, name)()
+    if content is None:
+        module, _, function = STATIC.partition(":")
+        if find_spec(module) is None or not hasattr(importlib.import_module(module), function):
+            raise ResultError("no static picture", why=f"{STATIC} is not there", instead="use figure()")
+        content = _import(STATIC)(drawn)
+    kind = "png" if isinstance(content, bytes) else "svg+xml"
+    data = content if isinstance(content, bytes) else str(content).encode("utf-8", "replace")
+    encoded = base64.b64encode(data).decode("ascii")
+    return (
+        f'<img alt="{_esc(result.title())}" style="max-width:100%" src="data:image/{kind};base64,{encoded}">'
+    )
+
+
+def render(result: Result) -> str:
+    """The result as a fragment of HTML: title, picture (or the largest rows of frame()), verdict, controls,
+    calibration. All text is escaped.
+    """
+    note = ""
+    try:
+        body = picture(result)
+    except MicrotomeError as error:  # a picture that cannot be had is said, and the numbers are shown
+        body, note = (
+            _rows(result),
+            f"<p><small>No picture: {_esc(error.what)} ({_esc(error.why)})</small></p>",
+        )
+    reasons = "".join(f"<li>{_esc(reason)}</li>" for reason in result.verdict.reasons)
+    children = "".join(f"<li>{_esc(child.title())}</li>" for child in result.children)
+    return (
+        '<div class="microtome-result" style="font-family:sans-serif">'
+        f"<p><strong>{_esc(result.title())}</strong></p>{body}{note}"
+        f"<p>Verdict: <strong>{_esc(result.verdict)}</strong></p><ul>{reasons}</ul>{_controls(result)}"
+        + (f"<p>Made of:</p><ul>{children}</ul>" if children else "")
+        + f"<p><small>{_esc(_calibration(result))}</small></p></div>"
+    )
+
+
+def _calibration(result: Result) -> str:
+    if result.query is None:
+        return NOT_CALIBRATED
+    try:
+        code = _spec(result).code_hash
+    except MicrotomeError:  # a technique that is not installed here: its code is not known
+        code = ""
+    return calibration_line(result.query.method, result.query.version, code)
+
+
+def _rows(result: Result) -> str:
+    frame = result.frame()
+    if frame.empty:
+        return "<p>No cells.</p>"
+    order = frame["value"].abs().sort_values(ascending=False, na_position="last", kind="stable").index
+    shown = frame.loc[order[:_ROWS]].dropna(axis=1, how="all")
+    rows = [[_number(v) for v in row] for row in shown.itertuples(index=False, name=None)]
+    caption = f"{len(shown)} of {len(frame)} rows, largest absolute value first"
+    return _table(caption, [str(c) for c in shown.columns], rows)
+
+
+def _controls(result: Result) -> str:
+    if not result.controls:
+        return "<p>No controls.</p>"
+    rows = []
+    for c in result.controls:
+        outcome = c.outcome.upper() if c.passed is False else c.outcome
+        observed = _number(c.observed) if not isinstance(c.observed, dict) else _pairs(c.observed)
+        null = "" if c.null is None else f"{c.null[0]:.3g} to {c.null[1]:.3g}"
+        rows.append([c.name, c.rules_out, c.expected, observed, null, outcome, str(c.n), c.detail])
+    return _table(
+        "Controls", ["name", "rules out", "expected", "observed", "null", "outcome", "n", "detail"], rows
+    )
+
+
+def _pairs(observed: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {_number(value)}" for key, value in observed.items())
+
+
+def _number(value: Any) -> str:
+    if value is None or type(value).__name__ == "NAType":
+        return ""
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value)
+
+
+def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:
+    names = "".join(f"<th>{_esc(name)}</th>" for name in head)
+    lines = "".join("<tr>" + "".join(f"<td>{_esc(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><caption>{_esc(caption)}</caption><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
+
+
+def _esc(text: Any) -> str:
+    """Escaped, and without what cannot be sent as UTF-8 (lone surrogates of broken tokens)."""
+    plain = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return html.escape(plain, quote=True)

@@ -1,0 +1,303 @@
+"""Generation with edits, equal to one teacher-forced forward with the resolved edits."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from microtome.errors import EditError, ModelError
+from microtome.model.binding import Binding
+from microtome.model.tokens import Tokens, check_ids, pack, tokens_of
+from microtome.sites import At, Site, expand_all
+from microtome.trace import seam
+from microtome.trace.edits import BaseEdit, Edits, Patch, per_row
+from microtome.trace.frame import Frame
+from microtome.trace.place import Placer
+from microtome.trace.run import (
+    attention_for,
+    check_limits,
+    check_runnable,
+    device_of,
+    inputs,
+    numerics_of,
+    run,
+    unfired,
+)
+from microtome.trace.session import Receipt, Session, Tapping, Write
+from microtome.trace.trace import Trace
+
+When = Literal["prompt", "generated", "both"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was generated.
+
+    Shapes: `new` [prompt][token] ids without padding, ended before any stop token; `logits` [prompt, token, d_vocab],
+    the logits each token was chosen from. `sequences` and `edits` replay it: model.run(sequences, edits=edits) gives
+    the same logits, one position earlier.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    new: tuple[tuple[int, ...], ...]
+    text: tuple[str, ...]
+    logits: Tensor
+    edits: tuple[tuple[BaseEdit, ...], ...]
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True)
+class _Scoped:
+    """One edit on one row, with the own positions at which it is in force."""
+
+    edit: BaseEdit
+    number: int
+    row: int
+    site: Site
+    low: int
+    high: int | None
+
+
+def generate(
+    binding: Binding,
+    tokens: Tokens,
+    *,
+    edits: Edits = (),
+    when: When | None = None,
+    max_new_tokens: int = 20,
+    temperature: float = 0.0,
+    seed: int | None = None,
+    cache: bool = True,
+    stop: bool = True,
+) -> Generation:
+    """Continue prompts, greedily or by sampling.
+
+    Parameters
+    ----------
+    when: where edits without a position act: "prompt", "generated" (the tokens produced, when they are read back in)
+        or "both"; required with edits. A position such as @-1 is resolved on the prompt and stays in force.
+    temperature: 0 is greedy; sampling needs a seed.
+    cache: keep keys and values between steps; without it every step is a whole forward. Same result. A model whose own
+        cache cannot be used (`binding.limits["cache"]`) runs without.
+    stop: end a row at the model's end-of-sequence tokens.
+
+    Raises
+    ------
+    EditError: edits without `when`, or a positioned edit with when="generated".
+    """  # fmt: skip
+    _refuse(edits, when, temperature, seed, max_new_tokens)
+    check_runnable(binding)
+    if tokens.padding != "left":
+        tokens = pack(tokens.rows(), pad=int(tokens.ids[0, 0]), padding="left", spans=tokens.spans)
+    check_limits(binding, tokens)
+    check_ids(tokens, binding.facts.d_vocab, None)
+    limit = binding.facts.n_ctx
+    if limit is not None and max(tokens.lengths) + max_new_tokens > limit:
+        raise ModelError(
+            f"prompt and {max_new_tokens} new tokens pass the context of {limit}",
+            why="positions end there",
+            instead="ask for fewer tokens",
+        )
+    loop = _Loop(binding, tokens, _scopes(binding, tokens, edits, when), cache and "cache" not in binding.limits)
+    generator = None if seed is None else torch.Generator(device="cpu").manual_seed(seed)
+    ends = _ends(binding) if stop else set()
+    done = [False] * len(tokens)
+    new: list[list[int]] = [[] for _ in done]
+    kept = []
+    with torch.no_grad():
+        for _ in range(max_new_tokens):
+            logits = loop.step()
+            kept.append(logits)
+            chosen = _choose(logits, temperature, generator)
+            for row, token in enumerate(chosen.tolist()):
+                done[row] = done[row] or token in ends
+                if not done[row]:
+                    new[row].append(token)
+            if all(done):
+                break
+            loop.append(chosen)
+    loop.finish()
+    return _result(binding, tokens, new, torch.stack(kept, 1), loop)
+
+
+class _Loop:
+    def __init__(self, binding: Binding, tokens: Tokens, scopes: list[_Scoped], cache: bool) -> None:
+        self.binding, self.tokens, self.scopes = binding, tokens, scopes
+        self.prompt = tokens
+        points = {(s.site.point, s.site.layer if isinstance(s.site.layer, int) else None) for s in scopes}
+        hows = {binding.tap(*point).how for point in points}
+        self.attention = attention_for(binding, hows, None)
+        self.numerics = numerics_of(binding, self.attention)
+        self.receipts = {s.number: Receipt(str(s.edit)) for s in scopes}
+        self.session = Session(binding, [], [], Frame(*tokens.ids.shape))
+        self.kept = Tapping(self.session, keep=True) if cache else None
+        self.read = 0
+        self.placed: dict[int, list[Write]] = {}
+
+    def step(self) -> Tensor:
+        """Logits for the next token. Shapes: [prompt, d_vocab]."""
+        width = self.tokens.ids.shape[1]
+        start = self.read if self.kept is not None else 0
+        self.session = Session(
+            self.binding, [], self._writes(width), Frame(len(self.tokens), width - start, start)
+        )
+        kwargs = inputs(self.tokens, device_of(self.binding))
+        kwargs["attention_mask"] = self.tokens.mask.long().to(kwargs["input_ids"].device)
+        if self.kept is not None:
+            self.kept.session = self.session
+            kwargs |= {
+                "past_key_values": self.kept,
+                "use_cache": True,
+                "input_ids": kwargs["input_ids"][:, start:],
+            }
+            if "position_ids" in kwargs:
+                kwargs["position_ids"] = kwargs["position_ids"][:, start:]
+        elif self.session.needs_cache:
+            kwargs |= {"past_key_values": Tapping(self.session, keep=False), "use_cache": True}
+        with ExitStack() as stack:
+            stack.enter_context(seam.implementation(self.binding.hf, self.attention))
+            stack.enter_context(self.session)
+            out: Tensor = self.binding.hf(**kwargs).logits
+        self.read = width
+        return out[:, -1]
+
+    def append(self, chosen: Tensor) -> None:
+        ids = torch.cat([self.tokens.ids, chosen[:, None].to(self.tokens.ids)], 1)
+        mask = torch.cat([self.tokens.mask, torch.ones(len(ids), 1, dtype=torch.bool)], 1)
+        self.tokens = replace(self.tokens, ids=ids, mask=mask)
+
+    def _writes(self, width: int) -> list[Write]:
+        """Edits on the prompt are placed once; those on generated tokens grow with the sequence."""
+        writes = []
+        for key, scope in enumerate(self.scopes):
+            closed = scope.high is not None
+            if key in self.placed and closed:
+                writes += self.placed[key]
+                continue
+            length = self.tokens.lengths[scope.row]
+            high = scope.high if scope.high is not None else length
+            if high <= scope.low:
+                continue
+            site = replace(scope.site, at=At(scope.low, high))
+            edit = _moved(scope.edit, site)
+            placed = self._placer().place(edit, [scope.row], self.receipts[scope.number])
+            device = device_of(self.binding)
+            for write in placed:
+                write.rows, write.cols = write.rows.to(device), write.cols.to(device)
+                write.index = None if write.index is None else write.index.to(device)
+            self.placed[key] = placed
+            writes += placed
+        return writes
+
+    def _placer(self) -> Placer:
+        def reference(prompts: Any, site: Site) -> Trace:
+            tokens = tokens_of(prompts, self.binding.tokenizer)
+            return run(
+                self.binding, tokens, capture=[site], logits=None, attention=self.numerics["attention"]
+            )
+
+        # patches are looked up against the prompt: its sources know nothing of generated tokens
+        return Placer(self.binding, self.tokens, self.numerics, reference)
+
+    def finish(self) -> None:
+        unfired(list(self.receipts.values()))
+
+
+def _moved(edit: BaseEdit, site: Site) -> BaseEdit:
+    """The same edit at another site (edits are frozen values, so a copy)."""
+    import copy
+
+    out = copy.copy(edit)
+    object.__setattr__(out, "site", site)
+    return out
+
+
+def _scopes(binding: Binding, tokens: Tokens, edits: Edits, when: When | None) -> list[_Scoped]:
+    out = []
+    for number, (edit, rows) in enumerate(per_row(edits, len(tokens))):
+        for site in expand_all(edit.site, binding.facts):
+            for place, row in enumerate(rows):
+                n = tokens.lengths[row]
+                one = _row_of(edit, site, place)
+                if site.at is not None:
+                    if when == "generated":
+                        raise EditError(f"{edit} names a position of the prompt", why='when="generated" acts on generated tokens only',
+                                        instead='when="prompt" or "both", or leave the position out')  # fmt: skip
+                    low, high = site.at.resolve(n, tokens.spans[row] if tokens.spans else None)
+                    out.append(_Scoped(one, number, row, site, low, high))
+                elif when == "prompt":
+                    out.append(_Scoped(one, number, row, site, 0, n))
+                else:
+                    out.append(_Scoped(one, number, row, site, 0 if when == "both" else n, None))
+    return out
+
+
+def _row_of(edit: BaseEdit, site: Site, place: int) -> BaseEdit:
+    """A tensor patch over several prompts, cut to one of them."""
+    if not (isinstance(edit, Patch) and isinstance(edit.source, Tensor)):
+        return edit
+    source = edit.source[place : place + 1]
+    if site.at is not None and site.at.single:
+        source = source.unsqueeze(1)
+    return Patch(site, source)
+
+
+def _refuse(
+    edits: Edits, when: When | None, temperature: float, seed: int | None, max_new_tokens: int
+) -> None:
+    if edits and when not in ("prompt", "generated", "both"):
+        raise EditError("generation with edits needs when=", why="prompt and generated tokens are different places",
+                        instead='when="prompt", "generated" or "both"')  # fmt: skip
+    if temperature < 0 or max_new_tokens < 1:
+        raise ModelError(
+            "temperature must be >= 0 and max_new_tokens >= 1", instead="temperature=0 is greedy"
+        )
+    if temperature > 0 and seed is None:
+        raise ModelError(
+            "sampling needs a seed", why="the same call must give the same text", instead="seed=0"
+        )
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    if not bool(torch.isfinite(logits).all()):
+        raise ModelError("NaN or infinity in the logits while generating", why="the model or an edit left the range of its dtype",
+                         instead="use a smaller coefficient or dtype=torch.float32")  # fmt: skip
+    if temperature == 0:
+        return logits.argmax(-1).cpu()
+    probabilities = (logits.float() / temperature).softmax(-1).cpu()
+    return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def _ends(binding: Binding) -> set[int]:
+    config = getattr(binding.hf, "generation_config", None)
+    ends = getattr(config, "eos_token_id", None)
+    if ends is None:
+        ends = getattr(binding.tokenizer, "eos_token_id", None)
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+def _result(
+    binding: Binding, tokens: Tokens, new: list[list[int]], logits: Tensor, loop: _Loop
+) -> Generation:
+    sequences = tuple((*row, *more) for row, more in zip(tokens.rows(), new, strict=True))
+    resolved: list[list[BaseEdit]] = [[] for _ in new]
+    for scope in loop.scopes:
+        high = scope.high if scope.high is not None else len(sequences[scope.row])
+        if high > scope.low:
+            resolved[scope.row].append(_moved(scope.edit, replace(scope.site, at=At(scope.low, high))))
+    decode = (
+        binding.tokenizer.decode if binding.tokenizer is not None else lambda ids: " ".join(map(str, ids))
+    )
+    text = tuple(decode(list(row)) for row in new)
+    return Generation(
+        sequences,
+        tuple(map(tuple, new)),
+        text,
+        logits,
+        tuple(map(tuple, resolved)),
+        tuple(loop.receipts.values()),
+    )
