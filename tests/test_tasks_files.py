@@ -7,9 +7,9 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from microtome.errors import TaskError
 from microtome.tasks import pairs
-from microtome.tasks.pairs import PairTask
 from test_tasks_standin import Standin, bpe, words
 
 CLEAN = "When Mary and John went to the store, John gave a book to"
@@ -30,7 +30,9 @@ def row(**changes):
 
 
 def test_lists_csv_jsonl_and_yaml_give_the_same_task(tmp_path):
-    lists = pairs(words(), **GOOD, columns={"template": ["t"], "entity": ["e"], "span:giver": ["store, John"]})
+    lists = pairs(
+        words(), **GOOD, columns={"template": ["t"], "entity": ["e"], "span:giver": ["store, John"]}
+    )
     cells = row(template="t", entity="e") | {"span:giver": "store, John"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(cells) + "\n\n")
     (tmp_path / "pairs.yaml").write_text("- " + json.dumps(cells))
@@ -41,13 +43,13 @@ def test_lists_csv_jsonl_and_yaml_give_the_same_task(tmp_path):
     for name in ("pairs.jsonl", "pairs.yaml", "pairs.csv", "pairs.tsv"):
         made = pairs(words(), tmp_path / name)
         assert made.hash == lists.hash and made.provenance["source"] == "file"
-    assert lists.clean.spans_of(0)["giver"] == (8, 11)
+    assert lists.clean.spans_of(0)["giver"] == (7, 10)
     assert lists.answers == (((words().single_token(" Mary"),),),) and lists.metric == "logit_diff"
 
 
 def test_a_leading_space_is_never_repaired_but_told():
     model = bpe(bos=True)
-    text = refused("Mary.* is 2 tokens", model, answer=["xMary"], wrong=[" John"])
+    text = refused('"xMary" is 3 tokens: "x" "M" "ary"', model, answer=["xMary"])
     assert "with a leading space" not in text  # "xMary" is not a slip of the space
     assert len(model.tokenizer("Kate", add_special_tokens=False).input_ids) > 1
     text = refused("Kate", model, answer=["Kate"])
@@ -76,13 +78,20 @@ def test_answers_of_several_tokens_and_sets_need_the_metric_for_them():
 
 
 def test_unequal_and_identical_pairs_are_refused_where_they_stand(tmp_path):
-    text = refused("pair 0: the clean prompt has 14 tokens, the corrupt one 15", corrupt=[CORRUPT.replace("store", "old store")])
+    text = refused(
+        "pair 0: the clean prompt has 14 tokens, the corrupt one 15",
+        corrupt=[CORRUPT.replace("store", "old store")],
+    )
     assert '[" store"]' in text and '[" old"]' in text or "<unk>" in text
     refused("clean and corrupt are the same prompt", corrupt=[CLEAN])
     good, bad = row(), row(corrupt=CLEAN)
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, [good, bad])))
     refused("p.jsonl line 2: clean and corrupt are the same", source=tmp_path / "p.jsonl")
-    lines = ["clean,corrupt,answer,wrong", f'"{CLEAN}","{CORRUPT}", Mary, John', f'"{CLEAN}\n","{CLEAN}\n", Mary, John']
+    lines = [
+        "clean,corrupt,answer,wrong",
+        f'"{CLEAN}","{CORRUPT}", Mary, John',
+        f'"{CLEAN}\n","{CLEAN}\n", Mary, John',
+    ]
     (tmp_path / "p.csv").write_text("\n".join(lines))
     refused("p.csv line 3: clean and corrupt are the same", source=tmp_path / "p.csv")
 
@@ -96,7 +105,10 @@ def test_pairs_may_differ_in_length_from_pair_to_pair():
         wrong=[" John", " the"],
     )
     assert made.clean.lengths == (14, 4) and not made.aligned
-    assert made.groups["template"] == ("pair-0", "pair-1") and "none given" in made.provenance["groups"]["template"]
+    assert (
+        made.groups["template"] == ("pair-0", "pair-1")
+        and "none given" in made.provenance["groups"]["template"]
+    )
 
 
 def test_a_pair_given_twice_is_refused():
@@ -124,9 +136,11 @@ def test_groups_connect_what_shares_an_entity():
 
 
 def test_spans_are_text_that_occurs_once_or_token_ranges():
-    made = pairs(bpe(), **GOOD, columns={"span:place": ["store"], "span:first": [[2, 3]], "span:late": ["9:11"]})
+    made = pairs(
+        bpe(), **GOOD, columns={"span:place": ["store"], "span:first": [[0, 1]], "span:late": ["9:11"]}
+    )
     assert "".join(made.clean.strings[0][slice(*made.spans["place"][0])]) == " store"
-    assert made.clean.strings[0][2] == " Mary" and made.spans["first"] == ((2, 3),)  # BOS is position 0
+    assert made.clean.strings[0][0] == "<s>" and made.spans["first"] == ((0, 1),)  # BOS is position 0
     assert made.spans["late"] == ((9, 11),) and made.corrupt.spans == made.clean.spans
     for value, message in [
         ("John", "occurs 2 times"),
@@ -164,7 +178,6 @@ def test_spans_are_text_that_occurs_once_or_token_ranges():
         ("a.jsonl", b"[" * 100_000, "is not JSON"),
         ("a.yaml", b"clean: a\n", "holds a dict"),
         ("a.yaml", b"- [a\n", "is not YAML"),
-        ("a.yaml", b"- {clean: a, corrupt: b, answer: no, wrong: c}\n", "a(.|\n)*"),
         ("a.yaml", b"- !!python/object/apply:os.system ['true']\n", "is not YAML"),
         ("a.txt", b"x", "does not say what it is"),
     ],
@@ -175,7 +188,13 @@ def test_bad_files_are_refused_with_the_place(tmp_path, name, content, message):
 
 
 def test_yaml_values_that_are_not_text_are_refused_not_guessed(tmp_path):
-    for value, shown in [("no", "False"), ("17", "17"), ("2001-01-01", "a date"), ("[17]", "17"), ("~", "None")]:
+    for value, shown in [
+        ("no", "False"),
+        ("17", "17"),
+        ("2001-01-01", "a date"),
+        ("[17]", "17"),
+        ("~", "None"),
+    ]:
         text = f'- clean: "{CLEAN}"\n  corrupt: "{CORRUPT}"\n  wrong: " John"\n  answer: {value}\n'
         (tmp_path / "p.yaml").write_text(text)
         assert shown in refused("item 1: answer is", source=tmp_path / "p.yaml")
@@ -224,7 +243,10 @@ def test_token_ids_are_fed_as_they_are():
 
 
 def test_special_tokens_in_a_prompt_are_kept_as_the_tokenizer_reads_them():
-    made = pairs(bpe(), **{**GOOD, "clean": [CLEAN.replace("When", "<s>")], "corrupt": [CORRUPT.replace("When", "<s>")]})
+    made = pairs(
+        bpe(),
+        **{**GOOD, "clean": [CLEAN.replace("When", "<s>")], "corrupt": [CORRUPT.replace("When", "<s>")]},
+    )
     assert made.clean.ids[0][:2] == (bpe().tokenizer.bos_token_id,) * 2
 
 
@@ -234,7 +256,14 @@ def test_half_a_surrogate_pair_is_refused(tmp_path):
 
 
 HOSTILE = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | st.sampled_from(
-    ["</script><img src=x onerror=alert(1)>", "=cmd|' /C calc'!A0", "\x00", "\u202e", "'); DROP TABLE", "\U0001f600"]
+    [
+        "</script><img src=x onerror=alert(1)>",
+        "=cmd|' /C calc'!A0",
+        "\x00",
+        "\u202e",
+        "'); DROP TABLE",
+        "\U0001f600",
+    ]
 )
 
 
@@ -242,15 +271,19 @@ HOSTILE = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | st.sa
 @given(HOSTILE, HOSTILE)
 def test_any_text_comes_through_a_file_unchanged_or_is_refused(tmp_path_factory, a, b):
     file = tmp_path_factory.mktemp("h") / "p.jsonl"
-    file.write_text(json.dumps(row(clean=f"then {a} {b} John", corrupt=f"then {a} {b} Mary")), encoding="utf-8")
+    file.write_text(
+        json.dumps(row(clean=f"then {a} {b} John", corrupt=f"then {a} {b} Mary")), encoding="utf-8"
+    )
     try:
         made = pairs(bpe(), file)
     except TaskError as error:
         assert len(str(error)) < 2000
     else:
         assert made.clean.texts == (f"then {a} {b} John",)
-        assert bpe().tokenizer.decode(list(made.clean.ids[0][1:]), clean_up_tokenization_spaces=False) == made.clean.texts[0]
-    assert isinstance(made, PairTask) if "made" in locals() else True
+        assert (
+            bpe().tokenizer.decode(list(made.clean.ids[0][1:]), clean_up_tokenization_spaces=False)
+            == made.clean.texts[0]
+        )
 
 
 def test_the_package_of_tasks_starts_without_torch():

@@ -167,6 +167,17 @@ def test_a_wrong_value_donor_with_the_pairs_own_answer_is_caught(made):
             dataclasses.replace(t, source=Spoilt()).donors("wrong_value", 0)
 
 
+def test_a_wrong_value_donor_is_set_against_the_answer_of_the_base(made):
+    for name in ("ioi", "capitals", "colored_objects", "induction"):
+        t = made("words", name, 24, 0, counterfactual=describe_default(name)).subset(range(4))
+        assert t.donors("wrong_value", 0).wrong == t.wrong
+        assert t.swap().donors("wrong_value", 0).wrong == t.answers
+    t = made("words", "greater_than", 24, 0, counterfactual="year_01").subset(range(4))
+    donors = t.donors("wrong_value", 0)
+    for i in range(4):  # nested sets: only its own rest is disjoint from the donor's answer
+        assert len(donors.answers[i]) + len(donors.wrong[i]) == 100
+
+
 def test_a_tampered_pair_gets_no_donors(made):
     t = made("words", "ioi", 24, 0, counterfactual="swapped_subject").subset([0])
     values = dict(t.clean.variables[0]) | {"io": "Anna", "subject": "Paul"}
@@ -451,4 +462,18 @@ def test_a_task_outlives_a_pickle_and_holds_no_model(made):
     t = made("bpe", "ioi", 24, 0, counterfactual="swapped_subject").subset(range(3))
     again = pickle.loads(pickle.dumps(t))
     assert again.hash == t.hash and again.donors("same_value", 1) == t.donors("same_value", 1)
-    assert not any(isinstance(v, Standin) for v in (*vars(t.source).values(), *vars(t.source.encoder).values()))
+    assert not any(
+        isinstance(v, Standin) for v in (*vars(t.source).values(), *vars(t.source.encoder).values())
+    )
+
+
+def test_no_module_hides_a_public_name():
+    import importlib
+    import pkgutil
+    import types
+
+    import microtome.tasks as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"microtome.tasks.{module.name}")
+    assert not [name for name in package.__all__ if isinstance(getattr(package, name), types.ModuleType)]

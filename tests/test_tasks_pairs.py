@@ -42,6 +42,8 @@ def test_a_good_task_and_its_plain_facts():
     task = make()
     assert (task.n, len(task), task.aligned) == (2, 2, False)
     assert first_difference(task) == (1, 2)
+    assert repr(task) == f"<PairTask t: 2 pairs, metric logit_diff, hash {task.hash[:12]}>"
+    assert repr(task.clean) == "<Side: 2 prompts of 3 to 4 tokens, spans x>"
     assert task.subset([1]).aligned and task.subset([1]).groups["template"] == ("b",)
 
 

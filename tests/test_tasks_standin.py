@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from microtome.errors import TaskError
 from microtome.model.tokens import encode, tokens_of
-from microtome.tasks import capitals, colored_objects, gendered_pronoun, greater_than, ioi, names, sva
+from microtome.tasks import capitals, colored_objects, first_names, gendered_pronoun, greater_than, ioi, sva
 
 EXTRA = " is are was were has have he she and then . , Mary went to the store John gave a book when It's"
 BOS = "<s>"
@@ -35,7 +35,7 @@ class Standin:
 def corpus():
     """Every word that a built-in task can write."""
     out = [EXTRA]
-    for module in (ioi, sva, capitals, greater_than, gendered_pronoun, colored_objects, names):
+    for module in (ioi, sva, capitals, greater_than, gendered_pronoun, colored_objects, first_names):
         for name, value in vars(module).items():
             if name.startswith("_") and name[1:2].isupper() and not isinstance(value, int):
                 words = value.split() if isinstance(value, str) else [str(v) for v in value]

@@ -6,13 +6,20 @@ or regrouped tensor cannot pass by accident; `EQUAL` makes them coincide on purp
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
+
+from microtome.certificate import certify
+from microtome.facade import Model
+from microtome.model.binding import Binding, bind
+from microtome.model.load import load_module
 
 VOCAB = 97
 
@@ -132,7 +139,6 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "recurrent_gemma": ("recurrent_gemma", {**_HYBRID, "lru_width": 32, "attention_window_size": 4, "block_types": ["recurrent", "attention"], "num_key_value_heads": 1}),
     "qwen3_next": ("qwen3_next", {**_HYBRID, **_MOE, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"] * 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "shared_expert_intermediate_size": 24, "linear_conv_kernel_dim": 4}),
     "granitemoehybrid": ("granitemoehybrid", {**_HYBRID, **_MAMBA, "layer_types": ["mamba", "attention"] * 2, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 24, "residual_multiplier": 0.4}),
-    "mamba2": ("mamba2", {**_BASE, "hidden_size": 32, "num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 4}),
     "diffllama": ("diffllama", _SAME),
 }  # fmt: skip
 
@@ -143,7 +149,11 @@ EQUAL: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon-equal": ("falcon", {**_MHA, "hidden_size": 16, "ffn_hidden_size": 16, "new_decoder_architecture": True, "num_kv_heads": 2}),
 }  # fmt: skip
 
-ALL = {**KNOWN, **UNKNOWN, **EQUAL}
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba2": ("mamba2", {**_BASE, "hidden_size": 32, "num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 1, "chunk_size": 4}),
+}  # fmt: skip
+
+ALL = {**KNOWN, **UNKNOWN, **EQUAL, **REFUSED}
 
 
 def build(name: str, *, dtype: torch.dtype = torch.float32, attention: str | None = None, seed: int = 0, **overrides: Any) -> nn.Module:  # fmt: skip
@@ -182,18 +192,60 @@ def randomise(hf: nn.Module, seed: int) -> None:
                 b.add_(0.1 * torch.randn(b.shape, generator=gen))
 
 
-@cache
+@dataclass
+class State:
+    """What a test must leave as it was."""
+
+    hash: str
+    attention: str
+    grads: tuple[bool, ...]
+    training: bool
+
+
+USED: dict[int, tuple[str, nn.Module, State]] = {}
+"""Shared models that the running test has asked for, with their state before (see conftest)."""
+
+
+def state(hf: nn.Module) -> State:
+    """Parameters and buffers by hash, attention implementation, requires_grad and training mode."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in hf.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().reshape(-1).view(torch.uint8).numpy().data)
+    training = any(m.training for m in hf.modules())
+    return State(digest.hexdigest(), str(hf.config._attn_implementation), tuple(p.requires_grad for p in hf.parameters()), training)  # fmt: skip
+
+
 def model(name: str, attention: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
     """One shared instance per name, attention implementation and dtype. Tests must leave it as they found it."""
+    hf = _shared(name, attention, dtype)
+    if id(hf) not in USED:
+        USED[id(hf)] = (name, hf, state(hf))
+    return hf
+
+
+@cache
+def _shared(name: str, attention: str | None, dtype: torch.dtype) -> nn.Module:
     return build(name, dtype=dtype, attention=attention)
 
 
-def loaded(hf: nn.Module, name: str) -> Any:
-    """The microtome model around a module."""
-    import microtome.facade as facade
-    from microtome.model.load import Loaded
+@cache
+def _bound(name: str, attention: str | None, dtype: torch.dtype) -> Binding:
+    binding = bind(_shared(name, attention, dtype))
+    if not binding.known:
+        certify(binding, withdraw=True)
+    return binding
 
-    raise NotImplementedError((facade, Loaded, name))
+
+def bound(name: str, attention: str | None = None, dtype: torch.dtype = torch.float32) -> Binding:
+    """The shared model's binding; a family resolved by structure keeps what its certificate left."""
+    model(name, attention, dtype)
+    return _bound(name, attention, dtype)
+
+
+def loaded(name: str, attention: str | None = None, dtype: torch.dtype = torch.float32) -> Model:
+    """The user's model object around the shared module."""
+    return Model(load_module(model(name, attention, dtype)))
 
 
 def prompts(n: int, length: int, seed: int = 0) -> list[list[int]]:

@@ -207,12 +207,10 @@ class Model:
 
     def _with_scope(self, edits: Edits, n: int) -> Edits:
         scoped = [e for owner, e in _scoped.get() if owner == id(self.hf)]
-        edits = list(edits)
-        if not scoped:
-            return edits
-        if edits and all(isinstance(e, list | tuple) for e in edits):
-            return [[*scoped, *row] for row in edits]  # type: ignore[misc]
-        return [*scoped, *edits]  # type: ignore[list-item]
+        own: list[Any] = list(edits)
+        if own and all(isinstance(e, list | tuple) for e in own):
+            return [[*scoped, *row] for row in own]
+        return [*scoped, *own]
 
     def __repr__(self) -> str:
         f = self.facts

@@ -126,7 +126,8 @@ def sites_of(points: Iterable[str], layer: int | None) -> list[str]:
 
 def measure_noise(bench: Bench) -> None:
     """The same forward in other batch shapes, per attention implementation: in logits, and relative to them."""
-    rows, rounding = bench.ids, torch.finfo(next(bench.binding.hf.parameters()).dtype).eps
+    # transformers computes norms and softmax in float32 also where the model is float64
+    rows, rounding = bench.ids, max(torch.finfo(d).eps for d in (next(bench.binding.hf.parameters()).dtype, torch.float32))
     own = seam.base_implementation(bench.binding.hf)
     kernels: list[str | None] = [None]
     if own != seam.EAGER and any(s.registry for s in bench.binding.slots):

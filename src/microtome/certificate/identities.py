@@ -294,7 +294,8 @@ def _pattern(v: View) -> Pair:
 
 
 def _z(v: View) -> Pair:
-    pattern, values = v("pattern"), v("v")
+    values = v("v")
+    pattern = v("pattern").to(values.dtype)  # transformers computes the softmax in float32 and casts afterwards
     values = values.repeat_interleave(v.slots.n_heads // v.slots.n_kv, 2)
     expected = torch.einsum("bhqk,bkhd->bqhd", pattern, values)
     return pair(v.before("z"), expected, torch.einsum("bhqk,bkhd->bqhd", pattern.abs(), values.abs()))

@@ -164,7 +164,7 @@ def _applies(bench: Bench, identity: Identity, view: View) -> bool:
 def _total(bench: Bench, trace: Trace) -> None:
     """embed plus everything that is added is what enters the final norm (held in one group only, else skipped)."""
     binding = bench.binding
-    if not binding.facts.additive:
+    if not binding.facts.additive or binding.lacking("final_resid", None) is not None:
         return
     parts = ["embed"]
     for i, slots in enumerate(binding.slots):
@@ -207,15 +207,15 @@ def kinds(bench: Bench) -> dict[int, list[int]]:
 
 
 def _edited(bench: Bench, layer: int | None, points: list[str]) -> tuple[Trace | None, dict[str, int]]:
-    """A trace whose row 0 is unedited and in which row i edits points[i - 1]."""
+    """A trace whose first and last rows are unedited and in which row i edits points[i - 1]."""
     binding = bench.binding
     prompt = bench.ids[0]
     sites = sites_of(points, layer)
     captures = [s for p in sites for s in (p, f"{p}!before")]
     if layer is not None:
         captures += [f"L{layer - 1}.resid_post" if layer else "embed"]
-        captures += [f"L{layer + 1}.resid_pre"] if layer + 1 < len(binding.slots) else ["final_resid"]
-    edits: list[list[Edit]] = [[], *([Edit(s, _rolled)] for s in sites)]
+        captures += [f"L{layer + 1}.resid_pre"] if layer + 1 < len(binding.slots) else []
+    edits: list[list[Edit]] = [[], *([Edit(s, _rolled)] for s in sites), []]
     try:
         return bench.run([prompt] * len(edits), captures, edits), {p: i + 1 for i, p in enumerate(points)}
     except RUNTIME:
@@ -239,13 +239,13 @@ def _rolled(x: Tensor) -> Tensor:
 
 def _effects(bench: Bench, trace: Trace, row_of: dict[str, int], layer: int | None, same: Sequence[int | None]) -> None:
     logits = trace.logits.double()
-    still = max(n.logits for n in bench.noise) + float(logits[0].abs().max()) * bench.unit
+    still = 2 * float((logits[-1] - logits[0]).abs().max())
     for point, place in row_of.items():
         moved = float((logits[place] - logits[0]).abs().max())
         good = moved > still
         if not bench.note("writes", 0 if good else 1, _name(point, layer), 0):
             for one in same:
-                bench.fail(point, one, f"editing it moves no logit by more than {still:.1g}")
+                bench.fail(point, one, "editing it moves no logit")
 
 
 def _edited_identities(bench: Bench, trace: Trace, row_of: dict[str, int], layer: int, same: Sequence[int]) -> None:
@@ -265,7 +265,7 @@ def _edited_identities(bench: Bench, trace: Trace, row_of: dict[str, int], layer
         if found is None:
             continue
         errors = found.errors()
-        whole = len(errors) == len(row_of) + 1
+        whole = len(errors) == len(row_of) + 2
         for place, error in enumerate(errors.tolist()):
             point = names.get(place, "the unedited row") if whole else "mlp_pre"
             if bench.note("edits land", error, f"L{layer}.{point}"):

@@ -17,7 +17,10 @@ from microtome.cli.watch import Watch, watching
 from microtome.errors import ResultError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from microtome.results import Result
+    from microtome.tasks import PairTask
 
 __all__ = ["Dissect", "dissect"]
 
@@ -83,10 +86,11 @@ def dissect(
     loaded = inputs.load(model, dtype, device)
     _say_origin(loaded, to_stderr=json)
     subject = _subject(loaded, task, own)
-    settings: dict[str, Any] = {"seed": seed} | ({} if pairs is None else {"pairs": pairs})
-    _announce(loaded, subject, pairs, to_stderr=json)
+    settings: dict[str, Any] = {"seed": seed} if pairs is None else {"pairs": pairs, "seed": seed}
+    _announce(loaded, subject, settings, to_stderr=json)
     result = _run(loaded, subject, settings, folder)
-    command = _command(task, own, model, settings, dtype, device)
+    options = {"model": model, "pairs": pairs, "seed": seed, "dtype": dtype, "device": device}
+    command = _command(task, own, options)
     report = _write(result, folder, command)
     if json:
         output.print_json(
@@ -129,45 +133,43 @@ def _folder(out: Path | None, task: str | None, model: str) -> Path:
 
 def _say_origin(model: Any, *, to_stderr: bool) -> None:
     lines = [f"model: {model!r}", f"  {model.card}", *(f"  {why}" for why in model.reasons.values())]
-    _print_lines(lines, to_stderr)
+    for line in lines:
+        _stream(to_stderr).print(output.visible(line), soft_wrap=True)
 
 
-def _subject(model: Any, task: str | None, own: dict[str, list[str] | None]) -> Any:
-    """What is dissected: a task by its name, so that every stage draws its own pairs, or the pairs themselves."""
+def _subject(model: Any, task: str | None, own: dict[str, list[str] | None]) -> str | PairTask:
+    """What is dissected: a task by its name, so that it can draw what every stage needs, or the pairs themselves."""
     if task is not None and not inputs.is_file(task):
         return task
     from microtome.tasks import pairs
 
-    if task is not None:
-        return pairs(model, task)
-    return pairs(model, clean=own["clean"], corrupt=own["corrupt"], answer=own["answer"], wrong=own["wrong"])
+    lists: dict[str, Any] = own
+    return pairs(model, task) if task is not None else pairs(model, **lists)
 
 
-def _announce(model: Any, subject: Any, pairs: int | None, *, to_stderr: bool) -> None:
+def _announce(model: Any, subject: str | PairTask, settings: dict[str, Any], *, to_stderr: bool) -> None:
     from microtome.dissect import plan
 
-    stages = plan(model, subject, pairs) if pairs is not None else plan(model, subject)
+    stages = plan(model, subject, **settings)
     rows = [(name, n, f"{seconds:.0f} s") for name, n, seconds in stages]
-    total = sum(seconds for _, _, seconds in stages)
-    to = output.stderr() if to_stderr else output.stdout()
-    output.table(("stage", "n", "estimate"), rows, title=f"Plan: about {_minutes(total)}", to=to)
+    title = f"Plan: about {_minutes(sum(seconds for _, _, seconds in stages))}"
+    output.table(("stage", "n", "estimate"), rows, title=title, to=_stream(to_stderr))
 
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def _run(model: Any, subject: Any, settings: dict[str, Any], folder: Path) -> Result:
+def _run(model: Any, subject: str | PairTask, settings: dict[str, Any], folder: Path) -> Result:
     from microtome.dissect import dissect as run
 
     with watching() as watch:
         try:
-            result: Result = run(model, subject, **settings)
+            return run(model, subject, **settings)
         except KeyboardInterrupt as stop:
             watch.stop()
             stop.add_note(_keep(watch, folder))
             raise
-    return result
 
 
 def _keep(watch: Watch, folder: Path) -> str:
@@ -176,24 +178,18 @@ def _keep(watch: Watch, folder: Path) -> str:
         return "nothing was finished yet, so nothing was kept"
     for i, result in enumerate(watch.finished):
         result.save(folder / "stages" / f"{i:02d}-{result.kind}")
-    return f"{len(watch.finished)} finished stages are kept in {folder / 'stages'} (in Python: mt.open(...))"
+    n = len(watch.finished)
+    stages = f"{n} finished stage{'s are' if n > 1 else ' is'}"
+    return f"{stages} kept in {folder / 'stages'}; in Python: mt.open(FOLDER)"
 
 
-def _command(
-    task: str | None,
-    own: dict[str, list[str] | None],
-    model: str,
-    settings: dict[str, Any],
-    dtype: str | None,
-    device: str | None,
-) -> str:
-    """The line that asks for the same again; defaults that change numbers are written out."""
-    words = ["microtome", "dissect"] + ([task] if task is not None else [])
+def _command(task: str | None, own: dict[str, list[str] | None], options: dict[str, Any]) -> str:
+    """The line that asks for the same again; model and seed are written out though they have defaults."""
+    words = ["microtome", "dissect", *([task] if task is not None else [])]
     for name, values in own.items():
         for value in values or ():
             words += [f"--{name}", value]
-    words += ["--model", model]
-    for name, value in {**settings, "dtype": dtype, "device": device}.items():
+    for name, value in options.items():
         if value is not None:
             words += [f"--{name}", str(value)]
     return shlex.join(words)
@@ -208,7 +204,5 @@ def _write(result: Result, folder: Path, command: str) -> Path:
     return report
 
 
-def _print_lines(lines: list[str], to_stderr: bool) -> None:
-    to = output.stderr() if to_stderr else output.stdout()
-    for line in lines:
-        to.print(output.visible(line), soft_wrap=True)
+def _stream(to_stderr: bool) -> Console:
+    return output.stderr() if to_stderr else output.stdout()

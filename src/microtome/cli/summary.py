@@ -22,7 +22,7 @@ def as_data(result: Result) -> dict[str, Any]:
         "verdict": {"word": result.verdict.word, "reasons": result.verdict.reasons, "p": result.verdict.p,
                     "alpha": result.verdict.alpha, "smallest_p": result.verdict.smallest_p},
         "strongest": strongest(result),
-        "summary": output.plain(result.tables["summary"]) if "summary" in result.tables else None,
+        "stages": output.plain(result.tables["stages"]) if "stages" in result.tables else None,
         "controls": [{**output.plain(c), "outcome": c.outcome} for c in result.controls],
         "tables": {name: len(frame) for name, frame in result.tables.items()},
         "children": [as_data(child) for child in result.children],
@@ -46,11 +46,7 @@ def show(result: Result) -> None:
     output.say(result.title(), style="bold")
     for reason in result.verdict.reasons:
         output.say(f"  {reason}")
-    if "summary" in result.tables:
-        frame = result.tables["summary"]
-        found = [[output.number(v) for v in row] for row in frame.itertuples(index=False, name=None)]
-        output.table([str(c) for c in frame.columns], found, title="Findings")
-    stages = [_stage(child) for child in result.children] or [_stage(result)]
+    stages = _stages(result) or [_stage(result, result.kind)]
     head = ("stage", "strongest", "value", "interval", "null", "n", "controls", "verdict")
     output.table(head, stages, title="Stages" if result.children else "")
     failed = list(_failed(result))
@@ -64,11 +60,26 @@ def show(result: Result) -> None:
         )
 
 
-def _stage(result: Result) -> tuple[str, ...]:
+def _stages(result: Result) -> list[tuple[str, ...]]:
+    """A row per child; where the result names its stages, by those names, with those that were refused."""
+    kinds = [child.kind for child in result.children]
+    if "stages" not in result.tables:
+        return [_stage(child, kind) for child, kind in zip(result.children, kinds, strict=True)]
+    told = result.tables["stages"].to_dict(orient="records")
+    children = iter(result.children)
+    return [
+        (str(row["stage"]), str(row["note"]), *[""] * 5, "refused")
+        if row["verdict"] == "refused"
+        else _stage(next(children), str(row["stage"]))
+        for row in told
+    ]
+
+
+def _stage(result: Result, name: str) -> tuple[str, ...]:
     row = strongest(result) or {}
     value = f"{output.number(row['value'])} {row['metric']}" if row else ""
     return (
-        result.kind.replace("_", " "),
+        name.replace("_", " "),
         _where(row),
         value,
         _range(row.get("low"), row.get("high")),

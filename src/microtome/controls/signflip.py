@@ -7,8 +7,8 @@ but perfectly consistent cell could never be found. *With a floor*, because a ce
 to have one sign everywhere has the largest t there is, sqrt(clusters). The softening is the lower quartile of
 the cells' own se (the s0 of SAM: Tusher, Tibshirani & Chu 2001), never less than the noise floor that the caller
 measured. In simulated maps of 420 cells the lower quartile found more of the large planted cells than no
-softening, and lost almost none of the small ones; the median lost up to nine tenths of those when half of the map was
-active. Here se is sqrt(sum of squared cluster sums) / n: it is the same under every flip, so that softening keeps
+softening, and lost few of the small ones (two fifths at worst); the median lost up to all of those when half of the map
+was active. Here se is sqrt(sum of squared cluster sums) / n: it is the same under every flip, so that softening keeps
 the test exact, and one matrix product per chunk of draws does everything.
 
 The maximum over all cells gives p values that hold for the whole family at once (Westfall & Young 1993; Nichols &

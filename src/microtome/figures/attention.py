@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ResultError
 from .cells import unique
+from .colours import HATCH, INK, MUTED
 from .grid import Grid, Scale, draw_bar, draw_grid
 from .panels import Picture
 from .sheet import Sheet
@@ -22,53 +23,87 @@ if TYPE_CHECKING:
     from ..results.result import Result
 
 FEW = 24
+EACH = 4
 PATTERNS = 12
 _PREFIX = "pattern/"
 
 
 def draw(result: Result) -> go.Figure:
-    """Detector scores: a row per head where there are few heads, else layer x head for each detector.
+    """Detector scores, a row per head; of many heads the four highest of each detector.
 
     A score is the lowest over all text distributions, since a head's name holds only where it was observed; a
     dot means above the null on every one of them. Raises ResultError without a table "detectors".
     """
+    table = _detectors(result)
+    found, total = _heads(table)
+    rows = sorted(found)
+    heading = f"{len(rows)} of {total} heads: the {EACH} highest of each detector" if len(rows) < total else ""
+    detectors = [(d, visible(d, most=10)) for d in unique(map(str, table["detector"]))]
+    here = table[[pair in found for pair in zip(table["layer"], table["head"], strict=True)]]
+    grid = _scores(here, rows, [f"L{layer}H{head}" for layer, head in rows], heading, detectors)
+    return _draw(result, table, "What the heads attend to", [grid], "", 22)
+
+
+def every_head(result: Result) -> go.Figure:
+    """Layer x head for each detector. Raises ResultError without a table "detectors"."""
+    table = _detectors(result)
+    grids = [_layer_head(table, d) for d in unique(map(str, table["detector"]))]
+    return _draw(result, table, "What every head attends to", grids, call("attention", "every_head"), 9 if len(grids[0].rows) > 16 else None)
+
+
+def _detectors(result: Result) -> pd.DataFrame:
     table = result.tables.get("detectors")
     if table is None or table.empty:
         raise ResultError("no detectors were run", why='there is no table "detectors"', instead="draw a pattern")
-    sheet = Sheet(result, "What the heads attend to")
-    scale = Scale(1.0, "attention on the detector's token, lowest over all texts", signed=False)
+    return table
+
+
+def _heads(table: pd.DataFrame) -> tuple[set[tuple[int, int]], int]:
+    """The heads to show, and how many there are."""
+    lowest = table.groupby(["detector", "layer", "head"], sort=False)["score"].min().reset_index()
+    every = {(int(a), int(b)) for a, b in zip(table["layer"], table["head"], strict=True)}
+    if len(every) <= FEW:
+        return every, len(every)
+    best = lowest.sort_values("score", ascending=False, kind="stable").groupby("detector").head(EACH)
+    return {(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)}, len(every)
+
+
+def _draw(result: Result, table: pd.DataFrame, title: str, grids: list[Grid], call: str, cell: int | None) -> go.Figure:
+    sheet = Sheet(result, title, call)
+    scale = Scale(1.0, "attention on the detector's token, lowest over texts", signed=False)
     draw_bar(sheet, scale)
-    heads = table[["layer", "head"]].drop_duplicates().sort_values(["layer", "head"])
-    detectors = unique(map(str, table["detector"]))
-    if len(heads) <= FEW:
-        rows = [(int(layer), int(head)) for layer, head in heads.itertuples(index=False)]
-        names = [f"L{layer}H{head}" for layer, head in rows]
-        grids = [_scores(table, rows, names, "", [(d, visible(d, most=10)) for d in detectors])]
-    else:
-        grids = [_layer_head(table, d) for d in detectors]
     for grid in grids:
-        draw_grid(sheet, grid, scale, cell=22 if len(heads) <= FEW else None)
+        draw_grid(sheet, grid, scale, cell=cell)
     if table["null_high"].notna().any():
-        sheet.key("●", "#20242a", "above its null on every text distribution")
+        sheet.key("●", INK, "above its null on every text distribution")
     else:
-        sheet.key("!", "#20242a", "no null was drawn for these scores")
+        sheet.key("!", INK, "no null was drawn for these scores")
     texts = unique(map(str, table["distribution"]))
-    sheet.key("…", "#6b7280", f"texts: {', '.join(visible(t) for t in texts)}")
+    sheet.key("…", MUTED, f"texts: {', '.join(visible(t) for t in texts)}")
     return sheet.figure()
 
 
-def _scores(table: pd.DataFrame, rows: list[tuple[int, int]], names: list[str], heading: str, detectors: list[tuple[str, str]]) -> Grid:
+def _scores(
+    table: pd.DataFrame,
+    rows: list[tuple[int, int]],
+    names: list[str],
+    heading: str,
+    detectors: list[tuple[str, str]],
+) -> Grid:
     shape = (len(rows), len(detectors))
     values, dots = np.full(shape, np.nan), np.zeros(shape, bool)
     hover, words = [["not measured"] * shape[1] for _ in rows], [[""] * shape[1] for _ in rows]
     at = {head: i for i, head in enumerate(rows)}
     column = {name: i for i, (name, _) in enumerate(detectors)}
-    for (layer, head, detector), part in table.groupby(["layer", "head", "detector"], sort=False):
-        r, c = at[int(layer), int(head)], column[str(detector)]
+    for key, part in table.groupby(["layer", "head", "detector"], sort=False):
+        layer, head, detector = _key(key)
+        r, c = at[layer, head], column[detector]
         values[r, c], dots[r, c], hover[r][c] = _one(f"L{layer}H{head} {visible(detector)}", part)
-        words[r][c] = number(values[r, c])
+        words[r][c] = f"{values[r, c]:.2f}"
     labels = [label for _, label in detectors]
-    return Grid(heading, names, labels, "", "detector", values, np.zeros(shape, bool), dots, hover, None, words)
+    return Grid(
+        heading, names, labels, "", "detector", values, np.zeros(shape, bool), dots, hover, None, words
+    )
 
 
 def _layer_head(table: pd.DataFrame, detector: str) -> Grid:
@@ -78,19 +113,31 @@ def _layer_head(table: pd.DataFrame, detector: str) -> Grid:
     values, dots = np.full(shape, np.nan), np.zeros(shape, bool)
     absent, hover = np.ones(shape, bool), [["not in this result"] * shape[1] for _ in layers]
     at, column = {v: i for i, v in enumerate(layers)}, {v: i for i, v in enumerate(heads)}
-    for (layer, head), rows in part.groupby(["layer", "head"], sort=False):
-        r, c = at[int(layer)], column[int(head)]
+    for key, rows in part.groupby(["layer", "head"], sort=False):
+        layer, head, _ = _key(key)
+        r, c = at[layer], column[head]
         values[r, c], dots[r, c], hover[r][c] = _one(f"L{layer}H{head} {visible(detector)}", rows)
         absent[r, c] = False
     names = [str(v) for v in layers], [str(v) for v in heads]
-    return Grid(visible(detector), *names, "layer", "head", values, np.zeros(shape, bool), dots, hover, absent)
+    return Grid(
+        visible(detector), *names, "layer", "head", values, np.zeros(shape, bool), dots, hover, absent
+    )
+
+
+def _key(key: Any) -> tuple[int, int, str]:
+    layer, head, *detector = key
+    return int(layer), int(head), str(*detector)
 
 
 def _one(name: str, part: pd.DataFrame) -> tuple[float, bool, str]:
     rows: list[dict[Any, Any]] = part.to_dict("records")
     lines = [name]
     for row in rows:
-        null = "" if row["null_high"] != row["null_high"] else f", null {number(row['null_low'])} to {number(row['null_high'])}"
+        null = (
+            ""
+            if row["null_high"] != row["null_high"]
+            else f", null {number(row['null_low'])} to {number(row['null_high'])}"
+        )
         lines.append(f"{visible(row['distribution'])}: {number(float(row['score']))}{null}")
     clear = all(row["score"] > row["null_high"] for row in rows)  # NaN compares false: no null, no dot
     return float(part["score"].min()), bool(clear), "\n".join(lines)
@@ -104,13 +151,18 @@ def pattern(result: Result, site: str) -> go.Figure:
     array = result.tensors.get(_PREFIX + site)
     if array is None or array.ndim != 2:
         known = [name.removeprefix(_PREFIX) for name in result.tensors if name.startswith(_PREFIX)]
-        raise ResultError(f"no pattern of {site!r}", why=f"patterns are kept of {known[:8]}", instead="one of them")
+        raise ResultError(
+            f"no pattern of {site!r}", why=f"patterns are kept of {known[:8]}", instead="one of them"
+        )
     values = array.astype(float)
     queries, keys, about = _tokens(result, site, values.shape)
     future = np.triu(np.ones(values.shape, bool), k=1) & (np.nan_to_num(values) == 0)
     if not future[np.triu_indices(min(values.shape), k=1)].all():
         future[:] = False  # not causal: an upper half with weight in it is not a mask
-    hover = [[f"{queries[q]} attends to {keys[k]}\n{number(values[q, k])}" for k in range(values.shape[1])] for q in range(values.shape[0])]
+    hover = [
+        [f"{queries[q]} attends to {keys[k]}\n{number(values[q, k])}" for k in range(values.shape[1])]
+        for q in range(values.shape[0])
+    ]
     grid = Grid(about, queries, keys, "query", "key", values, future, np.zeros(values.shape, bool), hover)
     limit = max(float(np.nanmax(values, initial=0.0)), 1e-9)
     scale = Scale(1.0 if limit > 0.5 else limit, "attention (probability)", signed=False)
@@ -118,7 +170,7 @@ def pattern(result: Result, site: str) -> go.Figure:
     draw_bar(sheet, scale)
     draw_grid(sheet, grid, scale, cell=16)
     if future.any():
-        sheet.key("▨", "#8f8f8f", "later tokens: masked")
+        sheet.key("▨", HATCH, "later tokens: masked")
     return sheet.figure()
 
 
@@ -143,9 +195,17 @@ def pictures(result: Result) -> tuple[Picture, ...]:
     if len(result.tables.get("detectors", ())):
         made.append(Picture("detectors", "How much of its attention each head spends on the token that a detector names. A head's name "
                             "holds for the texts it was measured on.", partial(draw, result)))  # fmt: skip
+        heads = result.tables["detectors"][["layer", "head"]].drop_duplicates()
+        if len(heads) > FEW:
+            made.append(Picture("every head", "The same for all heads.", partial(every_head, result), call("attention", "every_head"),
+                                secondary=True))  # fmt: skip
     sites = [name.removeprefix(_PREFIX) for name in result.tensors if name.startswith(_PREFIX)]
     for i, site in enumerate(sites[:PATTERNS]):
-        more = f" ({len(sites) - PATTERNS} more are in the saved result.)" if i == PATTERNS - 1 and len(sites) > PATTERNS else ""
+        more = (
+            f" ({len(sites) - PATTERNS} more are in the saved result.)"
+            if i == PATTERNS - 1 and len(sites) > PATTERNS
+            else ""
+        )
         made.append(Picture(f"pattern of {visible(site, most=20)}", f"Rows look at columns; each row sums to 1.{more}",
                             partial(pattern, result, site), call("attention", "pattern", site=site), secondary=i >= 4))  # fmt: skip
     return tuple(made)

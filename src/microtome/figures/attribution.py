@@ -5,9 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ..errors import ResultError
+from .colours import MUTED
 from .maps import draw_map, draw_strongest, other_metrics
 from .panels import Picture
+from .scatter import draw_scatter
+from .sheet import Sheet
 from .snippet import call
+from .text import number, visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -27,6 +34,69 @@ def strongest(result: Result, metric: str | None = None, most: int = 16) -> go.F
                           call=call("attribution", "strongest", metric=metric))  # fmt: skip
 
 
+def rank_correlation(estimate: np.ndarray, exact: np.ndarray) -> tuple[float, int]:
+    """Spearman's correlation over the sites that both have, and their number; NaN where ranks are undefined."""
+    import pandas as pd  # not scipy.stats, which takes seconds to import
+
+    known = np.isfinite(estimate) & np.isfinite(exact)
+    n = int(known.sum())
+    if n < 3:
+        return float("nan"), n
+    a, b = (pd.Series(v[known]).rank().to_numpy(float) - (n + 1) / 2 for v in (estimate, exact))
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return (float(a @ b) / scale if scale > 0 else float("nan")), n
+
+
+def chance_correlation(n: int) -> float:
+    """Below which |Spearman's correlation| of n unrelated ranks stays in about 95 % of cases."""
+    return 1.96 / float(np.sqrt(n - 1)) if n > 2 else float("nan")
+
+
+def agreement(result: Result, named: int = 4) -> go.Figure:
+    """Attribution's estimate against the exact effect, site by site (tables["agreement"]).
+
+    Raises ResultError where there is no such table.
+    """
+    table = result.tables.get("agreement")
+    if table is None or table.empty:
+        raise ResultError(
+            "nothing to compare", why='there is no table "agreement"', instead="run both methods"
+        )
+    estimate, exact = table["estimate"].to_numpy(float), table["exact"].to_numpy(float)
+    rho, n = rank_correlation(estimate, exact)
+    sheet = Sheet(
+        result,
+        f"Estimate and exact effect: rank correlation {number(rho)} over {n} sites",
+        call("attribution", "agreement"),
+    )
+    sites = [visible(s, most=24) for s in table["site"]]
+    hover = [
+        f"{s}: estimate {number(a)}, exact {number(b)}"
+        for s, a, b in zip(sites, estimate, exact, strict=True)
+    ]
+    across, up = ("estimate (attribution)", estimate), ("exact effect (patching)", exact)
+    draw_scatter(sheet, across, up, sites, hover, named=named)
+    sheet.key("╱", MUTED, "estimate equals exact effect")
+    if np.isfinite(chance_correlation(n)):
+        sheet.key(
+            "…",
+            MUTED,
+            f"ranks that have nothing to do with each other: within ±{number(chance_correlation(n))} in 95 % of cases",
+        )
+    return sheet.figure()
+
+
+def agreement_picture(result: Result) -> tuple[Picture, ...]:
+    """The scatter of estimate and exact effect, where there is a table "agreement"."""
+    if not len(result.tables.get("agreement", ())):
+        return ()
+    caption = (
+        "The estimate costs two forwards and a backward, the exact effect one intervention per site. Where they "
+        "disagree, the exact one is right."
+    )
+    return (Picture("agreement", caption, partial(agreement, result), call("attribution", "agreement")),)
+
+
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of an attribution."""
     made = [Picture("map", "A first-order estimate: saturated attention and effects that cancel are missed. Believe a cell once "
@@ -35,4 +105,5 @@ def pictures(result: Result) -> tuple[Picture, ...]:
                     call("attribution", "strongest"), secondary=True)]  # fmt: skip
     made += [Picture(f"map under {m}", "The same under another metric.", partial(draw, result, m), call("attribution", "draw", metric=m),
                      secondary=True) for m in other_metrics(result)]  # fmt: skip
+    made[1:1] = agreement_picture(result)
     return tuple(made)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ResultError
-from .colours import INK, MUTED, SERIES, series
+from .colours import BAND, INK, MUTED, SERIES, series
 from .panels import Picture
 from .rows import NAN, Row, whiskers
 from .sheet import Sheet, axis
@@ -27,7 +27,9 @@ def draw(result: Result) -> go.Figure:
     """
     sides = result.tables.get("sides")
     if (sides is None or sides.empty) and result.effects is None:
-        raise ResultError("this behaviour has nothing to draw", why="no sides and no effects", instead="measure it again")
+        raise ResultError(
+            "this behaviour has nothing to draw", why="no sides and no effects", instead="measure it again"
+        )
     sheet = Sheet(result, "Does the model do this at all?")
     if sides is not None and not sides.empty:
         _accuracy(sheet, sides.to_dict("records"))
@@ -40,8 +42,11 @@ def _accuracy(sheet: Sheet, sides: list[dict[Any, Any]]) -> None:
     import plotly.graph_objects as go
 
     rows = [Row(visible(s["side"]), float(s["accuracy"]), _bound(s, "low"), _bound(s, "high")) for s in sides]
-    x = axis("answer preferred to the wrong answer (share of prompts)", span=(-0.02, 1.04))
-    ticks = (list(range(len(rows))), [inert(f"{r.name}, n {int(s['n'])}") for r, s in zip(rows, sides, strict=True)])
+    x = axis("prefers the answer (share of prompts)", span=(-0.02, 1.04))
+    ticks = (
+        list(range(len(rows))),
+        [inert(f"{r.name}, n {int(s['n'])}") for r, s in zip(rows, sides, strict=True)],
+    )
     panel = sheet.panel(30 * len(rows) + 10, x, axis(span=(len(rows) - 0.5, -0.5), grid=False, ticks=ticks))
     whiskers(sheet, panel, rows)
     colours = [series(i)[0] for i in range(len(rows))]
@@ -52,7 +57,12 @@ def _accuracy(sheet: Sheet, sides: list[dict[Any, Any]]) -> None:
     chance = [_bound(s, "chance") for s in sides]
     xs = [v for c in chance for v in (c, c, None)]
     ys = [v for i in range(len(rows)) for v in (i - 0.35, i + 0.35, None)]
-    sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", line={"color": MUTED, "width": 2, "dash": "dot"}, hoverinfo="skip"))
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=xs, y=ys, mode="lines", line={"color": MUTED, "width": 2, "dash": "dot"}, hoverinfo="skip"
+        ),
+    )
     sheet.key("┊", MUTED, "chance")
     sheet.key("├┤", INK, "interval")
 
@@ -71,16 +81,29 @@ def _prompts(sheet: Sheet, result: Result, side: dict[Any, Any] | None) -> None:
     x = axis(f"clean prompts, {unit(name)}", span=(low - room, high + room))
     panel = sheet.panel(64, x, axis(span=(-1.0, 1.0), ticks=([], []), grid=False, labels=False))
     sheet.line(panel, x=0, colour=MUTED, dash="dot")
-    labels = [inert(f"prompt {label}: {number(v)}") for label, v in zip(result.effects.coords["prompt"], values, strict=True)]
+    labels = [
+        inert(f"prompt {label}: {number(v)}")
+        for label, v in zip(result.effects.coords["prompt"], values, strict=True)
+    ]
     sheet.add(panel, go.Scatter(x=values, y=spread(len(values)), mode="markers", hoverinfo="text", hovertext=labels,
                                 marker={"size": 6, "color": SERIES[0], "opacity": 0.55}))  # fmt: skip
     mean = float(known.mean())
-    row = Row("mean", mean, NAN if side is None else _bound(side, "mean_low"), NAN if side is None else _bound(side, "mean_high"))
+    row = Row(
+        "mean",
+        mean,
+        NAN if side is None else _bound(side, "mean_low"),
+        NAN if side is None else _bound(side, "mean_high"),
+    )
     sheet.add(panel, go.Scatter(x=[mean, mean], y=[-0.9, 0.9], mode="lines", line={"color": INK, "width": 2}, hoverinfo="text",
                                 hovertext=inert(f"mean {number(mean)}")))  # fmt: skip
     if np.isfinite(row.low) and np.isfinite(row.high):
-        sheet.box(panel, (row.low, row.high), None, "#d5d8dd")
-    sheet.key("┃", INK, f"mean {number(mean)} {interval(row.low, row.high)}".rstrip() + "; below 0 the wrong answer is preferred")
+        sheet.box(panel, (row.low, row.high), None, BAND)
+    sheet.key(
+        "┃",
+        INK,
+        f"mean {number(mean)} {interval(row.low, row.high)}".rstrip()
+        + "; below 0 the wrong answer is preferred",
+    )
 
 
 def spread(n: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Cells:
         if label is None:
             return ""
         name = self.names.get(str(label), "")
-        if isinstance(label, int) and name:
+        if str(label).lstrip("-").isdigit() and name:
             return f"{label} {visible(name, most=14)}"
         return visible(label, most=18)
 
@@ -69,12 +69,16 @@ def metric_of(result: Result, metric: str | None = None) -> str:
     Raises ResultError for a metric that the result has not, and for a result without effects.
     """
     if result.effects is None:
-        raise ResultError(f"this {result.kind} has no effects", why="there is no cell to draw", instead="use tables")
+        raise ResultError(
+            f"this {result.kind} has no effects", why="there is no cell to draw", instead="use tables"
+        )
     known = result.effects.coords["metric"]
     if metric is None:
         return str(known[0])
     if metric not in known:
-        raise ResultError(f"no metric {metric!r} in this {result.kind}", why=f"it has {known}", instead=f"{known[0]!r}")
+        raise ResultError(
+            f"no metric {metric!r} in this {result.kind}", why=f"it has {known}", instead=f"{known[0]!r}"
+        )
     return metric
 
 
@@ -95,11 +99,20 @@ def cells_of(result: Result, metric: str | None = None) -> Cells:
     if not positions:
         frame["position"] = [None] * len(frame)
     _add(frame, result.tables.get("cells"), name, {"p": "p"})
-    _add(frame, result.tables.get("normalised"), name, {"value": "share", "low": "share_low", "high": "share_high"})
+    _add(
+        frame,
+        result.tables.get("normalised"),
+        name,
+        {"value": "share", "low": "share_low", "high": "share_high"},
+    )
     frame["zero"] = _zero(result, len(frame))
     significant, rule = _significant(frame, float(result.verdict.alpha))
     names = result.tables.get("positions")
-    labels = {} if names is None else {str(p): str(t) for p, t in zip(names["position"], names["label"], strict=True)}
+    labels = (
+        {}
+        if names is None
+        else {str(p): str(t) for p, t in zip(names["position"], names["label"], strict=True)}
+    )
     return Cells(frame, name, positions, labels, significant, rule)
 
 
@@ -155,7 +168,7 @@ def _significant(frame: pd.DataFrame, alpha: float) -> tuple[np.ndarray | None, 
     return None, ""
 
 
-def describe(row: Mapping[str, Any], cells: Cells) -> str:
+def describe(row: Mapping[Any, Any], cells: Cells) -> str:
     """What a pointer on a cell shows, one fact a line (plain text, not yet inert)."""
     head = visible(row["site"], most=40)
     if row["position"] is not None:
@@ -170,11 +183,13 @@ def describe(row: Mapping[str, Any], cells: Cells) -> str:
     if np.isfinite(row["p"]):
         lines.append(f"p {row['p']:.2g}")
     if np.isfinite(row["share"]):
-        lines.append(f"share of the gap {number(row['share'])} {interval(row['share_low'], row['share_high'])}")
+        lines.append(
+            f"share of the gap {number(row['share'])} {interval(row['share_low'], row['share_high'])}"
+        )
     lines.append(f"n {int(row['n'])}")
     return "\n".join(lines)
 
 
-def unique(values: Sequence[Any]) -> list[Any]:
+def unique(values: Iterable[Any]) -> list[Any]:
     """The distinct values in order of first appearance."""
     return list(dict.fromkeys(values))

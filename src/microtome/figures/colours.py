@@ -17,12 +17,13 @@ GRID = "#e3e5e8"
 BAND = "#d5d8dd"
 BLACK = "#000000"
 WHITE = "#ffffff"
-EMPTY = "#dcdcdc"
-HATCH = "#8f8f8f"
+EMPTY = "#e9e9e9"
+HATCH = "#b3b3b3"
 
 # For series: distinct under colour blindness, with a marker shape each so that colour is never alone.
 SERIES = ("#0771a6", "#ce7927", "#5b5b9f", "#1b8a6b", "#a23b72", "#8a7a1f", "#5f6b76", "#2f4b7c")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down", "cross", "circle-open")
+GLYPHS = "●■◆▲✕▼✚○"  # the symbols as characters, for keys
 
 
 def diverging() -> list[list[float | str]]:

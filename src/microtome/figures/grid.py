@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .cells import Cells, describe, unique
-from .colours import BLACK, EMPTY, HATCH, MUTED, WHITE, diverging, sequential
+from .colours import BLACK, EMPTY, HATCH, INK, MUTED, WHITE, diverging, sequential
 from .sheet import Panel, Sheet, axis
 from .text import inert, number, visible
 
@@ -69,7 +69,11 @@ def draw_bar(sheet: Sheet, scale: Scale) -> None:
 
     steps = np.linspace(scale.low, scale.limit, 121)
     ends = [scale.low, scale.limit] if not scale.signed else [scale.low, 0.0, scale.limit]
-    inner = [scale.low + (scale.limit - scale.low) * f for f in (0.25, 0.75)] if scale.signed else [scale.limit / 2]
+    inner = (
+        [scale.low + (scale.limit - scale.low) * f for f in (0.25, 0.75)]
+        if scale.signed
+        else [scale.limit / 2]
+    )
     ticks = sorted({*ends, *inner})
     x = axis(span=(scale.low, scale.limit), grid=False,
              ticks=(ticks, [inert(number(t, sign=scale.signed and t != 0)) for t in ticks]))  # fmt: skip
@@ -85,7 +89,10 @@ def draw_bar(sheet: Sheet, scale: Scale) -> None:
     # a white line under the black one keeps the bracket visible on the dark ends
     xs, ys = [low, low, None, low, high, None, high, high], [0, 1, None, 0.5, 0.5, None, 0, 1]
     for colour, width in ((WHITE, 5), (BLACK, 2)):
-        sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", line={"color": colour, "width": width}, hoverinfo="skip"))
+        sheet.add(
+            panel,
+            go.Scatter(x=xs, y=ys, mode="lines", line={"color": colour, "width": width}, hoverinfo="skip"),
+        )
 
 
 def draw_grid(sheet: Sheet, grid: Grid, scale: Scale, *, cell: int | None = None) -> Panel:
@@ -98,7 +105,12 @@ def draw_grid(sheet: Sheet, grid: Grid, scale: Scale, *, cell: int | None = None
     shown = _thin(n_rows, size, 13)
     x = axis(grid.column_title, span=(-0.5, n_columns - 0.5), grid=False, upright=upright,
              ticks=(list(range(n_columns)), [inert(c) for c in grid.columns]))  # fmt: skip
-    y = axis(grid.row_title, span=(n_rows - 0.5, -0.5), grid=False, ticks=(shown, [inert(grid.rows[i]) for i in shown]))
+    y = axis(
+        grid.row_title,
+        span=(n_rows - 0.5, -0.5),
+        grid=False,
+        ticks=(shown, [inert(grid.rows[i]) for i in shown]),
+    )
     panel = sheet.panel(max(size * n_rows, 60), x, y, heading=grid.heading)
     values = np.where(grid.zero, np.nan, grid.values)
     gap = 1 if n_rows * n_columns <= 900 else 0
@@ -110,7 +122,15 @@ def draw_grid(sheet: Sheet, grid: Grid, scale: Scale, *, cell: int | None = None
     absent = np.zeros_like(grid.zero) if grid.absent is None else grid.absent
     _hatch(sheet, panel, grid.zero, gap)
     _marks(sheet, panel, ~np.isfinite(grid.values) & ~grid.zero & ~absent, "x-thin-open", MUTED, 6)
-    _marks(sheet, panel, grid.dots & np.isfinite(values), "circle", BLACK, 6, shift=0.0 if grid.words is None else -0.4)
+    _marks(
+        sheet,
+        panel,
+        grid.dots & np.isfinite(values),
+        "circle",
+        BLACK,
+        6,
+        shift=0.0 if grid.words is None else -0.4,
+    )
     return panel
 
 
@@ -118,11 +138,15 @@ def draw_key(sheet: Sheet, grids: Sequence[Grid], scale: Scale, rule: str) -> No
     """The key of one or several grids: only what occurs in them, and a warning where no null was drawn."""
     if rule:
         found = sum(int(g.dots.sum()) for g in grids)
-        sheet.key("●", "#20242a", f"{rule}: {found} of {sum(int((~g.zero & np.isfinite(g.values)).sum()) for g in grids)} cells")
+        sheet.key(
+            "●",
+            INK,
+            f"{rule}: {found} of {sum(int((~g.zero & np.isfinite(g.values)).sum()) for g in grids)} cells",
+        )
     if scale.null is not None:
-        sheet.key("┣┫", "#20242a", f"widest null band, {number(scale.null[0])} to {number(scale.null[1])}")
+        sheet.key("┣┫", INK, f"widest null band, {number(scale.null[0])} to {number(scale.null[1])}")
     else:
-        sheet.key("!", "#20242a", "no null was drawn for these cells")
+        sheet.key("!", INK, "no null was drawn for these cells")
     if any(g.zero.any() for g in grids):
         sheet.key("▨", HATCH, HATCHED)
     missing = [~np.isfinite(g.values) & ~g.zero & (True if g.absent is None else ~g.absent) for g in grids]
@@ -130,10 +154,13 @@ def draw_key(sheet: Sheet, grids: Sequence[Grid], scale: Scale, rule: str) -> No
         sheet.key("×", MUTED, CROSSED)
 
 
-def by_position(cells: Cells, point: str) -> Grid:
-    """Layer x position for a point without heads; rows are sites where they have no layer or are many to one."""
-    frame = cells.frame[cells.frame["point"] == point]
-    heading, sites = point_label(point), unique(frame["site"].tolist())
+def by_position(cells: Cells, points: Sequence[str]) -> Grid:
+    """Layer x position for a point without heads, with whatever stands outside the layers (final_resid) below.
+
+    Rows are sites where a layer has several.
+    """
+    frame = cells.frame[cells.frame["point"].isin(points)]
+    heading, sites = ", ".join(map(point_label, points)), unique(frame["site"].tolist())
     if len(sites) > MOST_ROWS:
         strength = frame["value"].abs().groupby(frame["site"].astype(str)).max().sort_values(ascending=False)
         kept = set(strength.index[:MOST_ROWS])
@@ -141,8 +168,12 @@ def by_position(cells: Cells, point: str) -> Grid:
         sites = [s for s in sites if s in kept]
         frame = frame[frame["site"].isin(kept)]
     layer = dict(zip(frame["site"], frame["layer"], strict=True))
-    plain = not (frame["unit"] != "").any() and not frame["layer"].isna().any() and len(set(layer.values())) == len(sites)
-    names = [str(int(layer[s])) if plain else visible(s, most=20) for s in sites]
+    inside = [layer[s] for s in sites if np.isfinite(layer[s])]
+    plain = not (frame["unit"] != "").any() and len(set(inside)) == len(inside) > 0
+    names = [
+        visible(s, most=20) if not plain else str(int(layer[s])) if np.isfinite(layer[s]) else visible(s.split("_")[0], most=6)
+        for s in sites
+    ]
     columns = list(cells.positions)
     return fill(cells, frame, heading, (sites, names, "layer" if plain else "site"), (columns, [cells.position(c) for c in columns], "position"),
                  ("site", "position"))  # fmt: skip
@@ -160,6 +191,22 @@ def by_head(cells: Cells, point: str) -> Grid:
     word = "key/value head" if (frame["unit"] == "KV").any() else "head"
     return fill(cells, frame, heading, (rows, [str(int(r)) for r in rows], "layer"), (columns, [str(int(c)) for c in columns], word),
                  ("layer", "index"))  # fmt: skip
+
+
+def by_part(cells: Cells, points: Sequence[str]) -> Grid:
+    """Layer x head, with one more column for every other point of a layer. Sites without a layer are left out."""
+    frame = cells.frame[cells.frame["layer"].notna() & cells.frame["point"].isin(points)].copy()
+    head = frame["unit"].isin(["H", "KV"])
+    frame["part"] = [
+        str(int(i)) if h else visible(p, most=10)
+        for i, h, p in zip(frame["index"], head, frame["point"], strict=True)
+    ]
+    names = [str(i) for i in sorted({int(i) for i in frame.loc[head, "index"]})]
+    names += unique(frame.loc[~head, "part"].tolist())
+    rows = sorted(unique(frame["layer"].tolist()))
+    heading = ", ".join(point_label(p) for p in unique(frame["point"].tolist())[:4])
+    labels = [str(int(r)) for r in rows]
+    return fill(cells, frame, heading, (rows, labels, "layer"), (names, names, "head, and other parts"), ("layer", "part"))
 
 
 def fill(
@@ -187,7 +234,11 @@ def fill(
 def _words(grid: Grid) -> dict[str, Any]:
     if grid.words is None:
         return {}
-    return {"text": [[inert(w) for w in row] for row in grid.words], "texttemplate": "%{text}", "textfont": {"size": 10}}
+    return {
+        "text": [[inert(w) for w in row] for row in grid.words],
+        "texttemplate": "%{text}",
+        "textfont": {"size": 10},
+    }
 
 
 def _thin(n: int, size: int, need: int) -> list[int]:
@@ -209,10 +260,14 @@ def _hatch(sheet: Sheet, panel: Panel, zero: np.ndarray, gap: int) -> None:
     for r, c in np.argwhere(zero):
         xs += [c - 0.42, c + 0.42, None]
         ys += [r + 0.42, r - 0.42, None]
-    sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", line={"color": HATCH, "width": 1}, hoverinfo="skip"))
+    sheet.add(
+        panel, go.Scatter(x=xs, y=ys, mode="lines", line={"color": HATCH, "width": 1}, hoverinfo="skip")
+    )
 
 
-def _marks(sheet: Sheet, panel: Panel, where: np.ndarray, symbol: str, colour: str, size: int, shift: float = 0.0) -> None:
+def _marks(
+    sheet: Sheet, panel: Panel, where: np.ndarray, symbol: str, colour: str, size: int, shift: float = 0.0
+) -> None:
     import plotly.graph_objects as go
 
     if not where.any():

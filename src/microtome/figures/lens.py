@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ResultError
 from .cells import Cells, cells_of, describe, unique
-from .colours import BAND, INK, MUTED, series
+from .colours import BAND, GLYPHS, INK, MUTED, series
 from .grid import Grid, Scale, draw_bar, draw_grid
 from .maps import other_metrics
 from .panels import Picture
@@ -39,18 +39,35 @@ def draw(result: Result, metric: str | None = None) -> go.Figure:
     layer = dict(zip(frame["site"], frame["layer"], strict=True))
     names = [f"{int(layer[s])}" if np.isfinite(layer[s]) else visible(s, most=14) for s in sites]
     shown = list(range(0, len(sites), max(1, -(-len(sites) // 12))))
-    known = np.concatenate([frame[c].to_numpy(float) for c in ("value", "low", "high", "null_low", "null_high")] + [np.zeros(1)])
+    known = np.concatenate(
+        [frame[c].to_numpy(float) for c in ("value", "low", "high", "null_low", "null_high")] + [np.zeros(1)]
+    )
     known = known[np.isfinite(known)]
     room = 0.06 * (float(np.ptp(known)) or 1.0)
-    sheet = Sheet(result, "What the stream says, layer by layer", "" if metric is None else call("lens", "draw", metric=metric))
-    x = axis(f"layer ({visible(frame['point'].iloc[0])})", span=(-0.5, len(sites) - 0.5), grid=False, ticks=(shown, [inert(names[i]) for i in shown]))
-    panel = sheet.panel(240, x, axis(unit(cells.metric), span=(float(known.min()) - room, float(known.max()) + room)))
+    sheet = Sheet(
+        result,
+        "What the stream says, layer by layer",
+        "" if metric is None else call("lens", "draw", metric=metric),
+    )
+    x = axis(
+        f"layer ({visible(frame['point'].iloc[0])})",
+        span=(-0.5, len(sites) - 0.5),
+        grid=False,
+        ticks=(shown, [inert(names[i]) for i in shown]),
+    )
+    panel = sheet.panel(
+        240, x, axis(unit(cells.metric), span=(float(known.min()) - room, float(known.max()) + room))
+    )
     _null(sheet, panel, frame, sites)
     sheet.line(panel, y=0, colour=MUTED, dash="dot")
     for k, position in enumerate(positions):
         part = frame if position is None else frame[frame["position"] == position]
         _line(sheet, panel, cells, part.set_index("site").reindex(sites).reset_index(), k)
-        sheet.key("●■◆▲✕"[k % 5], series(k)[0], f"at {cells.position(position)}" if position is not None else "mean over prompts, with interval")
+        sheet.key(
+            GLYPHS[k % len(GLYPHS)],
+            series(k)[0],
+            f"at {cells.position(position)}" if position is not None else "mean over prompts, with interval",
+        )
     if cells.null is None:
         sheet.key("!", INK, "no null was drawn for these numbers")
     if hidden:
@@ -83,7 +100,10 @@ def _line(sheet: Sheet, panel: Any, cells: Cells, part: Any, k: int) -> None:
         sheet.add(panel, go.Scatter(x=[*xs[ok], *xs[ok][::-1]], y=[*high[ok], *low[ok][::-1]], mode="lines", fill="toself",
                                     fillcolor=_pale(colour), line={"width": 0, "color": colour}, hoverinfo="skip"))  # fmt: skip
     rows = part.to_dict("records")
-    hover = ["<br>".join(map(inert, describe(row, cells).split("\n"))) if np.isfinite(row["value"]) else "" for row in rows]
+    hover = [
+        "<br>".join(map(inert, describe(row, cells).split("\n"))) if np.isfinite(row["value"]) else ""
+        for row in rows
+    ]
     sheet.add(panel, go.Scatter(x=xs, y=value, mode="lines+markers", line={"color": colour, "width": 2}, hoverinfo="text", hovertext=hover,
                                 marker={"size": 6, "color": colour, "symbol": symbol}))  # fmt: skip
 
@@ -99,7 +119,11 @@ def top_tokens(result: Result, prompt: int | str | None = None, most: int = 5) -
     chosen = table["prompt"].iloc[0] if prompt is None else prompt
     part = table[table["prompt"].astype(str) == str(chosen)]
     if part.empty:
-        raise ResultError(f"no prompt {prompt!r}", why=f"prompts are {unique(table['prompt'].tolist())[:8]}", instead="one of them")
+        raise ResultError(
+            f"no prompt {prompt!r}",
+            why=f"prompts are {unique(table['prompt'].tolist())[:8]}",
+            instead="one of them",
+        )
     ranks = sorted(unique(part["rank"].tolist()))[:most]
     sites = unique(part["site"].tolist())
     values, hover = np.full((len(sites), len(ranks)), np.nan), [[""] * len(ranks) for _ in sites]
@@ -107,12 +131,18 @@ def top_tokens(result: Result, prompt: int | str | None = None, most: int = 5) -
     for row in part[part["rank"].isin(ranks)].to_dict("records"):
         r, c = sites.index(row["site"]), ranks.index(row["rank"])
         values[r, c], words[r][c] = float(row["probability"]), visible(row["token"], most=9)
-        hover[r][c] = f"{visible(row['site'])}, rank {row['rank']}\n{visible(row['token'], most=60)}\nprobability {number(values[r, c])}"
+        hover[r][c] = (
+            f"{visible(row['site'])}, rank {row['rank']}\n{visible(row['token'], most=60)}\nprobability {number(values[r, c])}"
+        )
     none = np.zeros(values.shape, bool)
     found = [visible(s, most=16) for s in sites]
     grid = Grid("", found, [str(r) for r in ranks], "", "rank", values, none, none, hover, None, words)
     scale = Scale(1.0, "probability", signed=False)
-    sheet = Sheet(result, f"Most likely next tokens of prompt {visible(chosen)}", call("lens", "top_tokens", prompt=prompt))
+    sheet = Sheet(
+        result,
+        f"Most likely next tokens of prompt {visible(chosen)}",
+        call("lens", "top_tokens", prompt=prompt),
+    )
     draw_bar(sheet, scale)
     draw_grid(sheet, grid, scale, cell=18)
     return sheet.figure()
@@ -125,7 +155,13 @@ def _pale(colour: str) -> str:
 
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of a logit lens."""
-    made = [Picture("lines", "Early layers do not speak the language of the output, so a low line there means little.", partial(draw, result))]
+    made = [
+        Picture(
+            "lines",
+            "Early layers do not speak the language of the output, so a low line there means little.",
+            partial(draw, result),
+        )
+    ]
     table = result.tables.get("top")
     if table is not None:
         for prompt in unique(table["prompt"].tolist())[:2]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ResultError
 from .cells import Cells, cells_of, unique
-from .grid import Grid, Scale, by_head, by_position, draw_bar, draw_grid, draw_key, point_label
+from .grid import Grid, Scale, by_head, by_part, by_position, draw_bar, draw_grid, draw_key, point_label
 from .rows import draw_bars, draw_row_key, strongest, to_row
 from .sheet import Sheet
 from .text import unit
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 MOST = 24
 
 
-def draw_map(result: Result, title: str, what: str, *, metric: str | None = None, call: str = "") -> go.Figure:
+def draw_map(
+    result: Result, title: str, what: str, *, metric: str | None = None, call: str = ""
+) -> go.Figure:
     """Layer x position, layer x head, or bars, one panel per point, all on one scale.
 
     title: the figure's; what: the quantity, put before the metric's unit on the scale.
@@ -27,23 +29,27 @@ def draw_map(result: Result, title: str, what: str, *, metric: str | None = None
     """
     cells = cells_of(result, metric)
     if cells.frame.empty:
-        raise ResultError(f"this {result.kind} has no cells", why="its effects name no sites", instead="use tables")
+        raise ResultError(
+            f"this {result.kind} has no cells", why="its effects name no sites", instead="use tables"
+        )
     sheet = Sheet(result, title, call)
-    kinds = {point: _shape(cells, point) for point in unique(cells.frame["point"].tolist())}
-    grids = [_grid(cells, point, shape) for point, shape in kinds.items() if shape != "rows"]
+    panels = _panels(cells)
+    grids = [_grid(cells, points, shape) for shape, points in panels if shape != "rows"]
     scale = Scale(cells.limit, f"{what}, {unit(cells.metric)}", null=cells.null)
     if grids:
         draw_bar(sheet, scale)
         for grid in grids:
             draw_grid(sheet, grid, scale)
         draw_key(sheet, grids, scale, cells.rule)
-    others = [point for point, shape in kinds.items() if shape == "rows"]
-    if others:
-        _bars(sheet, cells, others, what, with_key=not grids)
+    for shape, points in panels:
+        if shape == "rows":
+            _bars(sheet, cells, points, what, with_key=not grids)
     return sheet.figure()
 
 
-def draw_strongest(result: Result, title: str, what: str, *, metric: str | None = None, most: int = 16, call: str = "") -> go.Figure:
+def draw_strongest(
+    result: Result, title: str, what: str, *, metric: str | None = None, most: int = 16, call: str = ""
+) -> go.Figure:
     """The cells with the largest |effect| as bars with their intervals and null bands.
 
     Raises ResultError as `draw_map`.
@@ -62,15 +68,34 @@ def other_metrics(result: Result) -> tuple[str, ...]:
     return () if result.effects is None else tuple(map(str, result.effects.coords["metric"][1:]))
 
 
-def _shape(cells: Cells, point: str) -> str:
-    frame = cells.frame[cells.frame["point"] == point]
-    if frame["unit"].isin(["H", "KV"]).all():
-        return "heads"
-    return "positions" if cells.positions else "rows"
+def _panels(cells: Cells) -> list[tuple[str, list[str]]]:
+    """The panels of a map: their shape, and the points that each shows.
+
+    Heads and whole-layer parts without positions share one grid; a point outside the layers joins the first grid
+    over positions.
+    """
+    frame = cells.frame
+    points = unique(frame["point"].tolist())
+    heads = [p for p in points if frame.loc[frame["point"] == p, "unit"].isin(["H", "KV"]).all()]
+    rest = [p for p in points if p not in heads]
+    layered = [p for p in rest if frame.loc[frame["point"] == p, "layer"].notna().all()]
+    if not cells.positions:
+        whole = [p for p in layered if (frame.loc[frame["point"] == p, "unit"] == "").all()]
+        if len(heads) == 1 and whole:
+            others = [p for p in rest if p not in whole]
+            return [("parts", heads + whole)] + ([("rows", others)] if others else [])
+        return [("heads", [p]) for p in heads] + ([("rows", rest)] if rest else [])
+    outside = [p for p in rest if p not in layered]
+    grids = [("positions", [p]) for p in layered] or [("positions", outside)] * bool(outside)
+    if layered:
+        grids[0][1].extend(outside)
+    return [("heads", [p]) for p in heads] + grids
 
 
-def _grid(cells: Cells, point: str, shape: str) -> Grid:
-    return by_head(cells, point) if shape == "heads" else by_position(cells, point)
+def _grid(cells: Cells, points: list[str], shape: str) -> Grid:
+    if shape == "heads":
+        return by_head(cells, points[0])
+    return by_part(cells, points) if shape == "parts" else by_position(cells, points)
 
 
 def _bars(sheet: Sheet, cells: Cells, points: list[str], what: str, *, with_key: bool) -> None:
@@ -79,9 +104,15 @@ def _bars(sheet: Sheet, cells: Cells, points: list[str], what: str, *, with_key:
     if len(frame) <= 40:
         rows, hidden = [to_row(cells, i) for i in frame.index], 0
     else:
-        rows, hidden = strongest(Cells(frame, cells.metric, cells.positions, cells.names, cells.significant, cells.rule), MOST)
-    heading = ", ".join(map(point_label, points[:4])) + (f" and {len(points) - 4} more" if len(points) > 4 else "")
+        rows, hidden = strongest(
+            Cells(frame, cells.metric, cells.positions, cells.names, cells.significant, cells.rule), MOST
+        )
+    heading = ", ".join(map(point_label, points[:4])) + (
+        f" and {len(points) - 4} more" if len(points) > 4 else ""
+    )
     heading += f": {len(rows)} of {len(rows) + hidden}, largest first" if hidden else ""
-    draw_bars(sheet, rows, f"{what}, {unit(cells.metric)}", heading=heading, height=15 if len(rows) > 20 else 20)
+    draw_bars(
+        sheet, rows, f"{what}, {unit(cells.metric)}", heading=heading, height=15 if len(rows) > 20 else 20
+    )
     if with_key:
         draw_row_key(sheet, rows, cells.rule)

@@ -26,8 +26,8 @@ MODULES = {
     "logit_lens": "lens",
     "ablation": "ablation",
     "attention_patterns": "attention",
-    "component_set": "components",
-    "dissect": "dissection",
+    "component_set": "sets",
+    "dissect": "overview",
 }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ResultError
-from .cells import metric_of
+from .cells import cells_of
+from .colours import GLYPHS, series
 from .maps import draw_map, draw_strongest, other_metrics
 from .panels import Picture
 from .rows import NAN, Row, draw_points
@@ -33,9 +34,18 @@ DONORS = {
 def draw(result: Result, metric: str | None = None) -> go.Figure:
     """The map: patched minus base, per site and position. Raises ResultError without effects or this metric."""
     mode = _mode(result)
-    title = {"denoise": "Clean activations put into corrupt runs", "noise": "Corrupt activations put into clean runs"}
+    title = {
+        "denoise": "Clean activations put into corrupt runs",
+        "noise": "Corrupt activations put into clean runs",
+    }
     name = title.get(mode, "Activation patching")
-    return draw_map(result, name, "effect", metric=metric, call="" if metric is None else call("patching", "draw", metric=metric))
+    return draw_map(
+        result,
+        name,
+        "effect",
+        metric=metric,
+        call="" if metric is None else call("patching", "draw", metric=metric),
+    )
 
 
 def strongest(result: Result, metric: str | None = None, most: int = 16) -> go.Figure:
@@ -53,26 +63,26 @@ def donors(result: Result) -> go.Figure:
     if table is None or table.empty:
         raise ResultError("no donors were run", why='there is no table "donors"', instead="see the controls")
     groups: dict[str, list[Row]] = {}
+    cells = cells_of(result)
     order = [*DONORS, *sorted(set(map(str, table["donor"])) - set(DONORS))]
     for row in sorted(table.to_dict("records"), key=lambda r: order.index(str(r["donor"]))):
         position = row.get("position")
         blank = position is None or position != position or position == ""
-        name = visible(row["site"], most=18) + ("" if blank else f"@{visible(position, most=12)}")
-        bounds = {k: float(row[k]) if row.get(k) is not None else NAN for k in ("low", "high")}
-        groups.setdefault(name, []).append(Row(visible(row["donor"]).replace("_", " "), float(row["value"]), **bounds))
+        name = visible(row["site"], most=18) + ("" if blank else f" @ {cells.position(position)}")
+        low, high = (float(row[k]) if row.get(k) is not None else NAN for k in ("low", "high"))
+        groups.setdefault(name, []).append(
+            Row(visible(row["donor"]).replace("_", " "), float(row["value"]), low, high)
+        )
     sheet = Sheet(result, "The same cells, other donors", call("patching", "donors"))
-    draw_points(sheet, list(groups.items()), f"effect, {unit(metric_of(result))}")
+    draw_points(sheet, list(groups.items()), f"effect, {unit(cells.metric)}")
     _donor_key(sheet, groups)
     return sheet.figure()
 
 
 def _donor_key(sheet: Sheet, groups: dict[str, list[Row]]) -> None:
-    from .colours import series
-
-    glyphs = "●■◆▲✕▼✚○"
     for i, name in enumerate(dict.fromkeys(row.name for rows in groups.values() for row in rows)):
         meaning = DONORS.get(name.replace(" ", "_"), "")
-        sheet.key(glyphs[i % len(glyphs)], series(i)[0], f"{name}: {meaning}" if meaning else name)
+        sheet.key(GLYPHS[i % len(GLYPHS)], series(i)[0], f"{name}: {meaning}" if meaning else name)
 
 
 def pictures(result: Result) -> tuple[Picture, ...]:

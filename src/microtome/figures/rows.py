@@ -33,7 +33,9 @@ class Row:
 
 def strongest(cells: Cells, most: int, *, keep: Sequence[str] = ()) -> tuple[list[Row], int]:
     """The cells with the largest |value| as rows, and how many are not among them. Sites in `keep` always are."""
-    frame = cells.frame[np.isfinite(cells.frame["value"].to_numpy(float)) & ~cells.frame["zero"].to_numpy(bool)]
+    frame = cells.frame[
+        np.isfinite(cells.frame["value"].to_numpy(float)) & ~cells.frame["zero"].to_numpy(bool)
+    ]
     size = frame["value"].abs() + np.where(frame["site"].isin(list(keep)), 1e30, 0.0)
     order = size.sort_values(ascending=False, kind="stable").index[:most]
     order = frame.loc[order, "value"].abs().sort_values(ascending=False, kind="stable").index
@@ -47,15 +49,30 @@ def to_row(cells: Cells, index: Any) -> Row:
     if row["position"] is not None:
         name += f" @ {cells.position(row['position'])}"
     clear = None if cells.significant is None else bool(cells.significant[index])
-    return Row(name, row["value"], row["low"], row["high"], row["null_low"], row["null_high"], clear, describe(row, cells))
+    return Row(
+        name,
+        row["value"],
+        row["low"],
+        row["high"],
+        row["null_low"],
+        row["null_high"],
+        clear,
+        describe(row, cells),
+    )
 
 
-def draw_bars(sheet: Sheet, rows: Sequence[Row], title: str, *, heading: str = "", height: int = ROW) -> Panel:
+def draw_bars(
+    sheet: Sheet, rows: Sequence[Row], title: str, *, heading: str = "", height: int = ROW
+) -> Panel:
     """Bars from 0, one a line: pale where nothing sets them apart from their null."""
     import plotly.graph_objects as go
 
     x = axis(title, span=extent(rows))
-    y = axis(span=(len(rows) - 0.5, -0.5), grid=False, ticks=(list(range(len(rows))), [inert(r.name) for r in rows]))
+    y = axis(
+        span=(len(rows) - 0.5, -0.5),
+        grid=False,
+        ticks=(list(range(len(rows))), [inert(r.name) for r in rows]),
+    )
     panel = sheet.panel(max(height * len(rows), 40), x, y, heading=heading)
     for i, row in enumerate(rows):
         if np.isfinite(row.null_low) and np.isfinite(row.null_high):
@@ -63,7 +80,11 @@ def draw_bars(sheet: Sheet, rows: Sequence[Row], title: str, *, heading: str = "
     sheet.line(panel, x=0, colour=MUTED)
     for sign, ramp in ((1, POSITIVE), (-1, NEGATIVE)):
         for clear, opacity in ((True, 1.0), (False, 0.4)):
-            found = [i for i, r in enumerate(rows) if (r.value >= 0) == (sign > 0) and (r.clear is not False) == clear]
+            found = [
+                i
+                for i, r in enumerate(rows)
+                if (r.value >= 0) == (sign > 0) and (r.clear is not False) == clear
+            ]
             if found:
                 sheet.add(panel, go.Bar(
                     orientation="h", y=found, x=[rows[i].value for i in found], width=0.56, marker={"color": ramp[2], "line": {"width": 0}},
@@ -77,7 +98,9 @@ def whiskers(sheet: Sheet, panel: Panel, rows: Sequence[Row]) -> None:
     """The intervals, drawn over what is there."""
     import plotly.graph_objects as go
 
-    known = [i for i, r in enumerate(rows) if np.isfinite(r.low) and np.isfinite(r.high) and np.isfinite(r.value)]
+    known = [
+        i for i, r in enumerate(rows) if np.isfinite(r.low) and np.isfinite(r.high) and np.isfinite(r.value)
+    ]
     if not known:
         return
     bars = {"type": "data", "symmetric": False, "array": [rows[i].high - rows[i].value for i in known],
@@ -86,7 +109,9 @@ def whiskers(sheet: Sheet, panel: Panel, rows: Sequence[Row]) -> None:
                                 marker={"size": 3, "color": INK, "symbol": "circle"}))  # fmt: skip
 
 
-def draw_points(sheet: Sheet, groups: Sequence[tuple[str, Sequence[Row]]], title: str, *, heading: str = "") -> Panel:
+def draw_points(
+    sheet: Sheet, groups: Sequence[tuple[str, Sequence[Row]]], title: str, *, heading: str = ""
+) -> Panel:
     """Several points a line, one shape and colour per series.
 
     groups: (name of the line, its rows); a row's name is its series. Series keep their order of appearance.
@@ -96,19 +121,33 @@ def draw_points(sheet: Sheet, groups: Sequence[tuple[str, Sequence[Row]]], title
     names = list(dict.fromkeys(row.name for _, rows in groups for row in rows))
     flat = [row for _, rows in groups for row in rows]
     x = axis(title, span=extent(flat))
-    y = axis(span=(len(groups) - 0.5, -0.5), grid=False, ticks=(list(range(len(groups))), [inert(g) for g, _ in groups]))
+    y = axis(
+        span=(len(groups) - 0.5, -0.5),
+        grid=False,
+        ticks=(list(range(len(groups))), [inert(g) for g, _ in groups]),
+    )
     panel = sheet.panel(max(len(groups) * (14 * len(names) + 12), 60), x, y, heading=heading)
     sheet.line(panel, x=0, colour=MUTED)
     for i in range(1, len(groups)):
         sheet.line(panel, y=i - 0.5, colour=BAND)
     for k, name in enumerate(names):
         colour, symbol = series(k)
-        at = [(i - 0.4 + 0.8 * (k + 0.5) / len(names), row) for i, (_, rows) in enumerate(groups) for row in rows if row.name == name]
+        at = [
+            (i - 0.4 + 0.8 * (k + 0.5) / len(names), row)
+            for i, (_, rows) in enumerate(groups)
+            for row in rows
+            if row.name == name
+        ]
         bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 3,
                 "array": [_gap(r.high, r.value) for _, r in at], "arrayminus": [_gap(r.value, r.low) for _, r in at]}  # fmt: skip
         for place, row in at:
             if np.isfinite(row.null_low) and np.isfinite(row.null_high):
-                sheet.box(panel, (row.null_low, row.null_high), (place - 0.4 / len(names), place + 0.4 / len(names)), BAND)
+                sheet.box(
+                    panel,
+                    (row.null_low, row.null_high),
+                    (place - 0.4 / len(names), place + 0.4 / len(names)),
+                    BAND,
+                )
         sheet.add(panel, go.Scatter(x=[r.value for _, r in at], y=[p for p, _ in at], mode="markers", error_x=bars, hoverinfo="text",
                                     hovertext=[hover(r) for _, r in at], marker={"size": 8, "color": colour, "symbol": symbol}))  # fmt: skip
     return panel
@@ -139,7 +178,9 @@ def draw_row_key(sheet: Sheet, rows: Sequence[Row], rule: str) -> None:
     else:
         sheet.key("!", INK, "no null was drawn for these numbers")
     if any(r.clear is False for r in rows):
-        sheet.key("■", POSITIVE[1], f"pale: not {rule}" if rule.startswith("outside") else f"pale: not {rule}")
+        sheet.key(
+            "■", POSITIVE[1], f"pale: not {rule}" if rule.startswith("outside") else f"pale: not {rule}"
+        )
 
 
 def _gap(high: float, low: float) -> float:

@@ -77,7 +77,7 @@ class Sheet:
     keys: list[tuple[str, str, str]] = field(default_factory=list)
     shapes: list[dict[str, Any]] = field(default_factory=list)
     notes: list[dict[str, Any]] = field(default_factory=list)
-    right: int = 14
+    right: int = 24
 
     def panel(
         self,
@@ -107,21 +107,31 @@ class Sheet:
             trace.update(xaxis=panel.x, yaxis=panel.y)
             self.traces.append(trace)
 
-    def line(self, panel: Panel, *, x: float | None = None, y: float | None = None, colour: str = INK, dash: str = "solid") -> None:
+    def line(
+        self,
+        panel: Panel,
+        *,
+        x: float | None = None,
+        y: float | None = None,
+        colour: str = INK,
+        dash: str = "solid",
+    ) -> None:
         """A line across a panel at one x or one y."""
-        on_x = x is not None
+        x0, x1 = panel.xaxis["range"] if x is None else (x, x)
+        y0, y1 = panel.yaxis["range"] if y is None else (y, y)
         self.shapes.append({
-            "type": "line", "layer": "below", "line": {"color": colour, "width": 1, "dash": dash},
-            "xref": panel.x if on_x else f"{panel.x} domain", "yref": f"{panel.y} domain" if on_x else panel.y,
-            **({"x0": x, "x1": x, "y0": 0, "y1": 1} if on_x else {"x0": 0, "x1": 1, "y0": y, "y1": y}),
+            "type": "line", "layer": "between", "line": {"color": colour, "width": 1, "dash": dash},
+            "xref": panel.x, "yref": panel.y, "x0": x0, "x1": x1, "y0": y0, "y1": y1,
         })  # fmt: skip
 
-    def box(self, panel: Panel, x: tuple[float, float] | None, y: tuple[float, float] | None, colour: str) -> None:
+    def box(
+        self, panel: Panel, x: tuple[float, float] | None, y: tuple[float, float] | None, colour: str
+    ) -> None:
         """A filled rectangle behind the traces; None spans the panel."""
+        (x0, x1), (y0, y1) = x or panel.xaxis["range"], y or panel.yaxis["range"]
         self.shapes.append({
-            "type": "rect", "layer": "below", "fillcolor": colour, "line": {"width": 0},
-            "xref": panel.x if x else f"{panel.x} domain", "yref": panel.y if y else f"{panel.y} domain",
-            "x0": x[0] if x else 0, "x1": x[1] if x else 1, "y0": y[0] if y else 0, "y1": y[1] if y else 1,
+            "type": "rect", "layer": "between", "fillcolor": colour, "line": {"width": 0},
+            "xref": panel.x, "yref": panel.y, "x0": x0, "x1": x1, "y0": y0, "y1": y1,
         })  # fmt: skip
 
     def key(self, glyph: str, colour: str, text: str) -> None:
@@ -144,7 +154,7 @@ class Sheet:
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "showlegend": False, "dragmode": False,
             "font": {"family": FONT, "size": 12, "color": INK}, "hoverlabel": {"align": "left", "font": {"family": FONT, "size": 12}},
             "title": {"text": "<br>".join(title), "x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top",
-                      "pad": {"l": 8, "t": 12}, "font": {"size": 14, "color": INK}, "automargin": False},
+                      "pad": {"l": 8, "t": 12 if len(title) == 1 else 22}, "font": {"size": 14, "color": INK}, "automargin": False},
             "shapes": self.shapes, "annotations": [*self.notes, *keys], "meta": {"python": python(self.call)},
         }  # fmt: skip
         for row, (low, high) in zip(self.rows, places, strict=True):
@@ -176,9 +186,26 @@ class Sheet:
         at = max(p.below for p in last) + 8
         for glyph, colour, text in self.keys:
             lines = [inert(line) for line in wrap(text, LINE)]
-            common = {"xref": "paper", "yref": "paper", "x": 0, "y": 0, "yshift": -at, "xanchor": "left", "yanchor": "top", "showarrow": False}
+            common = {
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0,
+                "y": 0,
+                "yshift": -at,
+                "xanchor": "left",
+                "yanchor": "top",
+                "showarrow": False,
+            }
             made.append({**common, "text": glyph, "xshift": 8 - left, "font": {"size": 13, "color": colour}})
-            made.append({**common, "text": "<br>".join(lines), "xshift": 28 - left, "align": "left", "font": {"size": 11, "color": INK}})
+            made.append(
+                {
+                    **common,
+                    "text": "<br>".join(lines),
+                    "xshift": 28 - left,
+                    "align": "left",
+                    "font": {"size": 11, "color": INK},
+                }
+            )
             at += 3 + 15 * len(lines)
         return made, at - max(p.below for p in last) + 6
 

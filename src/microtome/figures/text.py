@@ -72,9 +72,11 @@ def number(value: float, *, sign: bool = False) -> str:
     if value != value:
         return "–"
     size = abs(value)
+    if size == 0:
+        return "0"
     if size >= 1000:
         text = f"{value:+,.0f}" if sign else f"{value:,.0f}"
-    elif size == 0 or size >= 1e-3:
+    elif size >= 1e-3:
         digits = 3 if size < 0.1 else 2 if size < 10 else 1 if size < 100 else 0
         text = f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
     else:

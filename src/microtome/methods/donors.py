@@ -87,9 +87,7 @@ def _one_donor(s: Setting, chosen: Chosen, kind: str, seed: int) -> Control:
     bench = _first(s.bench)
     real = chosen.real
     if kind == "wrong_value":
-        bench = s.with_answers(
-            donors.answers, s.task.wrong if s.mode == "denoise" else s.task.answers, "logprob_diff"
-        )
+        bench = s.with_answers(donors.answers, donors.wrong, "logprob_diff")
         real = _real_as_logprob(s, chosen)
     out = sweep(bench, [cell(*c) for c in chosen.cells], {"donor": Prompts(donors.ids)})
     effects = out.effects[..., 0].numpy().astype(np.float64)
@@ -112,22 +110,19 @@ def _real_as_logprob(s: Setting, chosen: Chosen) -> np.ndarray:
 
 def noise(s: Setting, chosen: Chosen, seed: int) -> Control:
     """Noise of the patch's norm, drawn from the covariance of natural differences at each cell."""
+    cells, sources = [], {}
     try:
-        draws = [_noise_draw(s, chosen, seeds.child(seed, f"noise {k}")) for k in range(NOISE_DRAWS)]
+        for number, (site, column) in enumerate(chosen.cells):
+            for draw in range(NOISE_DRAWS):
+                name = f"noise {number} {draw}"
+                sources[name] = Given(_noise_values(s, site, column, seeds.child(seed, name)))
+                cells.append(cell(site, column, name))
     except ControlError as error:
         return not_run("noise", error.what)
-    effects = np.stack(draws)
+    done = sweep(_first(s.bench), cells, sources).effects[..., 0].numpy().astype(np.float64)
+    effects = done.reshape(len(chosen.cells), NOISE_DRAWS, -1).swapaxes(0, 1)
     _note(s, chosen, "noise", effects.mean(0))
     return checks.noise_donor_control(effects, chosen.real, list(s.clusters), cells=chosen.names)
-
-
-def _noise_draw(s: Setting, chosen: Chosen, seed: int) -> np.ndarray:
-    out = np.zeros_like(chosen.real)
-    for number, (site, column) in enumerate(chosen.cells):
-        values = _noise_values(s, site, column, seed)
-        done = sweep(_first(s.bench), [cell(site, column)], {"donor": Given(values)})
-        out[number] = done.effects[0, :, 0].numpy()
-    return out
 
 
 def _noise_values(

@@ -375,7 +375,7 @@ class Binding:
         if point == "tok_embed" and width != self.config.hidden_size:
             return f"token embeddings have {width} numbers and are projected before they enter the stream"
         if point == "pos_embed" and self.stack.get("pos") is None:
-            return f"positions are {self.family.positions}: no learned position is added to the stream"
+            return f"no learned position is added to the stream (positions: {self.family.positions})"
         if point == "final_scale":
             try:
                 _ = self.final_norm
@@ -502,7 +502,7 @@ def bind(hf: nn.Module) -> Binding:
         for i, layer in enumerate(layer_list.children())
     ]
     if family is None:
-        family = _guess_family(config, "learned" if found["pos"] else "rotary")
+        family = _guess_family(config, "learned" if found["pos"] else "unknown")
     return Binding(hf, family, known=known, stack=stack, slots=slots)
 
 

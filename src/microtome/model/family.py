@@ -84,7 +84,7 @@ class Family:
     block: (config, layer index) -> Block.
     embed_scale, logit_scale, softcap: config -> number; what multiplies the embedding, the logits, and the tanh
         cap of the logits (None without one).
-    positions: "rotary", "learned", "alibi" or "none".
+    positions: "rotary", "learned", "alibi" or "none"; "unknown" where a family is resolved by structure.
     not_additive: config -> "" or the reason why the stream is not a plain sum.
     """
 

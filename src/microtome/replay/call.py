@@ -73,11 +73,14 @@ class _PackedSession(Session):
     def _segment(self, call: Callable[..., Any], module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None,
                  kwargs: dict[str, Any], square: list[Any], segment: Segment, path: str) -> Tensor:  # fmt: skip
         if not square:
-            return call(module, *qkv, mask, **kwargs)[0]  # type: ignore[no-any-return]
+            plain: Tensor = call(module, *qkv, mask, **kwargs)[0]
+            return plain
         row_map = torch.full((self.rows,), -1, dtype=torch.long, device=segment.number.device)
         row_map[segment.number] = torch.arange(len(segment.number), device=row_map.device)
         self._keys = qkv[1].shape[2]
-        mode = self._softmax(square, Frame(*segment.hidden.shape[:2], segment.start, row_map))
+        mode = self._softmax(
+            square, Frame(segment.hidden.shape[0], segment.hidden.shape[1], segment.start, row_map)
+        )
         with mode:
             out: Tensor = call(module, *qkv, mask, **kwargs)[0]
         self._keys = 0
@@ -185,12 +188,17 @@ def _rectangle(base: Base, layer: int, segment: Segment, writes: list[Write], ro
     kwargs = {k: _slice(base, k, v, segment) for k, v in base.calls[layer].kwargs.items()}
     for name in CACHES:
         if name in kwargs:
-            kwargs[name] = _Prefix(base, segment, session) if base.mode == "sliced" else None
+            kwargs[name] = _Prefix(base, segment, session) if base.mode == "sliced" else _none_kept(session)
     with ExitStack() as stack:
         stack.enter_context(seam.implementation(base.binding.hf, base.attention))
         stack.enter_context(session)
         out = base.binding.layers[layer](segment.hidden, **kwargs)
     return out[0] if isinstance(out, tuple) else out
+
+
+def _none_kept(session: Session) -> Tapping | None:
+    """Whole prompts need no cache, unless keys or values are edited on their way to it."""
+    return Tapping(session, keep=False) if session.needs_cache else None
 
 
 def _slice(base: Base, name: str, value: Any, segment: Segment) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -59,7 +60,7 @@ def _constant(value: Tensor, old: Tensor, keep: Tensor | None) -> Tensor:
 def _whole(base: Base, entry: int, row: int, start: int, value: Tensor) -> Tensor:
     """The final stream of a whole run with the stream set by a hook of its own."""
 
-    def put(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> object:
+    def put(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
         hidden = (args[0] if args else kwargs["hidden_states"]).clone()
         hidden[0, start] = value
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

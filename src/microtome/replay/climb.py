@@ -70,8 +70,9 @@ def climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tensor
             _join(active, _widen(base, segment, layer + 1))
     last = _segments(base, rows, (rows.entry == n_layers).nonzero()[:, 0], n_layers, whole=True)
     for segment in last:
-        _edit_stream(segment, by_layer.get(n_layers, []), len(rows))
         _join(active, segment)
+    for segment in active.values():
+        _edit_stream(segment, by_layer.get(n_layers, []), len(rows))
     return _scored(base, rows, active, scored)
 
 

@@ -107,12 +107,12 @@ def plan(
     """
     n_layers = len(binding.slots)
     zero = torch.zeros((len(cells), len(group.prompts)), dtype=torch.bool)
-    pairs: dict[tuple[str, int, str, bool], list[tuple[int, int, int, int, int]]] = defaultdict(list)
+    ranges: dict[tuple[str, int, str, bool], list[tuple[int, int, int, int, int]]] = defaultdict(list)
     fields: list[tuple[int, int, int, bool]] = []
     owner: list[tuple[int, int, int]] = []
     for c, cell in enumerate(cells):
         for p in range(len(group.prompts)):
-            placed = [_place(change, group, p, n_layers) for change in cell.changes]
+            placed = [q for change in cell.changes if (q := _place(change, group, p, n_layers)) is not None]
             live = [
                 q for q in placed if not (skip and _dead(q, sources[q.source], group, p, n_layers, causal))
             ]
@@ -128,9 +128,9 @@ def plan(
                     head = q.site.index if isinstance(q.site.index, int) else -1
                     layer = q.site.layer if isinstance(q.site.layer, int) else 0
                     key = (q.site.point, layer, q.source, head >= 0)
-                    pairs[key] += [(number, p, col, head, c) for col in range(q.low, q.high)]
+                    ranges[key].append((number, p, q.low, q.high, head))
     rows = _rows(owner, fields)
-    writes = [_write(key, found, sources) for key, found in sorted(pairs.items(), key=lambda kv: kv[0][1])]
+    writes = [_write(key, found, sources) for key, found in sorted(ranges.items(), key=lambda kv: kv[0][1])]
     table = torch.tensor(owner, dtype=torch.long).reshape(-1, 3)
     return Planned(rows, table[:, 0], table[:, 1], writes, zero)
 
@@ -204,7 +204,11 @@ def _write(
     sources: Mapping[str, Source],
 ) -> Write:
     point, layer, source, headed = key
-    number, prompt, col, head, _ = torch.tensor(found, dtype=torch.long).T
+    number, prompt, low, high, head = torch.tensor(found, dtype=torch.long).T
+    width = high - low
+    first = torch.repeat_interleave(low - (width.cumsum(0) - width), width)
+    col = torch.arange(int(width.sum())) + first
+    number, prompt, head = (x.repeat_interleave(width) for x in (number, prompt, head))
     index = head if headed else None
     values = sources[source].values
 

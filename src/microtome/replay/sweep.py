@@ -106,7 +106,7 @@ def sweep(
     eager = any(POINTS[c.site.point].square for cell in cells for c in cell.changes)
     shape = (len(cells), len(bench.ids), len(bench.metrics))
     begun = time.perf_counter()
-    out = Outcome(torch.full(shape, float("nan")), torch.zeros(shape[1:]), torch.zeros(shape[:2], dtype=torch.bool),
+    out = Outcome(torch.full(shape, float("nan"), dtype=torch.float64), torch.zeros(shape[1:], dtype=torch.float64), torch.zeros(shape[:2], dtype=torch.bool),
                   torch.zeros(shape[:2], dtype=torch.bool), 0.0, 0, "", {})  # fmt: skip
     groups = list(_groups(bench, settings.memory))
     meter = _Meter(settings.progress, len(groups))
@@ -124,7 +124,7 @@ def measure(bench: Bench, settings: Settings | None = None) -> Tensor:
     """The metrics of unedited prompts under the sweep's numerics. Shapes: [prompt, metric]."""
     settings = settings or Settings()
     check_runnable(bench.binding)
-    out = torch.zeros(len(bench.ids), len(bench.metrics))
+    out = torch.zeros(len(bench.ids), len(bench.metrics), dtype=torch.float64)
     for group in _groups(bench, settings.memory):
         base = _record(bench, group, eager=False)
         out[list(group.prompts)] = _base_metrics(bench, group, base)[0]
@@ -170,7 +170,7 @@ def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping
     out.base[prompts] = metrics
     planned = plan(bench.binding, group, cells, sources, causal=base.mode != "layers", skip=settings.skip)
     out.zero[:, prompts] = planned.zero
-    zeros = torch.zeros(int(planned.zero.sum()), len(bench.metrics))
+    zeros = torch.zeros(int(planned.zero.sum()), len(bench.metrics), dtype=torch.float64)
     c, p = planned.zero.nonzero(as_tuple=True)
     out.effects[c, prompts[p]] = zeros
     cost = tokens_of(planned.rows, base.width, len(bench.binding.slots))
@@ -205,8 +205,8 @@ def _groups(bench: Bench, memory: int) -> Iterator[Group]:
     facts = bench.binding.facts
     check_ids(pack(bench.ids), facts.d_vocab, facts.n_ctx)
     rows_of: dict[int, list[int]] = defaultdict(list)
-    for row, prompt in enumerate(bench.scoring.prompt):
-        rows_of[prompt].append(row)
+    for number, prompt in enumerate(bench.scoring.prompt):
+        rows_of[prompt].append(number)
     kv = max(s.n_kv_heads * (s.d_head + s.d_value) for s in facts.layers)
     for length, prompts in sorted(lengths.items()):
         per_prompt = (
@@ -258,7 +258,7 @@ def _base_metrics(bench: Bench, group: Group, base: Base) -> tuple[Tensor, Tenso
     logits = _logits(bench, hidden)
     plan = bench.scoring.select(group.prompts)
     columns = _columns(bench)
-    return torch.stack([m(logits, plan, columns, logits) for m in bench.metrics], -1).float().cpu(), logits
+    return torch.stack([m(logits, plan, columns, logits) for m in bench.metrics], -1).double().cpu(), logits
 
 
 @torch.no_grad()
@@ -311,7 +311,7 @@ def _measure_rows(
     items = torch.stack([planned.cell[which], planned.prompt[which]], 1).unique_consecutive(dim=0)
     part = bench.scoring.select([group.prompts[p] for p in items[:, 1].tolist()])
     reference = base_logits[rows.base.to(base_logits.device)]
-    return torch.stack([m(logits, part, _columns(bench), reference) for m in bench.metrics], -1).float().cpu()
+    return torch.stack([m(logits, part, _columns(bench), reference) for m in bench.metrics], -1).double().cpu()
 
 
 def _subset(write: Write, number: Tensor) -> Write | None:

@@ -135,8 +135,8 @@ class Capitals(Generator):
         """A third country of as many tokens."""
         free = [c for c in self._like(clean["country"]) if c not in (clean["country"], corrupt["country"])]
         country = choose(free, random)
-        wrong = self.capitals[clean["country"]]
-        return {**clean, "country": country}, (" " + self.capitals[country],), (" " + wrong,)
+        own = self.capitals[corrupt["country"]]
+        return {**clean, "country": country}, (" " + self.capitals[country],), (" " + own,)
 
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any country of as many tokens, said by anybody."""

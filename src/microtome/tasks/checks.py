@@ -306,6 +306,7 @@ def _donor_problem(made: PairTask, given: Donors, kind: str, i: int) -> str:
     if kind == "wrong_value":
         if len(given.answers) != made.n or len(given.wrong) != made.n:
             return "does not say its answer"
+        continuations(f"the {kind} donor of pair {i}", given.answers[i], given.wrong[i], "logprob_diff")
         right = set(given.answers[i])
         if have in (clean, corrupt) or right in (set(made.answers[i]), set(made.wrong[i])):
             return "has the answer of its own pair"

@@ -134,7 +134,7 @@ class ColoredObjects(Generator):
                 [c for c in self.colors if c not in colors and c != corrupt["color"]], random
             )
         values = _values(objects, colors, asked, clean["template"], clean["place"])
-        return values, (" " + values["color"],), (" " + clean["color"],)
+        return values, (" " + values["color"],), (" " + corrupt["color"],)
 
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any objects, colours, question and place."""

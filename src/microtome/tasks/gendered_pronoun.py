@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from microtome.tasks.encode import Prompt, render
+from microtome.tasks.first_names import first_names
 from microtome.tasks.generator import Answers, Draw, Generator, Values, blocks
-from microtome.tasks.names import first_names
 from microtome.tasks.rng import choose, spread
 from microtome.tasks.sva import two_valued
 

@@ -111,7 +111,10 @@ class Generator:
     def revalue(
         self, clean: Values, corrupt: Values, random: np.random.Generator
     ) -> tuple[Values, Answers, Answers]:
-        """Values whose answer is neither clean's nor corrupt's, with that answer and its wrong answer."""
+        """Values whose answer is neither clean's nor corrupt's, that answer, and the base's (corrupt's) own.
+
+        Where the base has no answer of its own, the wrong answer of the new values.
+        """
         raise NotImplementedError
 
     def redraw(self, values: Values, random: np.random.Generator) -> Values:

@@ -105,7 +105,8 @@ class Induction(Generator):
         base = clean if clean["answer"] != "none" else corrupt
         used = {clean["answer"], corrupt["answer"], *base["tokens"].split()}
         answer = next(t for t in self._some(random, len(self.ids)) if str(t) not in used)
-        return {**base, "answer": str(answer)}, (answer,), (int(base["answer"]),)
+        own = corrupt if corrupt["answer"] != "none" else base
+        return {**base, "answer": str(answer)}, (answer,), (int(own["answer"]),)
 
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """All tokens drawn anew; the distance stays."""

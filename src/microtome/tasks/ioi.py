@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from microtome.tasks.encode import Prompt, render
+from microtome.tasks.first_names import first_names
 from microtome.tasks.generator import Answers, Draw, Generator, Values, blocks
-from microtome.tasks.names import first_names
 from microtome.tasks.rng import choose, spread
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ class IOI(Generator):
         free = [name for name in self.names if name not in used]
         io, subject = (free[int(k)] for k in random.permutation(len(free))[:2])
         order = clean["order"] if clean["order"] != "ABC" else corrupt["order"]
-        return {**clean, "io": io, "subject": subject, "order": order}, (" " + io,), (" " + subject,)
+        own = subject if corrupt["order"] == "ABC" else corrupt["io"]
+        return {**clean, "io": io, "subject": subject, "order": order}, (" " + io,), (" " + own,)
 
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any two names in either order, any place and object."""

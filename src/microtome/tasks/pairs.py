@@ -27,7 +27,7 @@ Continuations = tuple[tuple[int, ...], ...]
 DONOR_KINDS = ("same_value", "irrelevant", "wrong_value")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Side:
     """One side (clean or corrupt) of n prompts.
 
@@ -61,6 +61,11 @@ class Side:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        low, high = min(self.lengths), max(self.lengths)
+        tokens = f"{low}" if low == high else f"{low} to {high}"
+        return f"<{type(self).__name__}: {len(self)} prompts of {tokens} tokens, spans {', '.join(self.spans) or 'none'}>"
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -99,13 +104,14 @@ class Side:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Donors(Side):
     """Donor prompts, one per pair, token for token aligned with their pair.
 
     kind: "same_value", "irrelevant" or "wrong_value".
-    answers, wrong: for "wrong_value" what should follow the donor and what should not; () otherwise, where
-    the task's own answers apply.
+    answers, wrong: for "wrong_value" what should follow the donor, and what to set it against: the base's own
+    answer where it has one of its own, else the donor's wrong answer; the two never overlap. () for the other
+    kinds, where the task's own answers apply.
     """
 
     kind: str = ""
@@ -134,7 +140,7 @@ class Source(Protocol):
         """Other prompts of the same task, each aligned with one of the task's prompts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairTask:
     """n pairs of prompts with what should and should not follow the clean one.
 
@@ -173,6 +179,9 @@ class PairTask:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def __repr__(self) -> str:
+        return f"<PairTask {self.name}: {self.n} pairs, metric {self.metric}, hash {self.hash[:12]}>"
 
     def __hash__(self) -> int:
         return hash(self.hash)

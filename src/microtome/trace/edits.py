@@ -130,6 +130,12 @@ class Remove(BaseEdit):
 
     def __init__(self, site: str | Site, direction: Tensor) -> None:
         self._at(site)
+        if direction.dim() != 1:
+            raise EditError(
+                f"a direction of shape {tuple(direction.shape)}",
+                why="one direction is removed",
+                instead="pass [d], or one Remove per direction",
+            )
         _nonzero(direction, "direction")
         _set(self, direction=direction)
 
@@ -194,6 +200,7 @@ def per_row(edits: Edits, n: int) -> list[tuple[BaseEdit, list[int]]]:
     edits = list(edits)
     if not edits:
         return []
+    every: list[Any] = list(edits)
     nested = [isinstance(e, list | tuple) for e in edits]
     if not any(nested):
         for edit in edits:
@@ -203,8 +210,8 @@ def per_row(edits: Edits, n: int) -> list[tuple[BaseEdit, list[int]]]:
         raise EditError(f"{len(edits)} lists of edits for {n} prompts", why="edits are one list for all rows, or one list per row",
                         instead=f"give {n} lists (empty ones are allowed)")  # fmt: skip
     out: list[tuple[BaseEdit, list[int]]] = []
-    for row, several in enumerate(edits):
-        for edit in several:  # type: ignore[union-attr]
+    for row, several in enumerate(every):
+        for edit in several:
             _check(edit)
             out.append((edit, [row]))
     return out
@@ -248,8 +255,10 @@ def _steer(old: Tensor, edit: Steer) -> Tensor:
 
 def _project(old: Tensor, rows: Tensor, *, keep: bool) -> Tensor:
     _width(old, rows[0], None)
-    basis = torch.linalg.qr(rows.float().T).Q.to(old)
-    inside = (old @ basis) @ basis.T
+    rows = rows.to(old.device, torch.float64)
+    _, sizes, basis = torch.linalg.svd(rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-300), full_matrices=False)
+    basis = basis[sizes > 1e-6 * sizes[0]].to(old.dtype)  # rows that say the same twice span no more
+    inside = (old @ basis.T) @ basis
     return inside if keep else old - inside
 
 

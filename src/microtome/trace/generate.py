@@ -16,7 +16,7 @@ from microtome.sites import At, Site, expand_all
 from microtome.trace import seam
 from microtome.trace.edits import BaseEdit, Edits, Patch, per_row
 from microtome.trace.frame import Frame
-from microtome.trace.place import Placer
+from microtome.trace.place import Placer, moved
 from microtome.trace.run import (
     attention_for,
     check_limits,
@@ -102,7 +102,7 @@ def generate(
             why="positions end there",
             instead="ask for fewer tokens",
         )
-    loop = _Loop(binding, tokens, _scopes(binding, tokens, edits, when), cache and "cache" not in binding.limits)
+    loop = _Loop(binding, tokens, edits, when, cache and "cache" not in binding.limits)
     generator = None if seed is None else torch.Generator(device="cpu").manual_seed(seed)
     ends = _ends(binding) if stop else set()
     done = [False] * len(tokens)
@@ -125,14 +125,17 @@ def generate(
 
 
 class _Loop:
-    def __init__(self, binding: Binding, tokens: Tokens, scopes: list[_Scoped], cache: bool) -> None:
-        self.binding, self.tokens, self.scopes = binding, tokens, scopes
-        self.prompt = tokens
-        points = {(s.site.point, s.site.layer if isinstance(s.site.layer, int) else None) for s in scopes}
-        hows = {binding.tap(*point).how for point in points}
+    def __init__(
+        self, binding: Binding, tokens: Tokens, edits: Edits, when: When | None, cache: bool
+    ) -> None:
+        self.binding, self.tokens = binding, tokens
+        placed = per_row(edits, len(tokens))
+        sites = [s for edit, _ in placed for s in expand_all(edit.site, binding.facts)]
+        hows = {binding.tap(s.point, s.layer if isinstance(s.layer, int) else None).how for s in sites}
         self.attention = attention_for(binding, hows, None)
         self.numerics = numerics_of(binding, self.attention)
-        self.receipts = {s.number: Receipt(str(s.edit)) for s in scopes}
+        self.scopes = _scopes(self._placer(), placed, when)
+        self.receipts = {number: Receipt(str(edit)) for number, (edit, _) in enumerate(placed)}
         self.session = Session(binding, [], [], Frame(*tokens.ids.shape))
         self.kept = Tapping(self.session, keep=True) if cache else None
         self.read = 0
@@ -182,8 +185,7 @@ class _Loop:
             high = scope.high if scope.high is not None else length
             if high <= scope.low:
                 continue
-            site = replace(scope.site, at=At(scope.low, high))
-            edit = _moved(scope.edit, site)
+            edit = scope.edit if closed else moved(scope.edit, replace(scope.site, at=At(scope.low, high)))
             placed = self._placer().place(edit, [scope.row], self.receipts[scope.number])
             device = device_of(self.binding)
             for write in placed:
@@ -207,43 +209,36 @@ class _Loop:
         unfired(list(self.receipts.values()))
 
 
-def _moved(edit: BaseEdit, site: Site) -> BaseEdit:
-    """The same edit at another site (edits are frozen values, so a copy)."""
-    import copy
+def _scopes(
+    placer: Placer, placed: list[tuple[BaseEdit, list[int]]], when: When | None
+) -> list[_Scoped]:
+    """Each edit per site and row with its own positions.
 
-    out = copy.copy(edit)
-    object.__setattr__(out, "site", site)
-    return out
-
-
-def _scopes(binding: Binding, tokens: Tokens, edits: Edits, when: When | None) -> list[_Scoped]:
+    What lies on the prompt is resolved now: a source is read at its own @-1, not where the prompt's last token is.
+    """
     out = []
-    for number, (edit, rows) in enumerate(per_row(edits, len(tokens))):
-        for site in expand_all(edit.site, binding.facts):
+    tokens = placer.tokens
+    for number, (edit, rows) in enumerate(placed):
+        for site in expand_all(edit.site, placer.binding.facts):
             for place, row in enumerate(rows):
-                n = tokens.lengths[row]
+                if site.at is not None and when == "generated":
+                    raise EditError(f"{edit} names a position of the prompt", why='when="generated" acts on generated tokens only',
+                                    instead='when="prompt" or "both", or leave the position out')  # fmt: skip
                 one = _row_of(edit, site, place)
-                if site.at is not None:
-                    if when == "generated":
-                        raise EditError(f"{edit} names a position of the prompt", why='when="generated" acts on generated tokens only',
-                                        instead='when="prompt" or "both", or leave the position out')  # fmt: skip
-                    low, high = site.at.resolve(n, tokens.spans[row] if tokens.spans else None)
-                    out.append(_Scoped(one, number, row, site, low, high))
-                elif when == "prompt":
-                    out.append(_Scoped(one, number, row, site, 0, n))
+                if site.at is not None or when == "prompt":
+                    one, low, high = placer.resolve(one, site, row)
+                    out.append(_Scoped(one, number, row, one.site, low, high))
                 else:
-                    out.append(_Scoped(one, number, row, site, 0 if when == "both" else n, None))
+                    low = 0 if when == "both" else tokens.lengths[row]
+                    out.append(_Scoped(one, number, row, site, low, None))
     return out
 
 
 def _row_of(edit: BaseEdit, site: Site, place: int) -> BaseEdit:
     """A tensor patch over several prompts, cut to one of them."""
-    if not (isinstance(edit, Patch) and isinstance(edit.source, Tensor)):
-        return edit
-    source = edit.source[place : place + 1]
-    if site.at is not None and site.at.single:
-        source = source.unsqueeze(1)
-    return Patch(site, source)
+    if isinstance(edit, Patch) and isinstance(edit.source, Tensor):
+        return Patch(site, edit.source[place : place + 1])
+    return edit
 
 
 def _refuse(
@@ -288,7 +283,8 @@ def _result(
     for scope in loop.scopes:
         high = scope.high if scope.high is not None else len(sequences[scope.row])
         if high > scope.low:
-            resolved[scope.row].append(_moved(scope.edit, replace(scope.site, at=At(scope.low, high))))
+            grown = moved(scope.edit, replace(scope.site, at=At(scope.low, high)))
+            resolved[scope.row].append(scope.edit if scope.high is not None else grown)
     decode = (
         binding.tokenizer.decode if binding.tokenizer is not None else lambda ids: " ".join(map(str, ids))
     )

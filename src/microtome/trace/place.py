@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from microtome.errors import EditError
 from microtome.model.binding import Binding
 from microtome.model.tokens import Tokens
-from microtome.sites import Site, expand
+from microtome.sites import At, Site, expand
 from microtome.trace.edits import Ablate, BaseEdit, Patch, change
 from microtome.trace.session import Receipt, Write
 
@@ -43,7 +44,9 @@ def places(site: Site, tokens: Tokens, rows: list[int]) -> Places:
     SiteError: a position or span that a prompt does not have.
     """
     lengths, starts = tokens.lengths, tokens.starts
-    r, own, counts = [], [], []
+    r: list[int] = []
+    own: list[int] = []
+    counts: list[int] = []
     for row in rows:
         low, high = 0, lengths[row]
         if site.at is not None:
@@ -54,6 +57,13 @@ def places(site: Site, tokens: Tokens, rows: list[int]) -> Places:
     rows_t, own_t = torch.tensor(r, dtype=torch.long), torch.tensor(own, dtype=torch.long)
     shift = torch.tensor(starts, dtype=torch.long)[rows_t] if len(r) else own_t
     return Places(rows_t, own_t + shift, own_t, tuple(counts), site.at is not None and site.at.single)
+
+
+def moved(edit: BaseEdit, site: Site) -> BaseEdit:
+    """The same edit at another site (edits are frozen values, so a copy)."""
+    out = copy.copy(edit)
+    object.__setattr__(out, "site", site)
+    return out
 
 
 @dataclass
@@ -84,6 +94,32 @@ class Placer:
             )
         return [self._write(edit, site, rows, receipt) for site in sites]
 
+    def resolve(self, edit: BaseEdit, site: Site, row: int) -> tuple[BaseEdit, int, int]:
+        """An edit of one row that no longer depends on lengths or spans: own positions as numbers, sources as tensors.
+
+        Returns (the edit, first own position, last + 1).
+        """
+        where = places(site, self.tokens, [row])
+        low, high = int(where.own[0]), int(where.own[-1]) + 1
+        there = replace(site, at=At(low, high))
+        keys = None
+        if site.source is not None:
+            spans = self.tokens.spans[row] if self.tokens.spans else None
+            keys = site.source.resolve(self.tokens.lengths[row], spans)
+            single = site.source.single
+            there = replace(there, source=At(keys[0], single=True) if single else At(*keys))
+        values = self._values(edit, site, where, [row])
+        if values is None:
+            return moved(edit, there), low, high
+        if keys is not None:
+            if not isinstance(getattr(edit, "source", None), Tensor):
+                values = values[..., keys[0] : keys[1]]
+            values = values[..., 0] if there.source is not None and there.source.single else values
+        values = values[None]
+        if site.row is not None and site.row.square and not site.unit:
+            values = values.transpose(1, 2)
+        return Patch(there, values), low, high
+
     def _write(self, edit: BaseEdit, site: Site, rows: list[int], receipt: Receipt) -> Write:
         where = places(site, self.tokens, rows)
         layer = site.layer if isinstance(site.layer, int) else None
@@ -91,9 +127,10 @@ class Placer:
         if isinstance(site.index, int):
             index = torch.full_like(where.rows, site.index)
         values = self._values(edit, site, where, rows)
-        fn = self._function(edit, values)
-        if site.source is not None or (site.row is not None and site.row.square):
-            fn = self._keys_only(fn, site, where)
+        if site.row is not None and site.row.square:
+            fn = self._on_keys(edit, site, where, values)
+        else:
+            fn = self._function(edit, values)
         return Write(site.point, layer, where.rows, where.cols, index, fn, receipt)
 
     def _function(self, edit: BaseEdit, values: Tensor | None) -> Callable[[Tensor, Tensor | None], Tensor]:
@@ -104,9 +141,8 @@ class Placer:
         def put(old: Tensor, keep: Tensor | None) -> Tensor:
             new = values if keep is None else values[keep]
             if new.shape != old.shape:
-                raise EditError(f"{edit}: the source has shape {tuple(new.shape[1:])}", why=f"the site has {tuple(old.shape[1:])}",
-                                instead="give a source of exactly the site's shape")  # fmt: skip
-            return new.to(old)
+                raise _shape(edit, new, old)
+            return _same_dtype(edit, new, old)
 
         return put
 
@@ -125,7 +161,8 @@ class Placer:
         n = len(trace.tokens)
         found = places(site, trace.tokens, list(range(n)))
         counts = set(found.per_row) | set(where.per_row)
-        if len(counts) != 1:
+        square = site.row is not None and site.row.square
+        if len(counts) != 1 or (square and len(set(trace.tokens.lengths)) != 1):
             raise EditError(
                 f"{edit}: reference and edited prompts do not align",
                 why=f"the site covers {sorted(counts)} positions in different prompts",
@@ -137,28 +174,80 @@ class Placer:
         if edit.by == "mean":
             chosen = values.mean(0, keepdim=True).expand(len(rows), -1, -1)
         else:
-            chosen = values[torch.from_numpy(np.random.default_rng(edit.seed).integers(n, size=len(rows)))]
+            # one draw per prompt of the batch, so that a prompt's draw does not depend on which others are edited
+            draws = np.random.default_rng(edit.seed).integers(n, size=len(self.tokens))
+            chosen = values[torch.from_numpy(draws[rows])]
         return chosen.reshape(shape)
 
-    def _keys_only(
-        self, fn: Callable[[Tensor, Tensor | None], Tensor], site: Site, where: Places
+    def _on_keys(
+        self, edit: BaseEdit, site: Site, where: Places, values: Tensor | None
     ) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """Restrict a change of pattern or scores to the named key positions."""
-        if site.source is None:
-            return fn
-        keys = Site(site.point, site.layer, at=site.source)
-        spans = {row: places(keys, self.tokens, [row]).cols for row in sorted(set(where.rows.tolist()))}
+        """A change of scores or pattern at the named keys, or at all of the prompt's own.
 
-        def masked(old: Tensor, keep: Tensor | None) -> Tensor:
-            rows = where.rows if keep is None else where.rows[keep]
-            mask = torch.zeros((old.shape[0], old.shape[-1]), dtype=torch.bool, device=old.device)
-            for place, row in enumerate(rows.tolist()):
-                cols = spans[row]
-                mask[place, cols[cols < old.shape[-1]]] = True
-            mask = mask if old.dim() == 2 else mask[:, None, :]
-            return torch.where(mask, fn(old, keep), old)
+        The key axis of a running tensor counts columns. The edit sees own keys only, as in a run without padding;
+        `values` are indexed by own key.
+        """
+        keys = Site(site.point, site.layer, at=site.source or At())
+        found = {row: places(keys, self.tokens, [row]) for row in sorted(set(where.rows.tolist()))}
+        plain = change(edit) if values is None else None
 
-        return masked
+        def on_keys(old: Tensor, keep: Tensor | None) -> Tensor:
+            out = old.clone()
+            which = torch.arange(len(where.rows)) if keep is None else keep.cpu()
+            rows = where.rows[which]
+            for row in sorted(set(rows.tolist())):
+                mine = (rows == row).nonzero()[:, 0].to(old.device)
+                here = found[row].cols < old.shape[-1]
+                cols, own = found[row].cols[here].to(old.device), found[row].own[here]
+                part = old[mine][..., cols]
+                if plain is not None:
+                    new = plain(part)
+                else:
+                    assert values is not None
+                    if values.shape[-1] > old.shape[-1]:
+                        raise _shape(edit, values, old)
+                    queries = where.own[which[mine.cpu()]]
+                    new = _keys_of(edit, values[which[mine.cpu()]], part, own, queries, narrowed=site.source is not None)
+                block = out[mine]
+                block[..., cols] = new.to(block.dtype)
+                out[mine] = block
+            return out
+
+        return on_keys
+
+
+def _keys_of(edit: BaseEdit, values: Tensor, old: Tensor, own: Tensor, queries: Tensor, *, narrowed: bool) -> Tensor:
+    """Source values at some own keys; keys that the source lacks stay, where they lie after every query (and so are masked).
+
+    Shapes: values [pair, ..., own key, or the named keys only] -> like old [pair, ..., key].
+    """
+    size = values.shape[-1]
+    if narrowed and isinstance(getattr(edit, "source", None), Tensor):
+        if values.shape != old.shape:
+            raise _shape(edit, values, old)
+        return _same_dtype(edit, values, old)
+    if values.shape[:-1] != old.shape[:-1] or (size < int(own.max()) + 1 and size <= int(queries.max())):
+        raise _shape(edit, values, old)
+    shared = own < size
+    new = old.clone()
+    taken = values[..., own[shared].to(values.device)]
+    if bool(torch.isnan(taken).any()):
+        raise _shape(edit, values, old)
+    new[..., shared.to(old.device)] = _same_dtype(edit, taken, old)
+    return new
+
+
+def _shape(edit: BaseEdit, new: Tensor, old: Tensor) -> EditError:
+    return EditError(f"{edit}: the source has shape {tuple(new.shape[1:])}", why=f"the site has {tuple(old.shape[1:])}",
+                     instead="give a source of exactly the site's shape")  # fmt: skip
+
+
+def _same_dtype(edit: BaseEdit, new: Tensor, old: Tensor) -> Tensor:
+    """Refuse a tensor of another float type: it was computed with other rounding."""
+    if isinstance(getattr(edit, "source", None), Tensor) and new.dtype != old.dtype:
+        raise EditError(f"{edit}: the source is {str(new.dtype).removeprefix('torch.')}", why=f"the site is {str(old.dtype).removeprefix('torch.')}",
+                        instead="run the source in the same dtype, or convert the tensor yourself")  # fmt: skip
+    return new.to(old)
 
 
 def _flat(source: Tensor, edit: BaseEdit, where: Places, rows: list[int]) -> Tensor:
@@ -176,4 +265,6 @@ def _flat(source: Tensor, edit: BaseEdit, where: Places, rows: list[int]) -> Ten
         )  # fmt: skip
     if whole_square and not where.single:
         source = source.transpose(1, 2)
+    if edit.site.source is not None and edit.site.source.single:
+        source = source.unsqueeze(-1)
     return source.reshape(len(where.rows), *source.shape[len(lead) :])

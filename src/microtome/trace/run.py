@@ -41,9 +41,9 @@ def check_runnable(binding: Binding) -> None:
     ------
     ModelError: the module is in training mode.
     """
-    if binding.hf.training:
+    if any(m.training for m in binding.hf.modules()):
         raise ModelError(
-            "the module is in training mode",
+            "the module, or a part of it, is in training mode",
             why="dropout would make every run random",
             instead="call module.eval() first",
         )
@@ -94,9 +94,16 @@ def attention_for(binding: Binding, hows: set[str], asked: str | None) -> str | 
 
     Raises
     ------
-    ModelError: `asked` is not one that the seam can read.
+    ModelError: `asked` is not one that the seam can read, or that this family has.
     """
-    base = asked or seam.base_implementation(binding.hf)
+    own = seam.base_implementation(binding.hf)
+    if asked == "sdpa" and own != "sdpa" and not getattr(binding.hf, "_supports_sdpa", False):
+        raise ModelError(
+            f"{type(binding.hf).__name__} has no sdpa attention",
+            why="the kernel would leave out a part of this family's attention",
+            instead='attention="eager", or leave attention out',
+        )
+    base = asked or own
     registry = any(s.registry for s in binding.slots)
     if hows & _NEEDS_EAGER:
         return seam.tapped("eager") if registry else "eager"
@@ -282,13 +289,10 @@ def _stop_at(binding: Binding, points: list[tuple[str, int | None]]) -> str | No
     for point, layer in points:
         if layer is None and point not in ("tok_embed", "pos_embed", "embed"):
             return None
-        last = max(last, 0 if layer is None else layer if point != "resid_pre" else layer)
+        if layer is not None:
+            last = max(last, layer - 1 if point == "resid_pre" else layer)
     following = last + 1
-    if not points:
-        return binding.slots[0].path
-    return (
-        binding.slots[following].path if following < len(binding.slots) else binding.end
-    )
+    return binding.slots[following].path if following < len(binding.slots) else binding.end
 
 
 def refuse_nan(trace: Trace, binding: Binding) -> None:
@@ -300,8 +304,9 @@ def refuse_nan(trace: Trace, binding: Binding) -> None:
     """
     bad = trace.raw_logits is not None and not bool(torch.isfinite(_own(trace.raw_logits, trace)).all())
     for key, read in trace.reads.items():
-        if read.value is not None and key[0] != "scores" and read.rows is None:
-            bad = bad or bool(torch.isnan(_own(read.value, trace)).any())
+        if read.value is not None and key[0] != "scores":
+            own = _own(read.value, trace) if read.rows is None else read.value
+            bad = bad or not bool(torch.isfinite(own).all())
     if not bad:
         return
     layers = [f"L{i}.resid_post" for i in range(len(binding.slots))]

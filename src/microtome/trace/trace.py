@@ -100,7 +100,19 @@ class Trace:
         if tuple(n for n in mine.per_row) != tuple(n for n in where.per_row if n):
             raise EditError(f"{site}: source and edited prompts do not align", why=f"positions per prompt: {mine.per_row} against {where.per_row}",
                             instead="use prompts of equal length, or a position or span that both have")  # fmt: skip
-        return self._gather(self._single(site), mine.rows, mine.cols)
+        values = self._gather(self._single(site), mine.rows, mine.cols)
+        return self._own_keys(values, mine.rows) if site.row is not None and site.row.square else values
+
+    def _own_keys(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Key columns as own positions, NaN past a prompt's end. Shapes: [pair, ..., key column] -> [pair, ..., own key]."""
+        if not self.tokens.padded:
+            return values
+        starts, lengths = torch.tensor(self.tokens.starts)[rows], torch.tensor(self.tokens.lengths)[rows]
+        own = torch.arange(values.shape[-1])
+        cols = (own + starts[:, None]).clamp_max(values.shape[-1] - 1).to(values.device)
+        shape = (len(rows), *[1] * (values.dim() - 2), values.shape[-1])
+        out = values.gather(-1, cols.view(shape).expand_as(values))
+        return out.masked_fill((own >= lengths[:, None]).to(values.device).view(shape), float("nan"))
 
     def check_numerics(self, numerics: Mapping[str, str], what: str) -> None:
         """Refuse to mix kernels or dtypes.

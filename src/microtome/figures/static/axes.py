@@ -22,7 +22,11 @@ class Axis:
         words = [v for v in values if isinstance(v, str)]
         self.categories = {w: i for i, w in enumerate(dict.fromkeys(map(str, values)))} if words else {}
         if made.type not in (None, "-", "linear", "log", "category"):
-            raise ResultError(f"no static picture of a {made.type} axis", why="the renderer is small", instead="figure().show()")
+            raise ResultError(
+                f"no static picture of a {made.type} axis",
+                why="the renderer is small",
+                instead="figure().show()",
+            )
         self.low, self.high = self._range(values)
 
     def _range(self, values: list[Any]) -> tuple[float, float]:
@@ -63,12 +67,19 @@ class Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """Places in pixels and texts (as Plotly's label text) within the range."""
         if self.made.tickvals is not None:
-            texts = self.made.ticktext if self.made.ticktext is not None else [f"{v:g}" for v in self.made.tickvals]
+            texts = (
+                self.made.ticktext
+                if self.made.ticktext is not None
+                else [f"{v:g}" for v in self.made.tickvals]
+            )
             found = [(self.number(v), str(t)) for v, t in zip(self.made.tickvals, texts, strict=False)]
         elif self.categories:
             found = [(float(i), w) for w, i in self.categories.items()]
         elif self.log:
-            found = [(float(e), f"{10.0**e:g}") for e in range(math.ceil(min(self.low, self.high)), math.floor(max(self.low, self.high)) + 1)]
+            found = [
+                (float(e), f"{10.0**e:g}")
+                for e in range(math.ceil(min(self.low, self.high)), math.floor(max(self.low, self.high)) + 1)
+            ]
         else:
             found = nice(self.low, self.high, int(self.made.nticks or 7))
         low, high = sorted((self.low, self.high))
@@ -86,4 +97,6 @@ def nice(low: float, high: float, most: int) -> list[tuple[float, str]]:
     step = next(s * scale for s in (1, 2, 5, 10) if s * scale >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     count = int(math.floor(high / step + 1e-9)) - first + 1
-    return [((first + i) * step, f"{round((first + i) * step, 12):g}".replace("-", "−")) for i in range(count)]
+    return [
+        ((first + i) * step, f"{round((first + i) * step, 12):g}".replace("-", "−")) for i in range(count)
+    ]

@@ -6,6 +6,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _RGB = re.compile(r"rgba?\(\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*([\d.]+)\s*(?:,\s*([\d.]+)\s*)?\)")
@@ -48,7 +49,7 @@ class Pen:
         self.theme = dict(theme or {})
         self.parts: list[str] = []
 
-    def paint(self, name: str, colour: object, opacity: float = 1.0) -> dict[str, object]:
+    def paint(self, name: str, colour: object, opacity: float = 1.0) -> dict[str, Any]:
         """Attributes for a fill or stroke; rgba() becomes a colour and an opacity."""
         text = str(colour) if colour is not None else "none"
         text = self.theme.get(text, text)
@@ -56,7 +57,7 @@ class Pen:
         if found:
             opacity *= float(found[4]) if found[4] else 1.0
             text = "#" + "".join(f"{round(float(found[i])):02x}" for i in (1, 2, 3))
-        made: dict[str, object] = {name: text}
+        made: dict[str, Any] = {name: text}
         if opacity < 1:
             made[f"{name}-opacity"] = round(opacity, 3)
         return made
@@ -76,15 +77,31 @@ class Pen:
     @staticmethod
     def text_of(name: str, content: str | None = None, **attributes: object) -> str:
         """The element as text; `content` is taken as it is and must be clean."""
-        given = "".join(f' {key.replace("_", "-")}="{clean(_short(v))}"' for key, v in attributes.items() if v is not None)
+        given = "".join(
+            f' {key.replace("_", "-")}="{clean(_short(v))}"' for key, v in attributes.items() if v is not None
+        )
         return f"<{name}{given}/>" if content is None else f"<{name}{given}>{content}</{name}>"
 
     def rect(self, box: tuple[float, float, float, float], fill: object, opacity: float = 1.0) -> None:
         """A filled rectangle (x0, y0, x1, y1) in pixels."""
         x0, y0, x1, y1 = box
-        self.element("rect", x=min(x0, x1), y=min(y0, y1), width=abs(x1 - x0), height=abs(y1 - y0), **self.paint("fill", fill, opacity))
+        self.element(
+            "rect",
+            x=min(x0, x1),
+            y=min(y0, y1),
+            width=abs(x1 - x0),
+            height=abs(y1 - y0),
+            **self.paint("fill", fill, opacity),
+        )
 
-    def path(self, points: Sequence[tuple[float, float]], stroke: object, width: float, dash: str | None = None, opacity: float = 1.0) -> None:
+    def path(
+        self,
+        points: Sequence[tuple[float, float]],
+        stroke: object,
+        width: float,
+        dash: str | None = None,
+        opacity: float = 1.0,
+    ) -> None:
         """A line through points; ones that are not finite break it."""
         steps, fresh = [], True
         for x, y in points:
@@ -95,7 +112,14 @@ class Pen:
             fresh = False
         if steps:
             dashes = _DASHES.get(dash or "", dash if dash and dash[0].isdigit() else None)
-            self.element("path", d="".join(steps), fill="none", stroke_width=width, stroke_dasharray=dashes, **self.paint("stroke", stroke, opacity))
+            self.element(
+                "path",
+                d="".join(steps),
+                fill="none",
+                stroke_width=width,
+                stroke_dasharray=dashes,
+                **self.paint("stroke", stroke, opacity),
+            )
 
     def area(self, points: Sequence[tuple[float, float]], fill: object, opacity: float = 1.0) -> None:
         """A filled outline."""

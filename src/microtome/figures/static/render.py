@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ResultError
 from ..colours import GRID, INK
 from .axes import Axis
+from .node import Node
 from .pen import Pen, lines_of, width_of
 from .traces import DRAW, Place, values_of
 
@@ -31,15 +32,25 @@ def static_svg(figure: go.Figure, *, width: int = 560, theme: Mapping[str, str] 
     Raises ResultError for traces or axes that the renderer does not know.
     """
     if not hasattr(figure, "layout") or not hasattr(figure, "data"):
-        raise ResultError(f"no static picture of a {type(figure).__name__}", why="it is no Plotly figure", instead="use frame()")
-    for trace in figure.data:
+        raise ResultError(
+            f"no static picture of a {type(figure).__name__}",
+            why="it is no Plotly figure",
+            instead="use frame()",
+        )
+    given = Node(figure.to_plotly_json())
+    traces = given.data or []
+    for trace in traces:
         if trace.type not in DRAW:
-            raise ResultError(f"no static picture of a {trace.type} trace", why=f"the renderer knows {', '.join(DRAW)}", instead="figure().show()")
+            raise ResultError(
+                f"no static picture of a {trace.type} trace",
+                why=f"the renderer knows {', '.join(DRAW)}",
+                instead="figure().show()",
+            )
     colours = dict(theme or {})
     paper = colours.pop(PAPER, "#ffffff")
     pen = Pen(colours)
-    page = _Page(figure, float(width))
-    title = " ".join(line for line, _ in lines_of(figure.layout.title.text or "")) or "figure"
+    page = _Page(given, traces, float(width))
+    title = " ".join(line for line, _ in lines_of(given.layout.title.text or "")) or "figure"
     pen.open("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width} {page.height:g}", width=width, height=page.height, role="img",
              aria_label=title, font_family=FONT)  # fmt: skip
     if paper != "none":
@@ -47,40 +58,48 @@ def static_svg(figure: go.Figure, *, width: int = 560, theme: Mapping[str, str] 
     places = page.places()
     for place in places.values():
         _grid(pen, place)
-    for shape in figure.layout.shapes:
+    for shape in given.layout.shapes or []:
         _shape(pen, page, places, shape)
-    for number, trace in enumerate(figure.data):
+    for number, trace in enumerate(traces):
         DRAW[trace.type](pen, places[trace.xaxis or "x", trace.yaxis or "y"], trace, number)
     for place in places.values():
         _labels(pen, place)
-    for note in figure.layout.annotations:
+    for note in given.layout.annotations or []:
         _note(pen, page, places, note)
-    if figure.layout.title.text:
-        pad = figure.layout.title.pad
-        pen.label((pad.l or 8, pad.t or 10), figure.layout.title.text, size=figure.layout.title.font.size or 14, colour=INK)
+    if given.layout.title.text:
+        _title(pen, given.layout.title)
     pen.close("svg")
     return pen.svg()
+
+
+def _title(pen: Pen, title: Any) -> None:
+    """Where Plotly puts it: a single line hangs below `pad.t`, the first of several stands on it."""
+    size, top = float(title.font.size or 14), float(_or(title.pad.t, 12))
+    single = len(lines_of(title.text)) == 1
+    pen.label((_or(title.pad.l, 8), top - (0.3 if single else 1.0) * size), title.text, size=size, colour=INK)
 
 
 class _Page:
     """The figure's size, margins and panels."""
 
-    def __init__(self, figure: Any, width: float) -> None:
+    def __init__(self, figure: Any, traces: list[Any], width: float) -> None:
         margin = figure.layout.margin
-        self.figure, self.width = figure, width
+        self.figure, self.traces, self.width = figure, traces, width
         self.height = float(figure.layout.height or 450)
         self.left, self.right = float(_or(margin.l, 60)), width - float(_or(margin.r, 20))
         self.top, self.bottom = float(_or(margin.t, 60)), self.height - float(_or(margin.b, 50))
 
     def places(self) -> dict[tuple[str, str], Place]:
         """The panels by the names of their axes, in order of first use."""
-        pairs = dict.fromkeys((t.xaxis or "x", t.yaxis or "y") for t in self.figure.data)
+        pairs = dict.fromkeys((t.xaxis or "x", t.yaxis or "y") for t in self.traces)
         made = {}
         for x, y in pairs:
-            own = [t for t in self.figure.data if (t.xaxis or "x", t.yaxis or "y") == (x, y)]
+            own = [t for t in self.traces if (t.xaxis or "x", t.yaxis or "y") == (x, y)]
             xa, ya = self.figure.layout["xaxis" + x[1:]], self.figure.layout["yaxis" + y[1:]]
             across, up = xa.domain or (0, 1), ya.domain or (0, 1)
-            xs = Axis(xa, x, (v for t in own for v in values_of(t, "x")), self._x(across[0]), self._x(across[1]))
+            xs = Axis(
+                xa, x, (v for t in own for v in values_of(t, "x")), self._x(across[0]), self._x(across[1])
+            )
             ys = Axis(ya, y, (v for t in own for v in values_of(t, "y")), self._y(up[0]), self._y(up[1]))
             made[x, y] = Place(xs, ys)
         return made
@@ -97,7 +116,9 @@ class _Page:
         if ref == "paper":
             return share(float(value))
         name, _, domain = ref.partition(" ")
-        axis = next((p.x if across else p.y for pair, p in places.items() if pair[0 if across else 1] == name), None)
+        axis = next(
+            (p.x if across else p.y for pair, p in places.items() if pair[0 if across else 1] == name), None
+        )
         if axis is None:
             return share(float(value))
         return axis.start + float(value) * (axis.stop - axis.start) if domain else axis.pixel(value)
@@ -108,7 +129,11 @@ def _grid(pen: Pen, place: Place) -> None:
         if axis.made.showgrid is False:
             continue
         for at, _ in axis.ticks():
-            ends = [(at, other.start), (at, other.stop)] if axis is place.x else [(other.start, at), (other.stop, at)]
+            ends = (
+                [(at, other.start), (at, other.stop)]
+                if axis is place.x
+                else [(other.start, at), (other.stop, at)]
+            )
             pen.path(ends, axis.made.gridcolor or GRID, 1)
 
 
@@ -123,13 +148,21 @@ def _label_x(pen: Pen, place: Place) -> None:
     floor, deepest = place.y.start, 0.0
     for at, text in ticks:
         if made.tickangle:
-            pen.label((at + 0.35 * size, floor + 5), text, size=size, colour=INK, anchor="end", turn=-90, down=False)
+            pen.label(
+                (at + 0.35 * size, floor + 5), text, size=size, colour=INK, anchor="end", turn=-90, down=False
+            )
             deepest = max(deepest, width_of(lines_of(text)[0][0], size) + 8)
         else:
             pen.label((at, floor + 4), text, size=size, colour=INK, anchor="middle")
             deepest = max(deepest, 6 + 1.3 * size * len(lines_of(text)))
     if made.title.text:
-        pen.label(((place.x.start + place.x.stop) / 2, floor + deepest + 4), made.title.text, size=12, colour=INK, anchor="middle")
+        pen.label(
+            ((place.x.start + place.x.stop) / 2, floor + deepest + 4),
+            made.title.text,
+            size=12,
+            colour=INK,
+            anchor="middle",
+        )
 
 
 def _label_y(pen: Pen, place: Place) -> None:
@@ -141,7 +174,15 @@ def _label_y(pen: Pen, place: Place) -> None:
         widest = max(widest, width_of(lines_of(text)[0][0], size))
     if made.title.text:
         at = max(12.0, place.x.start - widest - 14)
-        pen.label((at, (place.y.start + place.y.stop) / 2), made.title.text, size=12, colour=INK, anchor="middle", turn=-90, down=False)
+        pen.label(
+            (at, (place.y.start + place.y.stop) / 2),
+            made.title.text,
+            size=12,
+            colour=INK,
+            anchor="middle",
+            turn=-90,
+            down=False,
+        )
 
 
 def _shape(pen: Pen, page: _Page, places: Mapping[tuple[str, str], Place], shape: Any) -> None:
@@ -149,11 +190,21 @@ def _shape(pen: Pen, page: _Page, places: Mapping[tuple[str, str], Place], shape
     y0, y1 = (page.at(shape.yref or "paper", v, places, across=False) for v in (shape.y0, shape.y1))
     opacity = float(_or(shape.opacity, 1.0))
     if shape.type == "line":
-        pen.path([(x0, y0), (x1, y1)], shape.line.color or INK, float(_or(shape.line.width, 1)), shape.line.dash, opacity)
+        pen.path(
+            [(x0, y0), (x1, y1)],
+            shape.line.color or INK,
+            float(_or(shape.line.width, 1)),
+            shape.line.dash,
+            opacity,
+        )
     elif shape.type == "rect":
         pen.rect((x0, y0, x1, y1), shape.fillcolor or "none", opacity)
     else:
-        raise ResultError(f"no static picture of a {shape.type} shape", why="the renderer knows lines and rectangles", instead="figure().show()")
+        raise ResultError(
+            f"no static picture of a {shape.type} shape",
+            why="the renderer knows lines and rectangles",
+            instead="figure().show()",
+        )
 
 
 def _note(pen: Pen, page: _Page, places: Mapping[tuple[str, str], Place], note: Any) -> None:
@@ -170,5 +221,3 @@ def _note(pen: Pen, page: _Page, places: Mapping[tuple[str, str], Place], note: 
 
 def _or(value: Any, default: float) -> Any:
     return default if value is None else value
-
-

@@ -62,7 +62,13 @@ def _heatmap(pen: Pen, place: Place, trace: Any, _number: int) -> None:
             box = (x0 + gap_x - spill, y0 + gap_y - spill, x1 - gap_x + spill, y1 - gap_y + spill)
             pen.rect(box, colour_at(scale, (z[r, c] - low) / ((high - low) or 1.0)))
             if trace.texttemplate and trace.text is not None and trace.text[r][c]:
-                pen.label(((x0 + x1) / 2, (y0 + y1) / 2 - 6), trace.text[r][c], size=10, colour=on(z[r, c], max(abs(low), abs(high))), anchor="middle")
+                pen.label(
+                    ((x0 + x1) / 2, (y0 + y1) / 2 - 6),
+                    trace.text[r][c],
+                    size=10,
+                    colour=on(z[r, c], max(abs(low), abs(high))),
+                    anchor="middle",
+                )
 
 
 def colour_at(scale: Any, share: float) -> str:
@@ -92,16 +98,23 @@ def _bar(pen: Pen, place: Place, trace: Any, number: int) -> None:
 
 
 def _scatter(pen: Pen, place: Place, trace: Any, number: int) -> None:
-    points = list(zip(place.x.pixels(values_of(trace, "x")), place.y.pixels(values_of(trace, "y")), strict=True))
+    points = list(
+        zip(place.x.pixels(values_of(trace, "x")), place.y.pixels(values_of(trace, "y")), strict=True)
+    )
     mode = trace.mode or "lines+markers"
     own = series(number)[0]
-    line, opacity = trace.line.color or (trace.marker.color if isinstance(trace.marker.color, str) else None) or own, float(trace.opacity or 1.0)
+    line, opacity = (
+        trace.line.color or (trace.marker.color if isinstance(trace.marker.color, str) else None) or own,
+        float(trace.opacity or 1.0),
+    )
     width = float(trace.line.width if trace.line.width is not None else 2)
     _into(pen, place)
     if trace.fill == "toself":
         pen.area([(x - place.x.start, y - place.y.stop) for x, y in points], trace.fillcolor or line, opacity)
     if "lines" in mode and width > 0:
-        pen.path([(x - place.x.start, y - place.y.stop) for x, y in points], line, width, trace.line.dash, opacity)
+        pen.path(
+            [(x - place.x.start, y - place.y.stop) for x, y in points], line, width, trace.line.dash, opacity
+        )
     pen.close("svg")
     _errors(pen, place, trace, points)
     if "markers" in mode:
@@ -110,14 +123,28 @@ def _scatter(pen: Pen, place: Place, trace: Any, number: int) -> None:
                 _mark(pen, trace.marker, i, (x, y), own, opacity)
     if "text" in mode and trace.text is not None:
         size = float(trace.textfont.size or 11)
-        for (x, y), text in zip(points, trace.text, strict=False):
+        for i, ((x, y), text) in enumerate(zip(points, trace.text, strict=False)):
             if text and math.isfinite(x) and math.isfinite(y):
-                pen.label((x, y - 5), text, size=size, colour=trace.textfont.color or INK, anchor="middle", down=False)
+                _name(pen, trace, i, (x, y), text, size)
+
+
+def _name(pen: Pen, trace: Any, i: int, at: tuple[float, float], text: str, size: float) -> None:
+    up, _, side = str(_each(trace.textposition, i) or "top center").partition(" ")
+    x = at[0] + {"left": -6, "right": 6}.get(side, 0)
+    y = at[1] + {"top": -1.9, "bottom": 0.4}.get(up, -0.65) * size
+    anchor = {"left": "end", "right": "start"}.get(side, "middle")
+    pen.label((x, y), text, size=size, colour=trace.textfont.color or INK, anchor=anchor)
 
 
 def _into(pen: Pen, place: Place) -> None:
     """A nested svg cuts off what lies outside the panel, without an id that could clash in a page."""
-    pen.open("svg", x=place.x.start, y=place.y.stop, width=place.x.stop - place.x.start, height=place.y.start - place.y.stop)
+    pen.open(
+        "svg",
+        x=place.x.start,
+        y=place.y.stop,
+        width=place.x.stop - place.x.start,
+        height=place.y.start - place.y.stop,
+    )
 
 
 def _errors(pen: Pen, place: Place, trace: Any, points: list[tuple[float, float]]) -> None:
@@ -133,9 +160,27 @@ def _errors(pen: Pen, place: Place, trace: Any, points: list[tuple[float, float]
                 continue
             low, high = axis.pixel(value - down), axis.pixel(value + up)
             if name == "error_x":
-                steps = [(low, y - cap), (low, y + cap), (math.nan, 0), (low, y), (high, y), (math.nan, 0), (high, y - cap), (high, y + cap)]
+                steps = [
+                    (low, y - cap),
+                    (low, y + cap),
+                    (math.nan, 0),
+                    (low, y),
+                    (high, y),
+                    (math.nan, 0),
+                    (high, y - cap),
+                    (high, y + cap),
+                ]
             else:
-                steps = [(x - cap, low), (x + cap, low), (math.nan, 0), (x, low), (x, high), (math.nan, 0), (x - cap, high), (x + cap, high)]
+                steps = [
+                    (x - cap, low),
+                    (x + cap, low),
+                    (math.nan, 0),
+                    (x, low),
+                    (x, high),
+                    (math.nan, 0),
+                    (x - cap, high),
+                    (x + cap, high),
+                ]
             pen.path(steps, colour, width)
 
 
@@ -146,18 +191,20 @@ def _mark(pen: Pen, marker: Any, i: int, at: tuple[float, float], own: str, opac
     opacity *= float(_each(marker.opacity, i) if marker.opacity is not None else 1.0)
     edge, width = _each(marker.line.color, i), float(_each(marker.line.width, i) or 0)
     (x, y), r = at, radius
-    stroke = {**pen.paint("stroke", edge), "stroke_width": width} if edge and width else {}
+    stroke: dict[str, Any] = {**pen.paint("stroke", edge), "stroke_width": width} if edge and width else {}
     if symbol in _OUTLINES:
         shape = " ".join(f"{x + r * dx:.1f},{y + r * dy:.1f}" for dx, dy in _OUTLINES[symbol])
         pen.element("polygon", points=shape, **pen.paint("fill", colour, opacity), **stroke)
-    elif symbol.startswith("x") or symbol.startswith("cross"):
+    elif symbol.startswith(("x", "cross")):
         d = 0.9 * r
         lines = [(x - d, y - d), (x + d, y + d), (math.nan, 0), (x - d, y + d), (x + d, y - d)]
         if symbol.startswith("cross"):
             lines = [(x - r, y), (x + r, y), (math.nan, 0), (x, y - r), (x, y + r)]
         pen.path(lines, colour, max(width, 1.0) if "thin" in symbol else 2.2, None, opacity)
     elif symbol.endswith("-open"):
-        pen.element("circle", cx=x, cy=y, r=r, fill="none", stroke_width=1.5, **pen.paint("stroke", colour, opacity))
+        pen.element(
+            "circle", cx=x, cy=y, r=r, fill="none", stroke_width=1.5, **pen.paint("stroke", colour, opacity)
+        )
     else:
         pen.element("circle", cx=x, cy=y, r=r, **pen.paint("fill", colour, opacity), **stroke)
 
@@ -176,4 +223,8 @@ def _each(value: Any, i: int) -> Any:
     return value[i]
 
 
-DRAW: dict[str, Callable[[Pen, Place, Any, int], None]] = {"heatmap": _heatmap, "bar": _bar, "scatter": _scatter}
+DRAW: dict[str, Callable[[Pen, Place, Any, int], None]] = {
+    "heatmap": _heatmap,
+    "bar": _bar,
+    "scatter": _scatter,
+}

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ResultError
 from .behaviour import spread
-from .colours import MUTED, SERIES, series
+from .colours import GLYPHS, MUTED, SERIES, series
 from .panels import Picture
 from .rows import NAN, Row, draw_bars, draw_row_key
 from .sheet import Panel, Sheet, axis
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from ..results.result import Result
 
-FAMILIES = {"matched": "random sets with as many parts of each kind, as deep", "top_pool": "random sets from the strongest parts"}
+FAMILIES = {
+    "matched": "random sets with as many parts of each kind, as deep",
+    "top_pool": "random sets from the strongest parts",
+}
 HEIGHT = 230
 
 
@@ -75,10 +78,9 @@ def _strips(sheet: Sheet, nulls: pd.DataFrame | None, held: Row | None, span: tu
     if nulls is not None:
         for family in dict.fromkeys(map(str, nulls["family"])):
             groups.append((family, nulls.loc[nulls["family"].astype(str) == family, "value"].to_numpy(float)))
-    names = (["found"] if held else []) + [visible(f, most=10) for f, _ in groups]
-    x = axis(span=(-0.6, len(names) - 0.4), grid=False, ticks=(list(range(len(names))), [inert(n).replace("_", "<br>") for n in names]))
+    columns = len(groups) + (held is not None)
+    x = axis("null sets beside it", span=(-0.6, columns - 0.4), grid=False, ticks=([], []), labels=False)
     panel = sheet.panel(HEIGHT, x, axis(span=span, labels=False), domain=(0.62, 1.0), same_row=True)
-    panel.below += 14
     for level in (0, 1):
         sheet.line(panel, y=level, colour=MUTED, dash="dot")
     at = 0
@@ -88,15 +90,19 @@ def _strips(sheet: Sheet, nulls: pd.DataFrame | None, held: Row | None, span: tu
         sheet.line(panel, y=held.value, colour=SERIES[0], dash="dash")
         sheet.add(panel, go.Scatter(x=[0], y=[held.value], mode="markers", error_y=bars, hoverinfo="text", hovertext=inert(held.hover),
                                     marker={"size": 11, "symbol": "diamond", "color": SERIES[0]}))  # fmt: skip
-        sheet.key("◆", SERIES[0], f"the set found, on held-out prompts: {number(held.value)} {interval(held.low, held.high)}".rstrip())
+        sheet.key(
+            "◆",
+            SERIES[0],
+            f"the set found, on held-out prompts: {number(held.value)} {interval(held.low, held.high)}".rstrip(),
+        )
         at = 1
     for i, (family, values) in enumerate(groups):
-        colour = series(i + 1)[0]
+        colour, symbol = series(i + 1)
         values = values[np.isfinite(values)]
         sheet.add(panel, go.Scatter(x=at + i + spread(len(values)) * 0.42, y=values, mode="markers", hoverinfo="text",
                                     hovertext=[inert(f"{visible(family)}: {number(v)}") for v in values],
-                                    marker={"size": 5, "color": colour, "opacity": 0.6}))  # fmt: skip
-        sheet.key("●", colour, _null_words(family, values))
+                                    marker={"size": 5, "color": colour, "symbol": symbol, "opacity": 0.6}))  # fmt: skip
+        sheet.key(GLYPHS[(i + 1) % len(GLYPHS)], colour, _null_words(family, values))
 
 
 def _null_words(family: str, values: np.ndarray) -> str:
@@ -114,10 +120,15 @@ def parts(result: Result, most: int = 24) -> go.Figure:
     """
     table = result.tables.get("components")
     if table is None or table.empty:
-        raise ResultError("this set lists no parts", why='there is no table "components"', instead="use tables")
+        raise ResultError(
+            "this set lists no parts", why='there is no table "components"', instead="use tables"
+        )
     ordered = table.sort_values("rank", kind="stable")
-    rows = [Row(f"{int(r['rank'])}  {visible(r['site'], most=18)}", float(r["effect"])) for r in ordered.head(most).to_dict("records")]
-    sheet = Sheet(result, "The parts in order", call("components", "parts"))
+    rows = [
+        Row(f"{int(r['rank'])}  {visible(r['site'], most=18)}", float(r["effect"]))
+        for r in ordered.head(most).to_dict("records")
+    ]
+    sheet = Sheet(result, "The parts in order", call("sets", "parts"))
     hidden = len(table) - len(rows)
     draw_bars(sheet, rows, "effect that ranked it", heading=f"{len(rows)} of {len(table)}" if hidden else "")
     draw_row_key(sheet, rows, "")
@@ -132,7 +143,13 @@ def _held(result: Result) -> Row | None:
     rows: list[dict[Any, Any]] = table.to_dict("records")
     row = next((r for r in rows if str(r["quantity"]) == "faithfulness"), rows[0])
     value, low, high = (NAN if row.get(c) is None else float(row[c]) for c in ("value", "low", "high"))
-    return Row(visible(row["quantity"]), value, low, high, hover=f"{visible(row['quantity'])}: {number(value)} {interval(low, high)}")
+    return Row(
+        visible(row["quantity"]),
+        value,
+        low,
+        high,
+        hover=f"{visible(row['quantity'])}: {number(value)} {interval(low, high)}",
+    )
 
 
 def _extent(curve: pd.DataFrame, nulls: pd.DataFrame | None, held: Row | None) -> tuple[float, float]:
@@ -158,5 +175,7 @@ def pictures(result: Result) -> tuple[Picture, ...]:
     made = [Picture("faithfulness", "A set is only worth its name if it carries the effect on prompts it was not chosen on, and sets "
                     "made like it by chance do not.", partial(draw, result))]  # fmt: skip
     if len(result.tables.get("components", ())):
-        made.append(Picture("parts", "What the set is made of.", partial(parts, result), call("components", "parts")))
+        made.append(
+            Picture("parts", "What the set is made of.", partial(parts, result), call("sets", "parts"))
+        )
     return tuple(made)

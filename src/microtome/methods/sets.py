@@ -1,8 +1,11 @@
 """The smallest set of heads and MLPs found that carries an effect, with the sets it must beat.
 
-Components are ranked by their exact single effects; nested sets are patched together; the smallest that reaches the
-wanted share is tested on held-out prompts beside random sets of its shape and random sets of strong components. It is
-a set found by one ranking, not a circuit: edges, completeness and minimality are another question.
+Components are ranked by their exact single effects. A set is judged alone: in the clean run every head and MLP outside
+it gets its corrupt value, and the part of the clean-corrupt difference that survives is the set's faithfulness. (Patching
+a set *into* the corrupt run would not do: the first MLP alone, which re-embeds the tokens, then carries everything.) The
+smallest nested set that reaches the wanted share is tested on held-out prompts, beside random sets of its shape and
+random sets of strong components. It is a set found by one ranking, not a circuit: edges, completeness and minimality are
+another question.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from microtome.controls.intervals import Interval
 from microtome.controls.ratio import normalised_effect
 from microtome.controls.sampling import Strata, matched_sets, top_pool_sets
 from microtome.errors import ControlError, ResultError
-from microtome.methods.setting import Mode, Setting, examples, setting, settings
+from microtome.methods.setting import Setting, examples, setting, settings
 from microtome.replay.plan import Cell, Change
 from microtome.replay.sources import Prompts
 from microtome.replay.sweep import measure, sweep
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.tasks.pairs import PairTask
 
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 NULL_ALPHA = 0.05
 
 
@@ -42,20 +45,20 @@ def component_set(
     task: PairTask,
     *,
     ranking: Result,
-    held_out: PairTask,
+    held_out: PairTask | None,
     share: float = 0.8,
-    mode: Mode = "denoise",
-    nulls: int = 40,
+    nulls: int = 20,
     alpha: float = 0.001,
     seed: int = 0,
 ) -> Result:
-    """Patch nested sets of the strongest components at all positions, from the donor run into the base run.
+    """Keep nested sets of the strongest components, and give all other heads and MLPs their corrupt values.
 
     Parameters
     ----------
     ranking: activation patching of single components (positions="all") on `task`; its order is the nesting.
-    held_out: pairs that share no template (or entity) with `task`, for faithfulness and nulls.
-    share: the part of mean(donor - base) that the set must carry.
+    held_out: pairs that share no template (or entity) with `task`, for faithfulness and nulls; None tests on `task`
+        itself, and the control then did not run.
+    share: the part of mean(clean - corrupt) that must survive.
     nulls: random sets of each kind: same count per kind and layer third; drawn from the 3k strongest components.
 
     Effects: [site ("set of k"), prompt, metric] on the selection prompts. Tables: curve, components, nulls, held_out.
@@ -64,10 +67,10 @@ def component_set(
     ------
     ResultError: the ranking is no map of single components. ControlError: the total effect's interval contains 0.
     """
-    s, h = setting(model, task, mode), setting(model, held_out, mode)
+    s, h = setting(model, task, "noise"), setting(model, held_out or task, "noise")
     named, scores = _ranked(ranking)
     order = np.argsort(-scores, kind="stable")
-    sizes = [k for k in SIZES if k <= len(named)]
+    sizes = [k for k in SIZES if k < len(named)]
     sets = [[int(i) for i in order[:k]] for k in sizes]
     out = sweep(
         s.bench,
@@ -77,7 +80,7 @@ def component_set(
     )
     total = (measure(s.donor_bench()) - out.base)[:, 0].numpy().astype(np.float64)
     first = out.effects[..., 0].numpy().astype(np.float64)
-    ratio = normalised_effect(first, total, list(s.clusters))
+    ratio = _kept(normalised_effect(first, total, list(s.clusters)))
     reached = [j for j in range(len(sets)) if ratio.estimate[j] >= share]
     chosen = sets[reached[0]] if reached else sets[int(np.argmax(ratio.estimate))]
     real, families, counts = _held_out(h, named, scores, chosen, nulls, seed)
@@ -86,7 +89,7 @@ def component_set(
         _ends(s, named, total),
         *_nulls(real, families),
     ]
-    ran.append(_faithful(real, share))
+    ran.append(_faithful(real, share, given=held_out is not None))
     best = families.get("matched", np.zeros(0))
     p = float((1 + (best >= real.estimate).sum()) / (1 + best.size)) if best.size else None
     import pandas as pd
@@ -98,7 +101,7 @@ def component_set(
             "curve": pd.DataFrame({"k": sizes, "value": ratio.estimate, "low": ratio.low, "high": ratio.high, "n": task.n}),
             "components": pd.DataFrame({"rank": range(len(chosen)), "site": [str(named[i]) for i in chosen], "effect": scores[chosen]}),
             "nulls": pd.DataFrame([{"family": f, "draw": d, "value": float(v)} for f, values in families.items() for d, v in enumerate(values)], columns=["family", "draw", "value"]),
-            "held_out": pd.DataFrame([{"quantity": "faithfulness", "value": float(real.estimate), "low": float(real.low), "high": float(real.high), "n": held_out.n}]),
+            "held_out": pd.DataFrame([{"quantity": "faithfulness", "value": float(real.estimate), "low": float(real.low), "high": float(real.high), "n": len(h.base)}]),
         },
         controls=ran, verdict=verdict(ran, (), p, max(alpha, NULL_ALPHA), 1 / (1 + best.size) if best.size else None),
         raw_examples=examples(model, h.base, {}, seed),
@@ -117,7 +120,17 @@ def _ranked(ranking: Result) -> tuple[list[Site], np.ndarray]:
 
 
 def _set_cell(named: list[Site], members: list[int]) -> Cell:
-    return Cell(tuple(Change(named[i]) for i in members), f"{len(members)} components")
+    """Everything but the members gets the donor's (corrupt) value."""
+    inside = set(members)
+    return Cell(
+        tuple(Change(site) for i, site in enumerate(named) if i not in inside),
+        f"{len(members)} components kept",
+    )
+
+
+def _kept(lost: Interval) -> Interval:
+    """Faithfulness from the share that was lost."""
+    return replace(lost, estimate=1 - lost.estimate, low=1 - lost.high, high=1 - lost.low)
 
 
 def _held_out(
@@ -142,7 +155,7 @@ def _held_out(
     total = (
         (measure(replace(h.donor_bench(), metrics=bench.metrics)) - out.base)[:, 0].numpy().astype(np.float64)
     )
-    ratio = normalised_effect(out.effects[..., 0].numpy().astype(np.float64), total, list(h.clusters))
+    ratio = _kept(normalised_effect(out.effects[..., 0].numpy().astype(np.float64), total, list(h.clusters)))
     families = {name: ratio.estimate[list(rows)] for name, rows in where.items()}
     return ratio.at(0), families, (out.fired, out.planned)
 
@@ -178,6 +191,9 @@ def _nulls(real: Interval, families: dict[str, np.ndarray]) -> list[Control]:
     return out
 
 
-def _faithful(real: Interval, share: float) -> Control:
+def _faithful(real: Interval, share: float, *, given: bool) -> Control:
+    if not given:
+        return Control.not_run("held_out_faithfulness", "that the set carries the effect only on the prompts that chose it",
+                               f"at least {share:g} of the effect on held-out prompts", "no held-out prompts were given")  # fmt: skip
     return Control("held_out_faithfulness", "that the set carries the effect only on the prompts that chose it", f"at least {share:g} of the effect on held-out prompts",
                    {"value": float(real.estimate), "low": float(real.low), "high": float(real.high)}, bool(real.estimate >= share), real.n)  # fmt: skip

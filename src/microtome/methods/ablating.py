@@ -157,7 +157,7 @@ def _off_task(
 
 
 def _labelled(out: Outcome, named: list[Site], s: Setting) -> Labelled:
-    coords = {
+    coords: dict[str, tuple[str | int, ...]] = {
         "site": tuple(map(str, named)),
         "prompt": tuple(range(out.effects.shape[1])),
         "metric": s.metrics,

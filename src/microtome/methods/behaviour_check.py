@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.tasks.behaviour import Behaviour
     from microtome.tasks.pairs import PairTask
+
+
+BOTH_ALPHA = 0.05
 
 
 @technique("behaviour", "1", controls=("above_chance", "both_sides"), mandatory=("above_chance",),
@@ -62,7 +65,7 @@ def behaviour(model: Model, task: PairTask, *, alpha: float = 0.001, seed: int =
 
 def _side(
     model: Model, side: Behaviour, clusters: tuple[str, ...], alpha: float
-) -> tuple[dict[str, object], np.ndarray]:
+) -> tuple[dict[str, Any], np.ndarray]:
     bench = Bench(model.binding, side.prompts.ids, scoring(side.answers, side.wrong), (metric(side.metric),))
     values = measure(bench)[:, 0].numpy()
     right = int((values > 0).sum())
@@ -73,21 +76,21 @@ def _side(
     return row, values
 
 
-def _binomial_p(row: dict[str, object]) -> tuple[float, float]:
+def _binomial_p(row: dict[str, Any]) -> tuple[float, float]:
     from scipy.stats import binomtest
 
-    n, chance = int(row["n"]), float(row["chance"])  # type: ignore[call-overload, arg-type]
-    p = float(binomtest(int(row["right"]), n, chance, alternative="greater").pvalue)  # type: ignore[call-overload]
+    n, chance = int(row["n"]), float(row["chance"])
+    p = float(binomtest(int(row["right"]), n, chance, alternative="greater").pvalue)
     return p, chance**n
 
 
-def _above_chance(row: dict[str, object], alpha: float) -> Control:
+def _above_chance(row: dict[str, Any], alpha: float) -> Control:
     p, _ = _binomial_p(row)
     return Control("above_chance", "that the model does not do this task", f"more right than chance {row['chance']:g} (binomial p <= {alpha:g})",
-                   {"accuracy": row["accuracy"], "low": row["low"], "p": p}, p <= alpha, int(row["n"]))  # type: ignore[call-overload]  # fmt: skip
+                   {"accuracy": row["accuracy"], "low": row["low"], "p": p}, p <= alpha, int(row["n"]))  # fmt: skip
 
 
-def _both(rows: list[dict[str, object]]) -> Control:
+def _both(rows: list[dict[str, Any]]) -> Control:
     rules_out, expected = (
         "that the model says the same on either side",
         "the corrupt side's own answer beats chance too",
@@ -96,18 +99,22 @@ def _both(rows: list[dict[str, object]]) -> Control:
         return Control.not_run(
             "both_sides", rules_out, expected, "the corrupt prompts' own answer is not the wrong answer"
         )
-    p, _ = _binomial_p(rows[1])
+    p, least = _binomial_p(rows[1])
+    if least > BOTH_ALPHA:
+        return Control.not_run(
+            "both_sides", rules_out, expected, f"{rows[1]['n']} prompts reach p = {least:.2g} at best"
+        )
     return Control(
         "both_sides",
         rules_out,
         expected,
         {"accuracy": rows[1]["accuracy"], "p": p},
-        p <= 0.05,
+        p <= BOTH_ALPHA,
         int(rows[1]["n"]),
-    )  # type: ignore[call-overload]
+    )
 
 
-def _outputs(model: Model, side: Behaviour, values: np.ndarray, seed: int) -> list[dict[str, object]]:
+def _outputs(model: Model, side: Behaviour, values: np.ndarray, seed: int) -> list[dict[str, Any]]:
     """Random prompts with the model's own most likely next tokens."""
     pick = sorted(seeds.rng(seed, "raw_examples").permutation(len(values))[:6].tolist())
     trace = model.run([list(side.prompts.ids[i]) for i in pick], logits="last")

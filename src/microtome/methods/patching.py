@@ -94,7 +94,7 @@ def activation_patching(
     out = sweep(s.bench, [cell(*c) for c in cells], {"donor": Prompts(s.donor.ids)}, settings("patching"))
     total = (measure(s.donor_bench()) - out.base).numpy().astype(np.float64)
     first = out.effects[..., 0].numpy().astype(np.float64)
-    zero = out.zero.numpy().all(1)
+    zero: np.ndarray = np.asarray(out.zero.numpy().all(1))
     test = _family(first, zero, s, alpha, seed)
     chosen = _choose(cells, first, zero, test, total[:, 0], controls)
     ran = _controls(s, chosen, out, test, controls, seed)
@@ -199,14 +199,12 @@ def _held_out(
         return Control.not_run(
             "held_out", rules_out, expected, "a chosen cell has no effect at all, so no sign to find again"
         )
+    by = _split_by(other)
     try:
-        by: Literal["template", "entity"] = (
-            "entity" if other.provenance.get("split_by") == "entity" else "template"
-        )
         result = retest(
             out.effects[..., 0].numpy(),
-            list(h.clusters),
-            selected_on=list(s.clusters),
+            _labels(other, by),
+            selected_on=_labels(task, by),
             selected_sign=signs,
             split=by,
             alpha=alpha,
@@ -214,6 +212,16 @@ def _held_out(
     except ControlError as error:
         return Control.not_run("held_out", rules_out, expected, error.what)
     return checks.held_out(result, cells=chosen.names)
+
+
+def _split_by(other: PairTask) -> Literal["template", "entity"]:
+    """What the held-out prompts do not share with the others; by pair counts as by entity."""
+    note = other.provenance.get("split")
+    return "template" if isinstance(note, dict) and note.get("by") == "template" else "entity"
+
+
+def _labels(task: PairTask, by: str) -> list[str]:
+    return list(task.groups.get(by) or ("".join(map(str, ids)) for ids in task.clean.ids))
 
 
 def _labelled(out: Outcome, named: list[Site], found: list[Column] | list[None], s: Setting) -> Labelled:

@@ -1,0 +1,46 @@
+# Microtome. `make help` lists what there is.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN = $(VENV)/bin
+SOURCES = pyproject.toml constraints.txt tools/environment.py
+
+.DEFAULT_GOAL := help
+.PHONY: help dissect test lint types pytest long bench docs clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: $(SOURCES)
+	@$(PYTHON) tools/environment.py --venv $(VENV) --stamp $@
+
+$(VENV)/.ready-dev: $(SOURCES)
+	@$(PYTHON) tools/environment.py --venv $(VENV) --stamp $@ --extra dev
+
+dissect: $(VENV)/.ready ## set up if needed, then dissect ioi on the embedded model; ARGS="--pairs 4 ..."
+	@$(BIN)/microtome dissect ioi $(ARGS)
+
+test: lint types pytest ## lint, types and tests; at most 14 minutes
+
+lint: $(VENV)/.ready-dev ## ruff and the order of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.ready-dev ## mypy
+	$(BIN)/mypy
+
+pytest: $(VENV)/.ready-dev ## the tests alone; ARGS="tests/test_cli_main.py"
+	$(BIN)/python -m pytest -q $(ARGS)
+
+long: $(VENV)/.ready-dev ## what takes longer; appends a dated line to tests/long.jsonl
+	$(BIN)/python tools/long.py $(ARGS)
+
+bench: $(VENV)/.ready-dev ## measure beside the peers; see benchmarks/README.md
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.ready-dev ## write the generated pages again
+	$(BIN)/python docs/generate.py
+
+clean: ## remove the environment and caches; models and results stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis .import_linter_cache build src/*.egg-info

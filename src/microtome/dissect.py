@@ -1,0 +1,321 @@
+"""The main job: from a behaviour to a dissection that a researcher can believe, in one call.
+
+Behaviour check -> where (residual, attention, MLP sweeps) -> which heads (exact and attribution side by side) -> what
+they attend to -> the smallest set found that carries the effect, on held-out prompts beside its nulls -> what was
+checked, what failed, and what this does not show.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from microtome.errors import MicrotomeError
+from microtome.results import seeds
+from microtome.results.technique import technique
+from microtome.results.verdicts import Control, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from microtome.facade import Model
+    from microtome.results.result import Result
+    from microtome.tasks.pairs import PairTask
+
+PAIRS = 16
+HELD_OUT = 2
+"""Held-out pairs for each pair of the sweeps."""
+STREAM = ("L*.resid_pre", "final_resid")
+
+
+class Stage(NamedTuple):
+    """One stage of a dissection: what it is, on how many pairs, how long it should take (seconds)."""
+
+    name: str
+    n: int
+    seconds: float
+
+
+def draw(
+    model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0
+) -> tuple[PairTask, PairTask | None]:
+    """(pairs to explore, held-out pairs).
+
+    A task by name gives `pairs` pairs spread over its templates, and twice as many with other names or entities. Pairs
+    of the user's are split by template, entity or pair, a third to explore and two thirds to test; fewer than six
+    cannot be split, and what needs held-out prompts is then reported as not run.
+
+    Raises
+    ------
+    TaskError: an unknown task, or fewer than one pair.
+    """
+    from microtome.tasks.registry import task as named
+
+    share = HELD_OUT / (1 + HELD_OUT)
+    order = ("template", "entity")
+    if isinstance(task, str):
+        task = named(task, model, n=pairs * (1 + HELD_OUT), seed=seed)
+        order = ("entity", "template")
+    if task.n < 6:
+        return task, None
+    for by in order:
+        if len(set(task.groups.get(by, ()))) > 2:
+            kept, away = task.split(by, share, seed=seed)
+            return _spread(kept, pairs), _spread(away, pairs * HELD_OUT)
+    turn = seeds.rng(seed, "split by pair").permutation(task.n).tolist()
+    few = max(2, min(pairs, task.n // (1 + HELD_OUT)))
+    return task.subset(sorted(turn[:few])), task.subset(sorted(turn[few : few * (1 + HELD_OUT)]))
+
+
+def _spread(task: PairTask, n: int) -> PairTask:
+    """At most n pairs, one template after the other."""
+    if task.n <= n:
+        return task
+    labels = task.groups.get("template", tuple("" for _ in range(task.n)))
+    seen: dict[str, int] = {}
+    turn = []
+    for i, label in enumerate(labels):
+        seen[label] = seen.get(label, 0) + 1
+        turn.append((seen[label], i))
+    return task.subset(sorted(i for _, i in sorted(turn)[:n]))
+
+
+def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) -> list[Stage]:
+    """What a dissection will do and how long, from this machine's measured rate; controls included."""
+    from microtome.methods.setting import cell, columns, setting, sites_of
+    from microtome.replay.sweep import estimate
+
+    chosen, held_out = draw(model, task, pairs, seed)
+    s = setting(model, chosen)
+    found, wide = columns(s, None)
+    n, forward = chosen.n, estimate(s.bench, [])
+    out = [Stage("behaviour", n, 2 * forward)]
+    for name, sites in _sweeps(model).items():
+        seconds = estimate(wide.bench, [cell(x, c) for x in sites_of(model, sites) for c in found])
+        out.append(Stage(name, n, 1.4 * seconds + 4 * forward))
+    single = [cell(x, None) for x in sites_of(model, _components(model))]
+    heads = estimate(s.bench, single)
+    out.append(Stage("components", n, 1.4 * heads + 4 * forward))
+    out += [
+        Stage("attribution", n, 6 * forward),
+        Stage("direct logit attribution", n, 3 * forward),
+        Stage("attention patterns", n, 8 * forward),
+    ]
+    tested = held_out or chosen
+    out.append(Stage("component set", tested.n, heads * 57 / max(len(single), 1) * tested.n / n * 1.5))
+    return out
+
+
+def _sweeps(model: Model) -> dict[str, tuple[str, ...]]:
+    have = {
+        name
+        for name in ("attn_out", "mlp_out")
+        if any(name not in layer.lacks for layer in model.facts.layers)
+    }
+    out: dict[str, tuple[str, ...]] = {"residual stream": STREAM}
+    if "attn_out" in have:
+        out["attention outputs"] = ("L*.attn_out",)
+    if "mlp_out" in have:
+        out["MLP outputs"] = ("L*.mlp_out",)
+    return out
+
+
+def _components(model: Model) -> tuple[str, ...]:
+    layers = model.facts.layers
+    heads = ("L*H*.z",) if any("z" not in layer.lacks for layer in layers) else ()
+    mlps = ("L*.mlp_out",) if any("mlp_out" not in layer.lacks for layer in layers) else ()
+    return (*heads, *mlps)
+
+
+@technique(
+    "dissect",
+    "1",
+    controls=("stages",),
+    mandatory=("stages",),
+    figure="microtome.figures.overview:draw",
+    random=True,
+)
+def dissect(
+    model: Model,
+    task: str | PairTask,
+    *,
+    pairs: int = PAIRS,
+    held_out: PairTask | None = None,
+    alpha: float = 0.001,
+    seed: int = 0,
+) -> Result:
+    """Dissect a behaviour.
+
+    Parameters
+    ----------
+    task: a task by name, or pairs.
+    pairs: pairs that the sweeps see; twice as many test what they select. Every stage scales with it.
+    held_out: pairs of your own for that test; then `task` is taken whole.
+
+    Returns a Result whose children are the stages' results. It stops after the behaviour check when the model does not
+    do the task. Tables: stages (n, seconds), agreement (attribution against exact), checks (everything that ran).
+
+    Raises
+    ------
+    TaskError: an unknown task or bad pairs. Interrupted: on Ctrl-C; observers have kept the finished stages.
+    """
+    from microtome import methods
+
+    chosen, other = (
+        (task, held_out)
+        if held_out is not None and not isinstance(task, str)
+        else draw(model, task, pairs, seed)
+    )
+    run = _Stages()
+    shared: dict[str, Any] = {"alpha": alpha, "seed": seed}
+    behaviour = run("behaviour", chosen.n, partial(methods.behaviour, model, chosen, **shared))
+    if not _does_it(behaviour):
+        return run.result(
+            stopped="the model does not do this task better than chance, so there is nothing to dissect",
+            alpha=alpha,
+        )
+    for name, sites in _sweeps(model).items():
+        run(
+            name,
+            chosen.n,
+            partial(methods.activation_patching, model, chosen, sites=list(sites), held_out=other, **shared),
+        )
+    parts = list(_components(model))
+    single = run(
+        "components",
+        chosen.n,
+        partial(
+            methods.activation_patching, model, chosen, sites=parts, positions="all", held_out=other, **shared
+        ),
+    )
+    run(
+        "attribution",
+        chosen.n,
+        partial(methods.attribution_patching, model, chosen, sites=parts, exact=single, **shared),
+    )
+    run(
+        "direct logit attribution",
+        chosen.n,
+        partial(methods.direct_logit_attribution, model, chosen, **shared),
+    )
+    run("attention patterns", chosen.n, partial(_patterns, methods, model, chosen, single, seed, alpha))
+    run(
+        "component set",
+        (other or chosen).n,
+        partial(methods.component_set, model, chosen, ranking=single, held_out=other, **shared),
+    )
+    return run.result(stopped="", alpha=alpha)
+
+
+def _does_it(behaviour: Result) -> bool:
+    """Better than chance; with too few pairs to say, right on all of them."""
+    if behaviour.control("above_chance").passed:
+        return True
+    row = behaviour.tables["sides"].iloc[0]
+    return bool(behaviour.verdict == "underpowered" and row["accuracy"] == 1.0)
+
+
+def _patterns(methods: Any, model: Model, task: PairTask, single: Result, seed: int, alpha: float) -> Result:
+    """Detectors on all heads; the patterns of the strongest heads on one random prompt."""
+    from microtome.tasks.offtask import offtask
+
+    frame = single.frame()
+    heads = frame[frame["site"].str.endswith(".z")]
+    strongest = heads.reindex(heads["value"].abs().sort_values(ascending=False).index)["site"].head(4)
+    texts = {"ordinary text": offtask(model, 16, seed)} if model.tokenizer is not None else {}
+    return methods.attention_patterns(
+        model, task, texts=texts, show=[s.removesuffix(".z") for s in strongest], seed=seed, alpha=alpha
+    )  # type: ignore[no-any-return]
+
+
+class _Stages:
+    """Runs stages one after the other; one that this model lacks is reported, not hidden."""
+
+    def __init__(self) -> None:
+        self.done: list[Result] = []
+        self.rows: list[dict[str, object]] = []
+
+    def __call__(self, name: str, n: int, work: Callable[[], Result]) -> Result:
+        begun = time.perf_counter()
+        try:
+            result = work()
+        except MicrotomeError as error:
+            if name in ("behaviour", "components"):
+                raise
+            self.rows.append(
+                {
+                    "stage": name,
+                    "n": n,
+                    "seconds": time.perf_counter() - begun,
+                    "verdict": "refused",
+                    "note": f"{error.what}: {error.why}",
+                }
+            )
+            return self.done[-1]
+        self.done.append(result)
+        self.rows.append(
+            {
+                "stage": name,
+                "n": n,
+                "seconds": time.perf_counter() - begun,
+                "verdict": str(result.verdict),
+                "note": "; ".join(result.verdict.reasons)[:400],
+            }
+        )
+        return result
+
+    def result(self, *, stopped: str, alpha: float) -> Result:
+        import pandas as pd
+
+        from microtome.results.result import Result
+
+        control = self._stages(stopped)
+        tables = {"stages": pd.DataFrame(self.rows), "checks": self._checks()}
+        for child in self.done:
+            if "agreement" in child.tables:
+                tables["agreement"] = child.tables["agreement"]
+        p, least = self._p()
+        return Result(
+            "dissect",
+            tables=tables,
+            controls=[control],
+            children=self.done,
+            verdict=verdict([control], ("stages",), p, alpha, least),
+        )
+
+    def _p(self) -> tuple[float | None, float | None]:
+        """The weakest link of the stages that a dissection stands on: behaviour, where, and components."""
+        found = [
+            c.verdict
+            for c in self.done
+            if c.kind in ("behaviour", "activation_patching") and c.verdict.p is not None
+        ]
+        return (
+            (max(v.p for v in found if v.p is not None), max(v.smallest_p or 0.0 for v in found))
+            if found
+            else (None, None)
+        )
+
+    def _stages(self, stopped: str) -> Control:
+        rules_out, expected = "that a conclusion stands on a stage that failed", "every stage is supported"
+        if stopped:
+            return Control("stages", rules_out, expected, stopped, False, max(len(self.rows), 1))
+        weak = [f"{r['stage']}: {r['verdict']}" for r in self.rows if r["verdict"] != "supported"]
+        return Control(
+            "stages",
+            rules_out,
+            expected,
+            {"supported": len(self.rows) - len(weak), "of": len(self.rows)},
+            not weak,
+            len(self.rows),
+            detail="; ".join(weak),
+        )
+
+    def _checks(self) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = [{"stage": row["stage"], "check": c.name, "outcome": c.outcome, "rules_out": c.rules_out, "expected": c.expected, "observed": str(c.observed), "detail": c.detail}
+                for row, child in zip((r for r in self.rows if r["verdict"] != "refused"), self.done, strict=True) for c in child.controls]  # fmt: skip
+        return pd.DataFrame(rows)

@@ -1,0 +1,184 @@
+"""The few numbers that matter, each with its interval, its null and its n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..figures.cells import cells_of
+from ..figures.attribution import chance_correlation, rank_correlation
+from ..figures.text import unit, visible
+
+if TYPE_CHECKING:
+    from ..results.result import Result
+    from .outline import Stage
+
+NAN = float("nan")
+MOST = 6
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of the summary. Bounds are NaN where unknown; `null` says in words what the null band is."""
+
+    label: str
+    value: float
+    low: float = NAN
+    high: float = NAN
+    null_low: float = NAN
+    null_high: float = NAN
+    null: str = ""
+    unit: str = ""
+    n: int | None = None
+    anchor: str = ""
+
+
+def headline(result: Result, stages: Sequence[Stage]) -> list[Number]:
+    """At most six numbers: the behaviour, the strongest head and part, the set, the agreement of the two methods."""
+    ranked: list[tuple[int, Number]] = []
+    for stage in stages:
+        ranked += [(rank, _at(made, stage)) for rank, made in _of(stage.result)]
+    ranked += [(5, made) for made in _agreement(result)]
+    seen: set[tuple[int, str]] = set()
+    kept = []
+    for rank, made in sorted(ranked, key=lambda pair: pair[0]):  # stable: stages keep their order
+        if (rank, made.label) not in seen and sum(r == rank for r, _ in seen) < 2:
+            seen.add((rank, made.label))
+            kept.append(made)
+    return kept[:MOST]
+
+
+def _at(made: Number, stage: Stage) -> Number:
+    from dataclasses import replace
+
+    return replace(made, anchor=stage.anchor, n=made.n if made.n is not None else stage.n)
+
+
+def _of(result: Result) -> list[tuple[int, Number]]:
+    if result.kind == "behaviour":
+        return [(0, made) for made in _behaviour(result)]
+    if result.kind == "component_set":
+        return [(1, made) for made in _set(result)]
+    if result.kind in (
+        "activation_patching",
+        "ablation",
+        "attribution_patching",
+        "direct_logit_attribution",
+        "logit_lens",
+    ):
+        made, heads = _strongest(result)
+        exact = result.kind == "activation_patching"
+        # the stream's strongest cell is the last layer at the last position whatever the task: never a headline before others
+        stream = made is not None and "resid" in made.label
+        rank = (2 if heads else 4 if stream else 3) if exact else 7
+        return [] if made is None else [(rank, made)]
+    if result.kind == "attention_patterns":
+        return [(6, made) for made in _detector(result)]
+    return []
+
+
+def _behaviour(result: Result) -> list[Number]:
+    table = result.tables.get("sides")
+    if table is None or table.empty:
+        return []
+    row: dict[Any, Any] = table.to_dict("records")[0]
+    chance = _real(row.get("chance"))
+    made = [Number("prefers the answer, clean prompts", float(row["accuracy"]), _real(row.get("low")), _real(row.get("high")), chance, chance,
+                   "chance", "of prompts", int(row["n"]))]  # fmt: skip
+    if row.get("mean") is not None:
+        made.append(Number("by how much, on average", float(row["mean"]), _real(row.get("mean_low")), _real(row.get("mean_high")), 0.0, 0.0,
+                           "no preference", unit(str(row.get("metric", ""))), int(row["n"])))  # fmt: skip
+    return made
+
+
+def _strongest(result: Result) -> tuple[Number | None, bool]:
+    if result.effects is None:
+        return None, False
+    cells = cells_of(result)
+    frame = cells.frame[
+        ~cells.frame["zero"].to_numpy(bool) & np.isfinite(cells.frame["value"].to_numpy(float))
+    ]
+    if frame.empty:
+        return None, False
+    row: dict[Any, Any] = frame.loc[frame["value"].abs().idxmax()].to_dict()
+    place = visible(row["site"], most=24) + (
+        f" @ {cells.position(row['position'])}" if row["position"] is not None else ""
+    )
+    kind = {"activation_patching": "strongest", "ablation": "ablated, strongest", "attribution_patching": "estimated, strongest",
+            "direct_logit_attribution": "direct, strongest", "logit_lens": "lens, strongest"}[result.kind]  # fmt: skip
+    made = Number(f"{kind}: {place}", row["value"], row["low"], row["high"], row["null_low"], row["null_high"],
+                  f"null over {len(frame)} cells", unit(cells.metric), int(row["n"]))  # fmt: skip
+    return made, row["unit"] == "H"
+
+
+def _set(result: Result) -> list[Number]:
+    table = result.tables.get("held_out")
+    if table is None or table.empty:
+        return []
+    rows = table.to_dict("records")
+    row: dict[Any, Any] = next((r for r in rows if str(r["quantity"]) == "faithfulness"), rows[0])
+    size = len(result.tables["components"]) if "components" in result.tables else None
+    low, high, words = _null_sets(result)
+    of = f" of {size} parts" if size else ""
+    return [Number(f"held-out {visible(row['quantity'])}{of}", float(row["value"]), _real(row.get("low")), _real(row.get("high")), low, high, words,
+                   "of the effect", None if row.get("n") is None else int(row["n"]))]  # fmt: skip
+
+
+def _null_sets(result: Result) -> tuple[float, float, str]:
+    """The 95 % range of the null family that comes closest to the set: the harder comparison is the one to show."""
+    table = result.tables.get("nulls")
+    if table is None or table.empty:
+        return NAN, NAN, ""
+    best = (NAN, NAN, "")
+    for family in dict.fromkeys(map(str, table["family"])):
+        values = table.loc[table["family"].astype(str) == family, "value"].to_numpy(float)
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = (float(v) for v in np.quantile(values, [0.025, 0.975]))
+            if not high <= best[1]:
+                words = {"matched": "95 % of sets alike", "top_pool": "95 % of sets from the strongest parts"}
+                best = (low, high, words.get(family, f"95 % of sets {visible(family)}"))
+    return best
+
+
+def _agreement(result: Result) -> list[Number]:
+    table = result.tables.get("agreement")
+    if table is None or table.empty:
+        return []
+    rho, n = rank_correlation(table["estimate"].to_numpy(float), table["exact"].to_numpy(float))
+    chance = chance_correlation(n)
+    low, high = _interval(result)
+    return [] if rho != rho else [Number("attribution ranks parts as exact patching does", rho, low, high, -chance, chance, "unrelated ranks, 95 %",
+                                         "rank correlation", n, "agreement")]  # fmt: skip
+
+
+def _interval(result: Result) -> tuple[float, float]:
+    """The rank correlation's interval where a control named approximation gives it, here or in a stage."""
+    for one in (result, *result.children):
+        for control in one.controls:
+            seen: Any = control.observed
+            if control.name == "approximation" and hasattr(seen, "get") and seen.get("low") is not None:
+                return float(seen["low"]), float(seen["high"])
+    return NAN, NAN
+
+
+def _detector(result: Result) -> list[Number]:
+    table = result.tables.get("detectors")
+    if table is None or table.empty:
+        return []
+    lowest = table.loc[
+        table.groupby(["layer", "head", "detector"])["score"].idxmin()
+    ]  # over texts: the careful one
+    clear = lowest[lowest["score"] > lowest["null_high"]]
+    if clear.empty:
+        return []
+    row: dict[Any, Any] = clear.sort_values("score", ascending=False, kind="stable").to_dict("records")[0]
+    return [Number(f"L{int(row['layer'])}H{int(row['head'])} on the {visible(row['detector'])} token", float(row["score"]), NAN, NAN,
+                   float(row["null_low"]), float(row["null_high"]), "null of this detector", "of its attention")]  # fmt: skip
+
+
+def _real(value: Any) -> float:
+    return NAN if value is None else float(value)

@@ -1,0 +1,117 @@
+"""The words of a report: what each kind of stage asks, what it cannot show, what a verdict means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..results.verdicts import INVALID, NULL, SUPPORTED, UNCHECKED, UNDERPOWERED
+
+if TYPE_CHECKING:
+    from ..results.result import Result
+
+VERDICT = {
+    SUPPORTED: "The effect stands out from its null, and every control that it needs passed.",
+    NULL: "What was measured could be chance, or something that must not have the effect has it too.",
+    INVALID: "A deterministic check failed. Do not use these numbers.",
+    UNDERPOWERED: "With so few prompts no outcome could have counted as an effect, so its absence says nothing either.",
+    UNCHECKED: "A control that it needs, or the test itself, did not run. Nobody knows yet whether to believe it.",
+}
+GLYPH = {SUPPORTED: "✓", NULL: "○", INVALID: "✕", UNDERPOWERED: "▽", UNCHECKED: "?"}
+SLUG = {
+    SUPPORTED: "supported",
+    NULL: "null",
+    INVALID: "invalid",
+    UNDERPOWERED: "underpowered",
+    UNCHECKED: "unchecked",
+}
+
+TITLE = {
+    "behaviour": "Does the model do it?",
+    "activation_patching": "Activation patching",
+    "attribution_patching": "Attribution patching",
+    "direct_logit_attribution": "Direct logit attribution",
+    "logit_lens": "Logit lens",
+    "ablation": "Ablation",
+    "attention_patterns": "What the heads attend to",
+    "component_set": "The smallest set found",
+    "dissect": "The whole",
+}
+
+_ASKED = {
+    "behaviour": "How often does the model prefer the answer to the wrong answer, and by how much?",
+    "attribution_patching": "What would every patch do, estimated to first order from two forward passes and one backward pass?",
+    "direct_logit_attribution": "Through the final norm, with its scale held fixed: how much does each part write directly towards the answer?",
+    "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
+    "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
+    "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
+}
+_PATCHED = {
+    "denoise": "Run the corrupt prompt, put in the clean activation at one place, and see how far the answer comes back. This asks what is sufficient.",
+    "noise": "Run the clean prompt, put in the corrupt activation at one place, and see how much of the answer is lost. This asks what is necessary.",
+}
+
+_LIMITS = {
+    "behaviour": (
+        "Other prompts of the same kind may go differently: the interval is about prompts like these.",
+    ),
+    "activation_patching": (
+        "A cell says that this place carries what differs between the two prompts, not how it is computed.",
+        "Denoising shows what suffices and noising what is needed; the two maps need not agree.",
+        "What is the same in both prompts is invisible here, however much the model uses it.",
+    ),
+    "attribution_patching": (
+        "A gradient misses saturated attention and effects that cancel: a small estimate does not clear a part.",
+    ),
+    "direct_logit_attribution": (
+        "Only direct writing is counted. A part that works through later parts has a small piece.",
+        "The scale of the final norm is held fixed.",
+    ),
+    "logit_lens": (
+        "Early layers are not in the basis of the output: a low line there does not say that the answer is absent.",
+    ),
+    "ablation": (
+        "Later parts may take over from an ablated one (self-repair), so damage is a lower bound.",
+        "An ablated model is off its usual distribution; how far depends on the reference that was put in.",
+    ),
+    "attention_patterns": (
+        "Where a head looks is not what it moves, and not whether that matters.",
+        "A head's name holds for the texts it was measured on.",
+    ),
+    "component_set": (
+        "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",
+        "Faithfulness is about these prompts, this metric and this replacement for everything else.",
+    ),
+}
+_ALWAYS = ("One model, one task, one kind of counterfactual: another may tell another story.",)
+
+
+def asked(result: Result) -> str:
+    """What a stage asked, in one or two sentences; "" for a kind unknown here."""
+    parameters: Mapping[str, Any] = {} if result.query is None else result.query.parameters
+    if result.kind == "activation_patching":
+        return _PATCHED.get(
+            str(parameters.get("mode")),
+            "Replace one activation at a time by that of another prompt and see what changes.",
+        )
+    if result.kind == "ablation":
+        how = {
+            "zero": "zeros",
+            "mean": "its mean over reference prompts",
+            "resample": "its value on other prompts",
+        }.get(str(parameters.get("by")))
+        return f"Replace each part by {how or 'something uninformative'}: what is lost on the task, and what elsewhere?"
+    return _ASKED.get(result.kind, "")
+
+
+def limits(result: Result) -> tuple[str, ...]:
+    """What this result and its stages do not show, each sentence once."""
+    found = [*_LIMITS.get(result.kind, ())]
+    for child in result.children:
+        found += limits(child)
+    return tuple(dict.fromkeys(s for s in found if s not in _ALWAYS)) + _ALWAYS
+
+
+def title_of(result: Result) -> str:
+    """A heading for a stage that was given no name."""
+    return TITLE.get(result.kind, result.kind.replace("_", " ").capitalize())

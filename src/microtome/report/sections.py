@@ -1,0 +1,190 @@
+"""One section per stage, and the closing ones: what was checked, what this does not show, where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from ..errors import MicrotomeError
+from ..figures.text import visible
+from ..results import registry
+from ..results.calibration import NOT_CALIBRATED, calibration_line
+from ..results.frozen import dumps
+from .examples import examples
+from .gallery import Gallery
+from .markup import Html, fold, join, table, tag
+from .outline import Stage
+from .prose import VERDICT, asked, limits
+from .summary import about
+from .tables import badge, controls, numbers, outcome
+
+if TYPE_CHECKING:
+    from ..results.result import Result
+
+
+def section(stage: Stage, gallery: Gallery) -> Html:
+    """A stage: asked, pictures, controls, verdict, raw examples, numbers, query."""
+    result = stage.result
+    facts = [
+        f"n {stage.n}" if stage.n is not None else None,
+        f"{stage.seconds:,.1f} s" if stage.seconds is not None else None,
+        stage.note or None,
+    ]
+    return tag(
+        "section",
+        tag("h2", tag("span", f"{stage.number}. ", cls="no"), visible(stage.name, most=80, prose=True)),
+        tag("p", " · ".join(f for f in facts if f), cls="aside") if any(facts) else None,
+        tag("p", asked(result), cls="asked"),
+        tag(
+            "p",
+            badge(result.verdict),
+            " ",
+            tag("span", VERDICT.get(result.verdict.word, "")),
+            cls="judgement",
+        ),
+        tag("ul", [tag("li", r) for r in result.verdict.reasons], cls="reasons"),
+        gallery.of(result, stage.path, stage.anchor),
+        controls(result),
+        examples(result),
+        numbers(result),
+        _query(result),
+        id=stage.anchor,
+        aria_label=stage.name,
+    )
+
+
+def whole(result: Result, gallery: Gallery) -> Html | None:
+    """What belongs to no single stage: the pictures, controls and examples of a result that has children."""
+    if not result.children:
+        return None
+    pictures = gallery.of(result, (), "whole")
+    return tag(
+        "section", tag("h2", "The stages together"), pictures, controls(result) if result.controls else None, examples(result), id="agreement",
+    )  # fmt: skip
+
+
+def checked(result: Result, stages: Sequence[Stage], left_out: Sequence[str]) -> Html:
+    """What was checked, what failed, what did not run, and what none of it shows."""
+    every = [(s, c) for s in stages for c in s.result.controls] + (
+        [(None, c) for c in result.controls] if result.children else []
+    )
+    failed = [(s, c) for s, c in every if c.passed is False]
+    idle = [(s, c) for s, c in every if c.passed is None]
+    passed = len(every) - len(failed) - len(idle)
+
+    def line(s: Stage | None, text: str) -> Html:
+        where = (
+            tag("a", f"{s.number}. {visible(s.name, most=60, prose=True)}", href=f"#{s.anchor}")
+            if s
+            else "the whole"
+        )
+        return tag("li", where, ": ", text)
+
+    return tag(
+        "section",
+        tag("h2", "What was checked, what failed, what this does not show"),
+        tag("p", f"{passed} of {len(every)} controls passed."),
+        tag("h3", "Failed"),
+        tag(
+            "ul",
+            [
+                line(
+                    s,
+                    f"{c.name.replace('_', ' ')}: it would rule out {c.rules_out}; expected {c.expected}. {c.detail}",
+                )
+                for s, c in failed
+            ],
+        )
+        if failed
+        else tag("p", "None."),
+        tag("h3", "Did not run"),
+        tag("ul", [line(s, f"{c.name.replace('_', ' ')}: {c.detail}") for s, c in idle])
+        if idle
+        else tag("p", "None."),
+        _checks(result),
+        tag("p", f"Figures left out to keep the file small: {', '.join(left_out)}.", cls="absent")
+        if left_out
+        else None,
+        tag("h3", "What this does not show"),
+        tag("ul", [tag("li", sentence) for sentence in limits(result)]),
+        id="checked",
+    )
+
+
+def _checks(result: Result) -> Html | None:
+    found = result.tables.get("checks")
+    if found is None or found.empty:
+        return None
+    rows = [
+        [str(r.get("check", "")), outcome(str(r.get("outcome", ""))), str(r.get("detail", "") or "")]
+        for r in found.to_dict("records")
+    ]
+    return table("Checks of the whole", ["check", "outcome", "detail"], rows, cls="cards")
+
+
+def provenance(result: Result, stages: Sequence[Stage], command: str) -> Html:
+    """What it takes to run this again."""
+    query = result.query
+    facts: list[tuple[str, str]] = [(k, v) for k, v in about(result).items() if k != "question"]
+    if command:
+        facts.append(("command", command))
+    if query is not None:
+        facts += [("method", f"{query.method}, version {query.version}"), ("model (content hash)", query.model or "–"), ("task (content hash)", query.task or "–"),
+                  ("data (content hash)", query.data or "–"), ("seed", "none: nothing is drawn" if query.seed is None else str(query.seed)),
+                  ("numerics", _flat(query.numerics)), ("query", query.id)]  # fmt: skip
+    facts += [("page made with", f"microtome {_version('microtome')}, plotly {_version('plotly')}")]
+    body = [
+        join(tag("dt", k), tag("dd", tag("code", v) if k in ("command", "query") else v)) for k, v in facts
+    ]
+    methods = table(
+        "Methods", ["stage", "method", "version", "calibration"], [_method(s) for s in stages], cls="cards"
+    )
+    return tag(
+        "section",
+        tag("h2", "Where this came from"),
+        tag("dl", body, cls="facts"),
+        methods,
+        _query(result),
+        id="provenance",
+    )
+
+
+def _method(stage: Stage) -> list[str]:
+    query = stage.result.query
+    name = f"{stage.number}. {visible(stage.name, most=60, prose=True)}"
+    return (
+        [name, "–", "–", NOT_CALIBRATED]
+        if query is None
+        else [name, query.method, query.version, _calibration(stage.result)]
+    )
+
+
+def _calibration(result: Result) -> str:
+    query = result.query
+    # without an entry of this version nobody needs the technique's code, whose import would take torch along
+    if query is None or calibration_line(query.method, query.version, "") == NOT_CALIBRATED:
+        return NOT_CALIBRATED
+    try:
+        spec = getattr(registry.get("techniques", query.method), "spec", None)
+        code = "" if spec is None else str(spec.code_hash)
+    except MicrotomeError:  # not installed here: its code is not known
+        code = ""
+    return calibration_line(query.method, query.version, code)
+
+
+def _query(result: Result) -> Html:
+    if result.query is None:
+        return join()
+    return fold("Query", tag("pre", tag("code", dumps(result.query.as_json(), indent=1)), tabindex="0"))
+
+
+def _flat(mapping: Mapping[str, object]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in mapping.items()) or "–"
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(not installed as a package)"

@@ -1,0 +1,162 @@
+"""Tables of a report: controls, stages, the numbers behind the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..figures.text import number, visible
+from .markup import Html, fold, join, table, tag
+from .prose import GLYPH, SLUG
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..results.result import Result
+    from ..results.verdicts import Control
+    from .outline import Stage
+
+ROWS = 24
+_OUTCOME = {"passed": "✓", "failed": "✕", "did not run": "–"}
+
+
+def badge(verdict: str) -> Html:
+    """A verdict as a word with a sign; never by colour alone."""
+    word = str.__str__(verdict)
+    return tag(
+        "span",
+        tag("span", GLYPH.get(word, "?"), aria_hidden="true"),
+        f" {word}",
+        cls=f"verdict {SLUG.get(word, 'unchecked')}",
+    )
+
+
+def outcome(word: str) -> Html:
+    """Whether something passed, failed or did not run."""
+    slug = {"passed": "ok", "failed": "bad"}.get(word, "idle")
+    return tag(
+        "span", tag("span", _OUTCOME.get(word, ""), aria_hidden="true"), f" {word}", cls=f"outcome {slug}"
+    )
+
+
+def controls(result: Result) -> Html:
+    """Every control: what it rules out, expected, observed, outcome."""
+    if not result.controls:
+        return tag("p", "No controls.", cls="absent")
+    rows = [
+        [_name(c, result), c.rules_out, c.expected, _observed(c), outcome(c.outcome), c.n or "–"]
+        for c in result.controls
+    ]
+    return table(
+        "Controls",
+        ["control", "rules out", "expected", "observed", "outcome", "n"],
+        rows,
+        cls="cards controls",
+        numeric=(5,),
+    )
+
+
+def _name(control: Control, result: Result) -> Html:
+    marks = ["gate"] if control.gates else []
+    if control.name in result.verdict.mandatory:
+        marks.append("mandatory")
+    return join(tag("strong", control.name.replace("_", " ")), [tag("span", m, cls="mark") for m in marks])
+
+
+def _observed(control: Control) -> Html:
+    null = (
+        None
+        if control.null is None
+        else tag("span", f"null {number(control.null[0])} to {number(control.null[1])}", cls="aside")
+    )
+    detail = tag("span", control.detail, cls="aside") if control.detail else None
+    seen = control.observed
+    if isinstance(seen, Mapping):
+        pairs = [
+            tag("li", tag("bdi", visible(k, most=60)), " ", tag("b", _value(v)))
+            for k, v in list(seen.items())[:8]
+        ]
+        hidden = tag("li", f"{len(seen) - 8} more") if len(seen) > 8 else None
+        return join(tag("ul", pairs, hidden, cls="plain"), null, detail)
+    return join("" if seen is None else tag("b", _value(seen)), null, detail)
+
+
+def stages(found: Sequence[Stage], rest: Sequence[Mapping[Any, Any]]) -> Html:
+    """n, seconds and verdict of every stage; what did not come to a result stands below."""
+    rows: list[list[Any]] = []
+    total = 0.0
+    for s in found:
+        name = join(
+            tag("a", f"{s.number}. {visible(s.name, most=60, prose=True)}", href=f"#{s.anchor}"),
+            tag("span", s.note, cls="aside") if s.note else None,
+        )
+        rows.append(
+            [
+                name,
+                badge(s.result.verdict),
+                "–" if s.n is None else s.n,
+                "–" if s.seconds is None else _seconds(s.seconds),
+            ]
+        )
+        total += s.seconds or 0.0
+    for row in rest:
+        note = str(row.get("note") or "did not come to a result")
+        seconds = row.get("seconds")
+        known = isinstance(seconds, (int, float)) and seconds == seconds
+        total += float(seconds) if known else 0.0  # type: ignore[arg-type]
+        rows.append(
+            [
+                join(str(row.get("stage", "")), tag("span", note, cls="aside")),
+                "",
+                _value(row.get("n")),
+                _seconds(seconds) if known else "–",
+            ]
+        )
+    if total and len(rows) > 1:
+        rows.append([tag("b", "all stages"), "", "", tag("b", _seconds(total))])
+    return table("Stages", ["stage", "verdict", "n", "seconds"], rows, cls="stages", numeric=(2, 3))
+
+
+def numbers(result: Result) -> Html:
+    """The numbers behind the figures: the largest cells, and every table (its first rows)."""
+    made = []
+    frame = result.frame()
+    if len(frame):
+        order = frame["value"].abs().sort_values(ascending=False, na_position="last", kind="stable").index
+        made.append(
+            _frame(
+                frame.loc[order[:ROWS]].dropna(axis=1, how="all"),
+                f"Cells, largest first: {min(ROWS, len(frame))} of {len(frame)}",
+            )
+        )
+    for name, content in result.tables.items():
+        if name not in ("cells", "normalised", "about"):
+            made.append(
+                _frame(
+                    content.head(ROWS),
+                    f"{name.replace('_', ' ').capitalize()}: {min(ROWS, len(content))} of {len(content)} rows",
+                )
+            )
+    return fold("Numbers", made) if made else join()
+
+
+def _frame(frame: pd.DataFrame, caption: str) -> Html:
+    head = [str(c) for c in frame.columns]
+    numeric = [i for i, c in enumerate(frame.columns) if frame[c].dtype.kind in "fiu"]
+    rows = [[_value(v) for v in row] for row in frame.itertuples(index=False, name=None)]
+    return table(caption, head, rows, cls="data", numeric=numeric)
+
+
+def _seconds(value: Any) -> str:
+    return f"{float(value):,.1f}"
+
+
+def _value(value: Any) -> str:
+    """A number to four digits, text as a reader can see it."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.4g}".replace("-", "−")
+    return visible(value, most=200, prose=True)

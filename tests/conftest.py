@@ -1,0 +1,43 @@
+"""Hygiene: whatever a test does, the shared models and the global random state are left as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def hygiene(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test: no hook left, parameters, attention implementation, requires_grad, training mode, grad mode and
+    random states as before. Models are checked when the test asked tests/tiny.py for them."""
+    if "tiny" not in vars(request.module):
+        yield
+        return
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    import tiny
+    import torch
+
+    tiny.USED.clear()
+    state, grad = torch.get_rng_state(), torch.is_grad_enabled()
+    yield
+    assert torch.is_grad_enabled() == grad
+    assert torch.equal(torch.get_rng_state(), state)
+    assert random.getstate() == python
+    _same_numpy(legacy)
+    for name, hf, before in tiny.USED.values():
+        left = [
+            path
+            for path, m in hf.named_modules()
+            for hooks in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)
+            if hooks
+        ]
+        assert not left, f"{name}: hooks left on {left}"
+        assert tiny.state(hf) == before, name
+
+
+def _same_numpy(before: tuple[object, ...]) -> None:
+    after = np.random.get_state()  # noqa: NPY002
+    assert after[0] == before[0] and np.array_equal(after[1], before[1]) and after[2:] == before[2:]

@@ -1,0 +1,193 @@
+"""`microtome dissect`: what is said when, what is written, and what is left after every way of ending."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import cli_toys
+import microtome
+from cli_toys import FakeModel, FakeTask, run, toy_stage
+from microtome.cli import summary, watch
+
+
+@pytest.fixture
+def state(monkeypatch):
+    return cli_toys.install(monkeypatch)
+
+
+def test_the_plan_comes_before_the_work_and_the_result_is_kept(state, tmp_path):
+    done = run("dissect", "ioi", "--out", tmp_path / "o", "--pairs", 4, "--seed", 3)
+    assert done.exit_code == 0, done.stderr
+    said = done.stdout
+    assert said.index("Plan: about 1.7 min") < said.index("toy stage") < said.index("report: ")
+    assert "L1H2.z@-1" in said and "-2.5 logit_diff" in said and "A toy." in said
+    assert "noise" in said.split("Controls that failed")[1]
+    assert (tmp_path / "o" / "report.html").exists()
+    assert microtome.open(tmp_path / "o" / "result").kind == "toy_dissect"
+    assert state.calls == [("ioi", 4, 3)]
+    assert (
+        "reading weights" in done.stderr and "done: toy stage" in done.stderr and done.stderr.count("\n") < 6
+    )
+
+
+def test_the_command_in_the_report_asks_for_the_same_again(state, tmp_path):
+    lists = ["--clean", "It's a", "--corrupt", "It's b", "--answer", " x", "--wrong", ' "y"']
+    run("dissect", *lists, *lists, *lists, "--model", "toy", "--out", tmp_path / "one")
+    again = shlex.split(state.reports[0])[1:]
+    assert "--seed" in again and "--model" in again
+    run(*again, "--out", tmp_path / "two")
+    assert state.made[0] == state.made[1] and state.made[0][1]["clean"] == ["It's a"] * 3
+    assert state.reports[0] == state.reports[1] and state.calls[0] == state.calls[1]
+
+
+def test_json_is_alone_on_stdout(state, tmp_path):
+    done = run("dissect", "ioi", "--json", "--out", tmp_path / "o")
+    told = json.loads(done.stdout)
+    assert told["verdict"]["word"] == "unchecked" and len(told["children"]) == 2
+    assert told["children"][0]["strongest"]["site"] == "L1H2.z@-1"
+    assert told["children"][1]["controls"][1]["outcome"] == "failed"
+    assert told["query"]["seed"] == 0 and told["command"].startswith("microtome dissect ioi")
+    assert "Plan:" in done.stderr
+
+
+def test_a_file_of_pairs_is_what_is_dissected(state, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("clean,corrupt,answer,wrong\na,b,c,d\n", encoding="utf-8")
+    run("dissect", file, "--out", tmp_path / "one")
+    run("dissect", file, "--pairs", 4, "--out", tmp_path / "two")
+    assert [made[0] for made in state.made] == [str(file)] * 2
+    assert state.calls == [(30, 16, 0), (30, 4, 0)]
+
+
+@pytest.mark.parametrize("subject", ["iou", "missing.csv"])
+def test_mistakes_are_found_before_a_model_is_loaded(state, tmp_path, subject):
+    done = run("dissect", subject, "--out", tmp_path / "o")
+    assert done.exit_code == 1 and state.loaded == [] and not (tmp_path / "o").exists()
+
+
+def test_one_run_never_overwrites_another(state, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "precious").write_text("x", encoding="utf-8")
+    done = run("dissect", "ioi", "--out", tmp_path / "o")
+    assert done.exit_code == 1 and "not empty" in done.stderr and state.loaded == []
+    assert (tmp_path / "o" / "precious").read_text(encoding="utf-8") == "x"
+
+
+def test_without_out_the_folder_is_named_after_what_was_asked(state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("dissect", "ioi", "--model", "some/model.gguf").exit_code == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    assert made.name.startswith("ioi-model.gguf-20") and (made / "result").is_dir()
+
+
+def test_ctrl_c_keeps_the_finished_stages_and_says_where(state, tmp_path):
+    state.then = "interrupt"
+    done = run("dissect", "ioi", "--out", tmp_path / "o")
+    assert done.exit_code == 130 and "1 finished stage is kept in" in done.stderr
+    kept = microtome.open(tmp_path / "o" / "stages" / "00-toy_stage")
+    assert kept == toy_stage(FakeModel(), "ioi", 2.5)
+    assert not (tmp_path / "o" / "result").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT there")
+def test_a_real_ctrl_c_in_a_real_process(tmp_path):
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import cli_toys, pytest
+cli_toys.install(pytest.MonkeyPatch()); cli_toys.STATE.then = "wait"
+from microtome.cli.main import main
+main(["dissect", "ioi", "--out", {str(tmp_path / "o")!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if line.startswith("done: toy stage"):
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 130 and "kept in" in said and "Traceback" not in said
+    assert (tmp_path / "o" / "stages" / "00-toy_stage" / "result.json").exists()
+
+
+def test_a_refusal_in_the_middle_is_shown_as_one(state, tmp_path):
+    state.then = "refuse"
+    done = run("dissect", "ioi", "--out", tmp_path / "o")
+    assert done.exit_code == 1 and "the way out" in done.stderr and "\x1b" not in done.stderr
+    assert "failed" not in done.stderr  # the root is no stage: the error says it all
+
+
+def test_a_crash_is_not_swallowed(state, tmp_path):
+    state.then = "crash"
+    with pytest.raises(ZeroDivisionError):
+        run("dissect", "ioi", "--out", tmp_path / "o")
+
+
+def test_refused_stages_are_listed_with_their_reason():
+    import pandas as pd
+
+    from microtome.results import Result
+
+    child = toy_stage(FakeModel(), FakeTask("t", 3))
+    table = pd.DataFrame(
+        [
+            {"stage": "residual", "n": 3, "seconds": 1.0, "verdict": "supported", "note": ""},
+            {"stage": "patterns", "n": 3, "seconds": 0.0, "verdict": "refused", "note": "no softmax here"},
+        ]
+    )
+    rows = summary._stages(Result("toy", tables={"stages": table}, children=(child,)))
+    assert rows[0][0] == "residual" and rows[0][-1] == "supported"
+    assert rows[1][:2] == ("patterns", "no softmax here") and rows[1][-1] == "refused"
+
+
+def test_a_result_without_cells_has_a_summary(capsys):
+    from microtome.results import Result
+
+    summary.show(Result("empty"))
+    assert "unchecked" in capsys.readouterr().out
+
+
+def test_bars_appear_after_a_while_and_leave_nothing_behind(monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.setattr(watch, "AFTER", 0.05)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100, no_color=True)
+
+    @microtome.technique("slow_toy", "1")
+    def slow(model):
+        microtome.results.progress(3, 10, "cells", "\x1b[2Jhead 3")
+        time.sleep(0.4)
+        return microtome.Result("slow_toy")
+
+    with watch.watching(console) as watched:
+        slow(FakeModel())
+    shown = screen.getvalue()
+    assert "slow toy" in shown and "30%" in shown and "\\x1b[2Jhead 3" in shown
+    assert watched._display is None and shown.rstrip("\r").endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_what_is_quick_shows_no_bar():
+    from rich.console import Console
+
+    screen = io.StringIO()
+    with watch.watching(Console(file=screen, force_terminal=True)):
+        toy_stage(FakeModel(), FakeTask("t", 3))
+    assert "cells" not in screen.getvalue()
+
+
+def test_only_stages_of_the_outermost_run_are_kept(state):
+    with watch.watching() as watched:
+        cli_toys.toy_dissect(FakeModel(), FakeTask("t", 3))
+    assert [r.kind for r in watched.finished] == ["toy_stage", "toy_stage"]

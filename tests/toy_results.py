@@ -1,0 +1,222 @@
+"""Results of every kind with the shapes that the methods give, made of numbers that are drawn and effects that are planted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from microtome.results import Control, Labelled, Query, Result, verdict
+
+EVIL = (
+    "</script><script>window.pwned=1</script>",
+    "<!--<script>",
+    "<img src=http://evil.example/x onerror=window.pwned=1>",
+    "<b>bold</b><br><a href=javascript:window.pwned=1>x</a>",
+    "%{meta.python} $\\evil$ &lt;i&gt;",
+    "\u202eright to left \u2028 \u200b",
+)
+TOKENS = ("When", " Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " a", " drink", " to")
+MODEL, TASK = "a3f1" * 8, "77c0" * 8
+
+
+def query(method, **parameters):
+    numerics = {"dtype": "float32", "attention": "sdpa", "device": "cpu"}
+    return Query(method, "1", MODEL, TASK, "", parameters, 0, numerics)
+
+
+def control(name, passed=True, **changes):
+    fields = {"rules_out": f"what {name} rules out", "expected": "at most 0.1", "observed": 0.03, "n": 16, **changes}
+    if passed is None:
+        return Control.not_run(name, fields["rules_out"], fields["expected"], "no held-out prompts were given")
+    return Control(name, fields["rules_out"], fields["expected"], fields["observed"], passed, fields["n"], fields.get("null"),
+                   fields.get("detail", ""), fields.get("gates", False))  # fmt: skip
+
+
+def judged(controls=None, p=0.0002, mandatory=("identity", "noise")):
+    controls = controls or (
+        control("identity", gates=True, observed=2.1e-6, rules_out="that writing an activation back changes the metric", expected="largest |difference| at most the noise floor 1e-5"),
+        control("noise", observed={"L14.resid_pre@3": 0.04, "L9.resid_pre@3": -0.02}, null=(-0.2, 0.2), rules_out="that any vector of this size does it", expected="mean effect within 0.2 of the real one", detail="ratio per cell; 0 of 2 failed"),
+        control("irrelevant", passed=False, observed=0.31, null=(-0.2, 0.2), rules_out="that the cell carries something else that differs", expected="no effect, within 0.2 of the real one"),
+        control("held_out", passed=None, rules_out="that the cells were selected for the noise of the prompts that selected them", expected="the effect again on held-out prompts"),
+    )  # fmt: skip
+    return {"controls": controls, "verdict": verdict(controls, mandatory, p, 0.001, 0.0001)}
+
+
+def examples(tokens=TOKENS, n=3):
+    rows = []
+    for i in range(n):
+        top = [[" Mary", 0.71 - 0.1 * i], [" the", 0.08], [" her", 0.05], [" John", 0.04], [tokens[-1], 0.01]]
+        rows.append({"prompt": "".join(tokens), "tokens": list(tokens), "answer": " Mary", "wrong": " John", "top": top, "value": 4.2 - i})
+    return rows
+
+
+def behaviour(tokens=TOKENS, accuracy=0.97, p=0.0002):
+    rng = np.random.default_rng(1)
+    values = rng.normal(4.5 * (2 * accuracy - 1), 1.6, 48).astype(np.float32)
+    effects = Labelled(values[:, None], ("prompt", "metric"), {"prompt": tuple(range(48)), "metric": ("logit_diff",)})
+    sides = pd.DataFrame([
+        {"side": "clean", "accuracy": accuracy, "low": accuracy - 0.1, "high": min(1.0, accuracy + 0.02), "chance": 0.5, "n": 48,
+         "mean": float(values.mean()), "mean_low": float(values.mean()) - 0.5, "mean_high": float(values.mean()) + 0.5, "metric": "logit_diff"},
+        {"side": "corrupt", "accuracy": accuracy - 0.02, "low": accuracy - 0.13, "high": min(1.0, accuracy + 0.01), "chance": 0.5, "n": 48,
+         "mean": 4.1, "mean_low": 3.6, "mean_high": 4.6, "metric": "logit_diff"},
+    ])  # fmt: skip
+    above = control("above_chance", passed=p < 0.001, observed={"accuracy": accuracy, "p": p}, rules_out="that the model does not do this task", expected="more right than chance 0.5")
+    return Result("behaviour", query("behaviour"), effects, {"sides": sides}, raw_examples=examples(tokens), **judged((above,), p, ("above_chance",)))
+
+
+def _cells(effects, scale=0.35, alpha=0.001):
+    """Intervals, a family-wise null band and p that follow from the planted effects."""
+    mean = effects.values.mean(-2)[..., 0]
+    dims = effects.dims[:-2]
+    columns = {d: np.array(Labelled(mean, dims, {k: effects.coords[k] for k in dims}).label_column(d), dtype=object) for d in dims}
+    value = mean.ravel()
+    return pd.DataFrame({**columns, "metric": effects.coords["metric"][0], "low": value - 0.3, "high": value + 0.3, "null_low": -scale,
+                         "null_high": scale, "p": np.where(np.abs(value) > scale, alpha / 3, 0.4)})  # fmt: skip
+
+
+def patching(points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("logit_diff", "prob_diff"), **changes):
+    rng = np.random.default_rng(2)
+    sites = tuple(f"L{layer}.{point}" for point in points for layer in range(layers))
+    n_pos = len(tokens)
+    values = rng.normal(0, 0.06, (len(sites), n_pos, n, len(metrics)))
+    depth = np.tile(np.arange(layers) / layers, len(points))
+    values[:, 9] += np.where(depth < 0.5, 4.0, 4.0 * np.exp(-((depth - 0.5) * 9) ** 2))[:, None, None]
+    values[:, -1] += (4.5 / (1 + np.exp(-(depth - 0.55) * 25)))[:, None, None]
+    values[:, 11] -= np.exp(-(((depth - 0.6) * 12) ** 2))[:, None, None] * 1.4
+    zero = np.zeros((len(sites), n_pos), bool)
+    zero[:, :9] = True
+    values[:, :9] = 0
+    values = values.astype(np.float32)
+    effects = Labelled(values, ("site", "position", "prompt", "metric"),
+                       {"site": sites, "position": tuple(range(n_pos)), "prompt": tuple(range(n)), "metric": metrics})  # fmt: skip
+    cells = _cells(effects)
+    share = cells[["site", "position", "metric"]].assign(value=effects.values.mean(2)[..., 0].ravel() / 4.4)
+    share = share.assign(low=share["value"] - 0.07, high=share["value"] + 0.07)
+    where = [(sites[len(sites) // 2], 9), (sites[-2], n_pos - 1)]
+    donors = pd.DataFrame([
+        {"donor": donor, "site": site, "position": str(at), "value": value + 0.1 * k, "low": value - 0.4, "high": value + 0.4}
+        for k, (site, at) in enumerate(where)
+        for donor, value in (("real", 4.1), ("same_value", 3.9), ("irrelevant", 0.1), ("wrong_value", -2.2), ("noise", 0.05))
+    ])  # fmt: skip
+    positions = pd.DataFrame({"position": [str(i) for i in range(n_pos)], "label": list(tokens)})
+    raw = [{"prompt": "".join(tokens), "tokens": list(tokens), "donor": "".join(tokens), "base": -3.1 + i, "total": 7.9} for i in range(3)]
+    made = Result(
+        "activation_patching", query("activation_patching", sites=[f"L*.{p}" for p in points], mode="denoise", metrics=list(metrics)), effects,
+        {"cells": cells, "normalised": share, "donors": donors, "positions": positions}, {"structurally_zero": zero}, raw_examples=raw, **judged(),
+    )  # fmt: skip
+    return replace(made, **changes) if changes else made
+
+
+def heads(kind="activation_patching", layers=30, n_heads=9, point="z", n=8, seed=3, **parameters):
+    rng = np.random.default_rng(seed)
+    sites = tuple(f"L{layer}H{head}.{point}" for layer in range(layers) for head in range(n_heads))
+    values = rng.normal(0, 0.03, (len(sites), n, 1))
+    for site, size in ((f"L{layers // 2}H3", 1.9), (f"L{layers // 2 + 3}H6", 1.2), (f"L{layers - 8}H1", -0.9), (f"L{layers // 2 + 1}H0", 0.7)):
+        values[sites.index(f"{site}.{point}")] += size
+    effects = Labelled(values.astype(np.float32), ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": ("logit_diff",)})
+    return Result(kind, query(kind, mode="denoise", **parameters), effects, {"cells": _cells(effects, 0.15)}, **judged())
+
+
+def direct(layers=30, n_heads=9, n=8):
+    base = heads("direct_logit_attribution", layers, n_heads, "head_out", n, 4)
+    rng = np.random.default_rng(5)
+    extra = (*(f"L{i}.mlp_out" for i in range(layers)), "embed", "b_U")
+    values = np.concatenate([base.effects.values, rng.normal(0, 0.15, (len(extra), n, 1)).astype(np.float32)])
+    effects = Labelled(values, ("site", "prompt", "metric"), {**base.effects.coords, "site": (*base.effects.coords["site"], *extra)})
+    return Result("direct_logit_attribution", query("direct_logit_attribution"), effects, {"cells": _cells(effects, 0.2)}, **judged())
+
+
+def lens(layers=30, n=8, tokens=TOKENS):
+    rng = np.random.default_rng(6)
+    sites = tuple(f"L{i}.resid_post" for i in range(layers))
+    rise = 4.5 / (1 + np.exp(-(np.arange(layers) - 0.62 * layers) / 1.6))
+    values = rng.normal(0, 0.2, (layers, 2, n, 1))
+    values[:, 1] += rise[:, None, None]
+    effects = Labelled(values.astype(np.float32), ("site", "position", "prompt", "metric"),
+                       {"site": sites, "position": ("subject", "last"), "prompt": tuple(range(n)), "metric": ("logit_diff",)})  # fmt: skip
+    top = pd.DataFrame([
+        {"site": site, "prompt": prompt, "rank": rank, "token": tokens[(i * 3 + rank) % len(tokens)], "probability": (0.02 + 0.7 * i / layers) / rank}
+        for i, site in enumerate(sites) for prompt in (0, 3) for rank in range(1, 6)
+    ])  # fmt: skip
+    return Result("logit_lens", query("logit_lens"), effects, {"cells": _cells(effects, 0.6), "top": top}, **judged())
+
+
+def ablation(layers=30, n=8):
+    rng = np.random.default_rng(7)
+    sites = tuple(f"L{i}.{p}" for i in range(layers) for p in ("attn_out", "mlp_out"))
+    values = rng.normal(-0.1, 0.1, (len(sites), n, 1))
+    values[1] -= 3.5
+    values[2 * (layers // 2)] -= 2.5
+    effects = Labelled(values.astype(np.float32), ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": ("logit_diff",)})
+    on = np.abs(values.mean((1, 2))) * 0.5 + 0.005
+    off = on * np.exp(rng.normal(0, 0.5, len(sites)))
+    off[2 * (layers // 2)] = 0.02
+    table = pd.DataFrame({"site": sites, "on": on, "off": off})
+    return Result("ablation", query("ablation", by="mean"), effects, {"cells": _cells(effects, 0.4), "off_task": table}, **judged())
+
+
+def attention(n_heads=6, all_heads=False, tokens=TOKENS):
+    rng = np.random.default_rng(8)
+    chosen = [(layer, head) for layer in range(12) for head in range(9)] if all_heads else [(8 + 2 * i, (3 * i + 1) % 9) for i in range(n_heads)]
+    rows = [
+        {"site": f"L{layer}H{head}.pattern", "layer": layer, "head": head, "detector": detector, "distribution": text,
+         "score": float(np.clip(rng.beta(1, 12) + (0.8 if (layer * 7 + head + k) % 11 == 0 else 0), 0, 1)), "null_low": 0.02, "null_high": 0.31}
+        for layer, head in chosen for k, detector in enumerate(("previous", "duplicate", "induction", "current", "first")) for text in ("ioi", "random")
+    ]  # fmt: skip
+    tensors, names = {}, []
+    for layer, head in chosen[:2]:
+        raw = np.tril(rng.gamma(0.4, 1.0, (len(tokens), len(tokens))))
+        raw[:, 0] += 0.5
+        tensors[f"pattern/L{layer}H{head}"] = (raw / raw.sum(1, keepdims=True)).astype(np.float32)
+        names += [{"site": f"L{layer}H{head}.pattern", "prompt": "0", "index": i, "token": t} for i, t in enumerate(tokens)]
+    tables = {"detectors": pd.DataFrame(rows), "pattern_tokens": pd.DataFrame(names)}
+    return Result("attention_patterns", query("attention_patterns"), None, tables, tensors, **judged())
+
+
+def components(n=16):
+    k = np.arange(1, n + 1)
+    value = 0.92 * (1 - np.exp(-k / 4.0))
+    rng = np.random.default_rng(9)
+    sites = [f"L{8 + (5 * i) % 20}H{(7 * i) % 9}" if i % 3 else f"L{10 + i}.mlp_out" for i in range(n)]
+    tables = {
+        "curve": pd.DataFrame({"k": k, "value": value, "low": value - 0.08, "high": value + 0.07, "n": 16}),
+        "components": pd.DataFrame({"rank": k, "site": sites, "effect": 2.1 * np.exp(-k / 5) * np.where(k % 5 == 0, -1, 1)}),
+        "nulls": pd.DataFrame({"family": ["matched"] * 40 + ["top_pool"] * 40, "draw": [*range(40)] * 2,
+                               "value": np.concatenate([rng.normal(0.06, 0.06, 40), rng.normal(0.34, 0.1, 40)])}),
+        "held_out": pd.DataFrame([{"quantity": "faithfulness", "value": 0.81, "low": 0.72, "high": 0.89, "n": 32},
+                                  {"quantity": "completeness", "value": 0.12, "low": 0.05, "high": 0.2, "n": 32}]),
+    }  # fmt: skip
+    return Result("component_set", query("component_set", k=n), None, tables, **judged())
+
+
+def dissect(tokens=TOKENS, layers=30, p=0.0002):
+    children = (
+        behaviour(tokens), patching(tokens=tokens, layers=layers), patching(("attn_out", "mlp_out"), layers=layers, tokens=tokens),
+        heads(layers=layers), heads("attribution_patching", layers=layers, seed=11), direct(layers), lens(layers, tokens=tokens),
+        attention(tokens=tokens), ablation(layers), components(),
+    )  # fmt: skip
+    names = ["behaviour", "where: residual", "where: attention and MLP", "which heads", "attribution", "direct contributions", "logit lens",
+             "what they attend to", "ablation", "smallest set"]  # fmt: skip
+    notes = {1: "8 pairs over 8 templates"}
+    stages = pd.DataFrame({"stage": names, "n": [48, 8, 8, 8, 8, 8, 8, 16, 8, 32], "seconds": [3.1, 42.5, 61.0, 38.2, 4.4, 2.2, 1.9, 8.0, 21.3, 33.9],
+                           "note": [notes.get(i, "") for i in range(10)]})  # fmt: skip
+    exact, estimate = children[3].effects.mean("prompt").values[:, 0], children[4].effects.mean("prompt").values[:, 0]
+    tables = {
+        "stages": stages,
+        "agreement": pd.DataFrame({"site": children[3].effects.coords["site"], "estimate": estimate * 0.7, "exact": exact}),
+        "checks": pd.DataFrame([
+            {"check": "certificate of the model", "outcome": "passed", "detail": "14 of 14"},
+            {"check": "effect again on held-out prompts", "outcome": "did not run", "detail": "too few templates"},
+            {"check": "approximation", "outcome": "failed", "detail": "rank correlation 0.31, expected at least 0.7"},
+        ]),
+        "about": pd.DataFrame({"name": ["question", "model", "task"], "value": [
+            "Which parts of SmolLM2-135M-Instruct name the indirect object?", "SmolLM2-135M-Instruct (dequantised from Q4_1)", "ioi, 8 pairs, swapped subject"]}),
+    }  # fmt: skip
+    return Result("dissect", query("dissect", task_name="ioi", pairs=8), None, tables, children=children, raw_examples=(), **judged(p=p))
+
+
+def every_kind():
+    return (behaviour(), patching(), patching(("attn_out", "mlp_out"), 6), heads(), heads("attribution_patching"), direct(), lens(), ablation(),
+            attention(), attention(all_heads=True), components(), dissect())  # fmt: skip
