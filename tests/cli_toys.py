@@ -50,7 +50,7 @@ def toy_stage(model, task, size=1.0, fails=False):
         Control("identity", "a broken engine", "0", 0.0, True, 2, gates=True),
         Control("noise", "any change of this size would do", "0", 0.9, not fails, 4, null=(-0.1, 0.1)),
     )
-    return Result("toy_stage", effects=effects, controls=controls, verdict=verdict(controls, ("noise",), 0.0005, 0.001, 0.0001))  # fmt: skip
+    return Result("activation_patching", effects=effects, controls=controls, verdict=verdict(controls, ("noise",), 0.0005, 0.001, 0.0001))  # fmt: skip
 
 
 @technique("toy_dissect", "1", random=True)
@@ -92,9 +92,11 @@ def install(monkeypatch):
         STATE.calls.append((task if isinstance(task, str) else task.n, pairs, seed))
         return toy_dissect(model, task, pairs=pairs, seed=seed)
 
-    def write_report(result, path, *, command):
+    def write_report(result, path, *, command, folder):
+        assert (folder / "result.json").exists()  # saved first
         STATE.reports.append(command)
         path.write_text("<html></html>", encoding="utf-8")
+        return path
 
     def plan(model, task, pairs=16, seed=0):
         return [("where", pairs, 3.0), ("sets", 2 * pairs, 100.0)]
@@ -108,7 +110,7 @@ def install(monkeypatch):
         return FakeTask("pairs", 30 if source else len(lists["clean"]))
 
     monkeypatch.setattr("microtome.tasks.pairs", pairs)
-    monkeypatch.setitem(sys.modules, "microtome.report", types.SimpleNamespace(write_report=write_report))
+    monkeypatch.setattr("microtome.report.write_report", write_report)
     return STATE
 
 

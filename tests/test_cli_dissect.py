@@ -29,9 +29,9 @@ def test_the_plan_comes_before_the_work_and_the_result_is_kept(state, tmp_path):
     done = run("dissect", "ioi", "--out", tmp_path / "o", "--pairs", 4, "--seed", 3)
     assert done.exit_code == 0, done.stderr
     said = done.stdout
-    assert said.index("Plan: about 1.7 min") < said.index("toy stage") < said.index("report: ")
-    assert "L1H2.z@-1" in said and "-2.5 logit_diff" in said and "A toy." in said
-    assert "noise" in said.split("Controls that failed")[1]
+    assert said.index("Plan: about 1.7 min") < said.index("Stages") < said.index("report: ")
+    assert "L1H2.z" in said and "-2.5 logit" in said and "A toy." in said
+    assert "any change of this size would do" in said.split("Controls that failed")[1]
     assert (tmp_path / "o" / "report.html").exists()
     assert microtome.open(tmp_path / "o" / "result").kind == "toy_dissect"
     assert state.calls == [("ioi", 4, 3)]
@@ -53,9 +53,9 @@ def test_the_command_in_the_report_asks_for_the_same_again(state, tmp_path):
 def test_json_is_alone_on_stdout(state, tmp_path):
     done = run("dissect", "ioi", "--json", "--out", tmp_path / "o")
     told = json.loads(done.stdout)
-    assert told["verdict"]["word"] == "unchecked" and len(told["children"]) == 2
-    assert told["children"][0]["strongest"]["site"] == "L1H2.z@-1"
-    assert told["children"][1]["controls"][1]["outcome"] == "failed"
+    assert told["verdict"]["word"] == "unchecked" and len(told["stages"]) == 2
+    assert any("L1H2.z" in n["label"] and n["value"] == -2.5 and n["n"] == 3 for n in told["numbers"])
+    assert [c["outcome"] for c in told["stages"][1]["controls"]] == ["passed", "failed"]
     assert told["query"]["seed"] == 0 and told["command"].startswith("microtome dissect ioi")
     assert "Plan:" in done.stderr
 
@@ -94,7 +94,7 @@ def test_ctrl_c_keeps_the_finished_stages_and_says_where(state, tmp_path):
     state.then = "interrupt"
     done = run("dissect", "ioi", "--out", tmp_path / "o")
     assert done.exit_code == 130 and "1 finished stage is kept in" in done.stderr
-    kept = microtome.open(tmp_path / "o" / "stages" / "00-toy_stage")
+    kept = microtome.open(tmp_path / "o" / "stages" / "00-activation_patching")
     assert kept == toy_stage(FakeModel(), "ioi", 2.5)
     assert not (tmp_path / "o" / "result").exists()
 
@@ -118,7 +118,7 @@ main(["dissect", "ioi", "--out", {str(tmp_path / "o")!r}])
     said = process.stderr.read()
     process.stderr.close()
     assert process.wait() == 130 and "kept in" in said and "Traceback" not in said
-    assert (tmp_path / "o" / "stages" / "00-toy_stage" / "result.json").exists()
+    assert (tmp_path / "o" / "stages" / "00-activation_patching" / "result.json").exists()
 
 
 def test_a_refusal_in_the_middle_is_shown_as_one(state, tmp_path):
@@ -134,21 +134,23 @@ def test_a_crash_is_not_swallowed(state, tmp_path):
         run("dissect", "ioi", "--out", tmp_path / "o")
 
 
-def test_refused_stages_are_listed_with_their_reason():
+def test_refused_stages_and_what_was_not_ruled_out_are_listed_once(capsys):
     import pandas as pd
 
     from microtome.results import Result
 
-    child = toy_stage(FakeModel(), FakeTask("t", 3))
-    table = pd.DataFrame(
-        [
-            {"stage": "residual", "n": 3, "seconds": 1.0, "verdict": "supported", "note": ""},
-            {"stage": "patterns", "n": 3, "seconds": 0.0, "verdict": "refused", "note": "no softmax here"},
-        ]
-    )
-    rows = summary._stages(Result("toy", tables={"stages": table}, children=(child,)))
-    assert rows[0][0] == "residual" and rows[0][-1] == "supported"
-    assert rows[1][:2] == ("patterns", "no softmax here") and rows[1][-1] == "refused"
+    child = toy_stage(FakeModel(), FakeTask("t", 3), fails=True)
+    rows = [
+        ("residual", "supported", ""),
+        ("patterns", "refused", "no softmax here"),
+        ("MLP", "supported", ""),
+    ]
+    table = pd.DataFrame([{"stage": s, "n": 3, "seconds": 1.0, "verdict": v, "note": n} for s, v, n in rows])
+    summary.show(Result("toy", tables={"stages": table}, children=(child, child)))
+    said = capsys.readouterr().out
+    assert "refused: no softmax here" in said and "1/2" in said
+    (line,) = [line for line in said.splitlines() if "any change of this size would do" in line]
+    assert line.split("noise")[1].strip() == "residual, MLP"
 
 
 def test_a_result_without_cells_has_a_summary(capsys):
@@ -190,4 +192,4 @@ def test_what_is_quick_shows_no_bar():
 def test_only_stages_of_the_outermost_run_are_kept(state):
     with watch.watching() as watched:
         cli_toys.toy_dissect(FakeModel(), FakeTask("t", 3))
-    assert [r.kind for r in watched.finished] == ["toy_stage", "toy_stage"]
+    assert [r.query.method for r in watched.finished] == ["toy_stage", "toy_stage"]

@@ -40,8 +40,8 @@ def test_every_point_equals_the_plain_loop(name: str, layer: int) -> None:
             torch.testing.assert_close(_axis(trace[site][i], point), _axis(seen[site], point), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "olmo2", "bloom", "deepseek_v3", "gpt_oss", "falcon-new"])
-@pytest.mark.parametrize(("n", "length"), [(4, 4), (2, 8), (8, 4), (4, 3), (3, 2), (1, 1)])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "deepseek_v3", "falcon-new"])
+@pytest.mark.parametrize(("n", "length"), [(4, 4), (2, 8), (8, 2), (1, 1)])
 def test_sizes_that_coincide_do_not_confuse_axes(name: str, n: int, length: int) -> None:
     """Batch, prompt length, heads, key/value heads and d_head equal on purpose: each prompt as if it were alone."""
     binding = tiny.bound(name)

@@ -79,9 +79,12 @@ def _cells(effects, scale=0.35, alpha=0.001):
 def patching(points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("logit_diff", "prob_diff"), **changes):
     rng = np.random.default_rng(2)
     sites = tuple(f"L{layer}.{point}" for point in points for layer in range(layers))
+    if points == ("resid_pre",):
+        sites += ("final_resid",)
     n_pos = len(tokens)
     values = rng.normal(0, 0.06, (len(sites), n_pos, n, len(metrics)))
     depth = np.tile(np.arange(layers) / layers, len(points))
+    depth = np.concatenate([depth, np.ones(len(sites) - len(depth))])
     values[:, 9] += np.where(depth < 0.5, 4.0, 4.0 * np.exp(-((depth - 0.5) * 9) ** 2))[:, None, None]
     values[:, -1] += (4.5 / (1 + np.exp(-(depth - 0.55) * 25)))[:, None, None]
     values[:, 11] -= np.exp(-(((depth - 0.6) * 12) ** 2))[:, None, None] * 1.4
@@ -94,7 +97,7 @@ def patching(points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("log
     cells = _cells(effects)
     share = cells[["site", "position", "metric"]].assign(value=effects.values.mean(2)[..., 0].ravel() / 4.4)
     share = share.assign(low=share["value"] - 0.07, high=share["value"] + 0.07)
-    where = [(sites[len(sites) // 2], 9), (sites[-2], n_pos - 1)]
+    where = [(sites[layers // 2], 9), (sites[layers - 2], n_pos - 1)]
     donors = pd.DataFrame([
         {"donor": donor, "site": site, "position": str(at), "value": value + 0.1 * k, "low": value - 0.4, "high": value + 0.4}
         for k, (site, at) in enumerate(where)
@@ -109,22 +112,30 @@ def patching(points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("log
     return replace(made, **changes) if changes else made
 
 
-def heads(kind="activation_patching", layers=30, n_heads=9, point="z", n=8, seed=3, **parameters):
+def heads(kind="activation_patching", layers=30, n_heads=9, n=8, seed=3, mlps=True, **parameters):
+    """Heads, and MLPs beside them, at all positions together."""
     rng = np.random.default_rng(seed)
-    sites = tuple(f"L{layer}H{head}.{point}" for layer in range(layers) for head in range(n_heads))
-    values = rng.normal(0, 0.03, (len(sites), n, 1))
-    for site, size in ((f"L{layers // 2}H3", 1.9), (f"L{layers // 2 + 3}H6", 1.2), (f"L{layers - 8}H1", -0.9), (f"L{layers // 2 + 1}H0", 0.7)):
-        values[sites.index(f"{site}.{point}")] += size
+    sites = tuple(f"L{layer}H{head}.z" for layer in range(layers) for head in range(n_heads))
+    sites += tuple(f"L{layer}.mlp_out" for layer in range(layers)) if mlps else ()
+    values = rng.normal(0, 0.03, (len(sites), n, 1)) + np.random.default_rng(12).normal(0, 0.04, (len(sites), 1, 1))
+    for site, size in ((f"L{layers // 2}H3", 1.9), (f"L{layers // 2 + 3}H6", 1.2), (f"L{layers - 1}H1", -0.9), (f"L{layers // 2 + 1}H0", 0.7)):
+        values[sites.index(f"{site}.z")] += size
     effects = Labelled(values.astype(np.float32), ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": ("logit_diff",)})
-    return Result(kind, query(kind, mode="denoise", **parameters), effects, {"cells": _cells(effects, 0.15)}, **judged())
+    tables = {"cells": _cells(effects, 0.15)}
+    if kind == "attribution_patching":
+        mean = effects.values.mean(1)[:, 0].astype(float)
+        noise = np.random.default_rng(13).normal(0, 0.03, len(sites))
+        tables = {"agreement": pd.DataFrame({"site": sites, "estimate": 0.7 * mean, "exact": mean + noise})}
+    return Result(kind, query(kind, mode="denoise", **parameters), effects, tables, **judged())
 
 
 def direct(layers=30, n_heads=9, n=8):
-    base = heads("direct_logit_attribution", layers, n_heads, "head_out", n, 4)
+    base = heads("direct_logit_attribution", layers, n_heads, n, 4, mlps=False)
+    sites = tuple(site.replace(".z", ".head_out") for site in base.effects.coords["site"])
     rng = np.random.default_rng(5)
-    extra = (*(f"L{i}.mlp_out" for i in range(layers)), "embed", "b_U")
+    extra = (*(f"L{i}.mlp_out" for i in range(layers)), "embed", "final_bias")
     values = np.concatenate([base.effects.values, rng.normal(0, 0.15, (len(extra), n, 1)).astype(np.float32)])
-    effects = Labelled(values, ("site", "prompt", "metric"), {**base.effects.coords, "site": (*base.effects.coords["site"], *extra)})
+    effects = Labelled(values, ("site", "prompt", "metric"), {**base.effects.coords, "site": (*sites, *extra)})
     return Result("direct_logit_attribution", query("direct_logit_attribution"), effects, {"cells": _cells(effects, 0.2)}, **judged())
 
 
@@ -137,8 +148,8 @@ def lens(layers=30, n=8, tokens=TOKENS):
     effects = Labelled(values.astype(np.float32), ("site", "position", "prompt", "metric"),
                        {"site": sites, "position": ("subject", "last"), "prompt": tuple(range(n)), "metric": ("logit_diff",)})  # fmt: skip
     top = pd.DataFrame([
-        {"site": site, "prompt": prompt, "rank": rank, "token": tokens[(i * 3 + rank) % len(tokens)], "probability": (0.02 + 0.7 * i / layers) / rank}
-        for i, site in enumerate(sites) for prompt in (0, 3) for rank in range(1, 6)
+        {"site": site, "prompt": prompt, "rank": rank, "token": tokens[(i * 3 + rank) % len(tokens)], "probability": (0.02 + 0.7 * i / layers) / (rank + 1)}
+        for i, site in enumerate(sites) for prompt in (0, 3) for rank in range(5)
     ])  # fmt: skip
     return Result("logit_lens", query("logit_lens"), effects, {"cells": _cells(effects, 0.6), "top": top}, **judged())
 
@@ -159,18 +170,18 @@ def ablation(layers=30, n=8):
 
 def attention(n_heads=6, all_heads=False, tokens=TOKENS):
     rng = np.random.default_rng(8)
-    chosen = [(layer, head) for layer in range(12) for head in range(9)] if all_heads else [(8 + 2 * i, (3 * i + 1) % 9) for i in range(n_heads)]
+    chosen = [(layer, head) for layer in range(30) for head in range(9)] if all_heads else [(8 + 2 * i, (3 * i + 1) % 9) for i in range(n_heads)]
     rows = [
         {"site": f"L{layer}H{head}.pattern", "layer": layer, "head": head, "detector": detector, "distribution": text,
          "score": float(np.clip(rng.beta(1, 12) + (0.8 if (layer * 7 + head + k) % 11 == 0 else 0), 0, 1)), "null_low": 0.02, "null_high": 0.31}
-        for layer, head in chosen for k, detector in enumerate(("previous", "duplicate", "induction", "current", "first")) for text in ("ioi", "random")
+        for layer, head in chosen for k, detector in enumerate(("previous", "duplicate", "induction", "current", "first")) for text in ("task", "repeated", "ordinary text")
     ]  # fmt: skip
     tensors, names = {}, []
     for layer, head in chosen[:2]:
         raw = np.tril(rng.gamma(0.4, 1.0, (len(tokens), len(tokens))))
         raw[:, 0] += 0.5
         tensors[f"pattern/L{layer}H{head}"] = (raw / raw.sum(1, keepdims=True)).astype(np.float32)
-        names += [{"site": f"L{layer}H{head}.pattern", "prompt": "0", "index": i, "token": t} for i, t in enumerate(tokens)]
+        names += [{"site": f"L{layer}H{head}", "prompt": 3, "index": i, "token": t} for i, t in enumerate(tokens)]
     tables = {"detectors": pd.DataFrame(rows), "pattern_tokens": pd.DataFrame(names)}
     return Result("attention_patterns", query("attention_patterns"), None, tables, tensors, **judged())
 
@@ -182,7 +193,7 @@ def components(n=16):
     sites = [f"L{8 + (5 * i) % 20}H{(7 * i) % 9}" if i % 3 else f"L{10 + i}.mlp_out" for i in range(n)]
     tables = {
         "curve": pd.DataFrame({"k": k, "value": value, "low": value - 0.08, "high": value + 0.07, "n": 16}),
-        "components": pd.DataFrame({"rank": k, "site": sites, "effect": 2.1 * np.exp(-k / 5) * np.where(k % 5 == 0, -1, 1)}),
+        "components": pd.DataFrame({"rank": k - 1, "site": sites, "effect": 2.1 * np.exp(-k / 5)}),
         "nulls": pd.DataFrame({"family": ["matched"] * 40 + ["top_pool"] * 40, "draw": [*range(40)] * 2,
                                "value": np.concatenate([rng.normal(0.06, 0.06, 40), rng.normal(0.34, 0.1, 40)])}),
         "held_out": pd.DataFrame([{"quantity": "faithfulness", "value": 0.81, "low": 0.72, "high": 0.89, "n": 32},
@@ -191,30 +202,33 @@ def components(n=16):
     return Result("component_set", query("component_set", k=n), None, tables, **judged())
 
 
-def dissect(tokens=TOKENS, layers=30, p=0.0002):
+STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
+          "attention patterns", "ablation", "component set")  # fmt: skip
+
+
+def dissect(tokens=TOKENS, layers=30, p=0.0002, about=True):
+    """Ten stages with a result, and one that was refused."""
     children = (
-        behaviour(tokens), patching(tokens=tokens, layers=layers), patching(("attn_out", "mlp_out"), layers=layers, tokens=tokens),
-        heads(layers=layers), heads("attribution_patching", layers=layers, seed=11), direct(layers), lens(layers, tokens=tokens),
-        attention(tokens=tokens), ablation(layers), components(),
+        behaviour(tokens), patching(tokens=tokens, layers=layers), patching(("attn_out",), layers=layers, tokens=tokens),
+        heads(layers=layers), heads("attribution_patching", layers=layers), direct(layers), lens(layers, tokens=tokens),
+        attention(all_heads=layers >= 12, tokens=tokens), ablation(layers), components(),
     )  # fmt: skip
-    names = ["behaviour", "where: residual", "where: attention and MLP", "which heads", "attribution", "direct contributions", "logit lens",
-             "what they attend to", "ablation", "smallest set"]  # fmt: skip
-    notes = {1: "8 pairs over 8 templates"}
-    stages = pd.DataFrame({"stage": names, "n": [48, 8, 8, 8, 8, 8, 8, 16, 8, 32], "seconds": [3.1, 42.5, 61.0, 38.2, 4.4, 2.2, 1.9, 8.0, 21.3, 33.9],
-                           "note": [notes.get(i, "") for i in range(10)]})  # fmt: skip
-    exact, estimate = children[3].effects.mean("prompt").values[:, 0], children[4].effects.mean("prompt").values[:, 0]
-    tables = {
-        "stages": stages,
-        "agreement": pd.DataFrame({"site": children[3].effects.coords["site"], "estimate": estimate * 0.7, "exact": exact}),
-        "checks": pd.DataFrame([
-            {"check": "certificate of the model", "outcome": "passed", "detail": "14 of 14"},
-            {"check": "effect again on held-out prompts", "outcome": "did not run", "detail": "too few templates"},
-            {"check": "approximation", "outcome": "failed", "detail": "rank correlation 0.31, expected at least 0.7"},
-        ]),
-        "about": pd.DataFrame({"name": ["question", "model", "task"], "value": [
-            "Which parts of SmolLM2-135M-Instruct name the indirect object?", "SmolLM2-135M-Instruct (dequantised from Q4_1)", "ioi, 8 pairs, swapped subject"]}),
-    }  # fmt: skip
-    return Result("dissect", query("dissect", task_name="ioi", pairs=8), None, tables, children=children, raw_examples=(), **judged(p=p))
+    rows = [
+        {"stage": name, "n": n, "seconds": seconds, "verdict": str(child.verdict), "note": "; ".join(child.verdict.reasons)[:400]}
+        for name, n, seconds, child in zip(STAGES, (48, 16, 16, 16, 16, 16, 16, 16, 16, 32), (3.1, 42.5, 61, 38.2, 4.4, 2.2, 1.9, 8, 21.3, 33.9), children, strict=True)
+    ]  # fmt: skip
+    rows.insert(3, {"stage": "MLP outputs", "n": 16, "seconds": 0.2, "verdict": "refused", "note": "no mlp_out in this family: it is parallel"})
+    checks = [
+        {"stage": row["stage"], "check": c.name, "outcome": c.outcome, "rules_out": c.rules_out, "expected": c.expected, "observed": str(c.observed), "detail": c.detail}
+        for row, child in zip((r for r in rows if r["verdict"] != "refused"), children, strict=True) for c in child.controls
+    ]  # fmt: skip
+    tables = {"stages": pd.DataFrame(rows), "agreement": children[4].tables["agreement"], "checks": pd.DataFrame(checks)}
+    if about:
+        tables["about"] = pd.DataFrame({"name": ["question", "model", "task"], "value": [
+            "Which parts of SmolLM2-135M-Instruct name the indirect object?", "SmolLM2-135M-Instruct (dequantised from Q4_1)", "ioi, 16 pairs, swapped subject"]})  # fmt: skip
+    stages = control("stages", passed=False, observed={"supported": 9, "of": 11}, rules_out="that a conclusion stands on a stage that failed",
+                     expected="every stage is supported", n=11, detail="MLP outputs: refused")  # fmt: skip
+    return Result("dissect", query("dissect", task="ioi", pairs=16), None, tables, children=children, **judged((stages,), p, ("stages",)))
 
 
 def every_kind():

@@ -7,6 +7,7 @@ checked, what failed, and what this does not show.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from microtome.results.result import Result
     from microtome.tasks.pairs import PairTask
 
-PAIRS = 16
-HELD_OUT = 2
+PAIRS = 12
+HELD_OUT = 3
 """Held-out pairs for each pair of the sweeps."""
 STREAM = ("L*.resid_pre", "final_resid")
 
@@ -43,8 +44,8 @@ def draw(
 ) -> tuple[PairTask, PairTask | None]:
     """(pairs to explore, held-out pairs).
 
-    A task by name gives `pairs` pairs spread over its templates, and twice as many with other names or entities. Pairs
-    of the user's are split by template, entity or pair, a third to explore and two thirds to test; fewer than six
+    A task by name gives `pairs` pairs spread over its templates, and three times as many with other names or entities. Pairs
+    of the user's are split by template, entity or pair, a quarter to explore and the rest to test; fewer than six
     cannot be split, and what needs held-out prompts is then reported as not run.
 
     Raises
@@ -56,7 +57,7 @@ def draw(
     share = HELD_OUT / (1 + HELD_OUT)
     order = ("template", "entity")
     if isinstance(task, str):
-        task = named(task, model, n=pairs * (1 + HELD_OUT), seed=seed)
+        task = named(task, model, n=math.ceil(pairs * (1 + HELD_OUT) * 1.25), seed=seed)
         order = ("entity", "template")
     if task.n < 6:
         return task, None
@@ -151,7 +152,7 @@ def dissect(
     Parameters
     ----------
     task: a task by name, or pairs.
-    pairs: pairs that the sweeps see; twice as many test what they select. Every stage scales with it.
+    pairs: pairs that the sweeps see; three times as many test what they select. Every stage scales with it.
     held_out: pairs of your own for that test; then `task` is taken whole.
 
     Returns a Result whose children are the stages' results. It stops after the behaviour check when the model does not

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from microtome.certificate.certify import certify
+from microtome.certificate.issue import certify
 from microtome.certificate.record import Certificate, Check, Lack, Noise
 
 __all__ = ["Certificate", "Check", "Lack", "Noise", "certify"]

@@ -56,7 +56,7 @@ def check_causal(bench: Bench) -> Check:
 def check_rows(bench: Bench, withdraw: bool) -> list[Check]:
     """A prompt alone, batched with longer ones and padded on either side gives the same logits."""
     full = len(bench.ids[0])
-    rows = [row[: max(1, full - 2 * i)] for i, row in enumerate(bench.ids)]
+    rows = [row[: max(1, full - 2 * i)] for i, row in enumerate(bench.ids[:3])]
     alone = [bench.run([row]).logits[0] for row in rows]
     out = []
     for padding in ("right", "left"):
@@ -90,7 +90,7 @@ def check_generation(bench: Bench, withdraw: bool) -> Check:
 def _generation(bench: Bench) -> Check:
     name, rules_out = "generation", "a cache that forgets, shifts or doubles"
     ragged = "left padding" not in bench.binding.limits
-    rows = [row[: len(row) - (i if ragged else 0)] for i, row in enumerate(bench.ids)]
+    rows = [row[: len(row) - (i if ragged else 0)] for i, row in enumerate(bench.ids[:2])]
     try:
         made = generate(bench.binding, pack(rows), max_new_tokens=_NEW, stop=False)
     except RUNTIME as error:

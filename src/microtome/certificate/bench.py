@@ -94,7 +94,7 @@ class Bench:
 def make_bench(binding: Binding) -> Bench:
     """Prompts of a size that no other axis of this model has, from a fixed seed (the global state is not touched)."""
     facts = binding.facts
-    taken = {facts.d_model, facts.n_layers}
+    taken = {facts.d_model}
     for layer in facts.layers:
         taken |= {layer.n_heads, layer.n_kv_heads, layer.d_head, layer.d_value}
     length = next(n for n in (7, 9, 11, 13, 10, 14) if n not in taken)
@@ -137,12 +137,12 @@ def measure_noise(bench: Bench) -> None:
         base = bench.run(rows, attention=kernel)
         whole = base.logits
         shapes = {
-            "1 prompt": torch.cat([bench.run([row], attention=kernel).logits for row in rows]),
+            "1 prompt": torch.cat([bench.run([row], attention=kernel).logits for row in rows[:2]]),
             "twice as many prompts": bench.run([*rows, *rows], attention=kernel).logits[: len(rows)],
             "a longer prompt": bench.run([[*row, row[0], row[1]] for row in rows], attention=kernel).logits[:, : whole.shape[1]],
         }  # fmt: skip
         for shape, logits in shapes.items():
-            off = _largest(logits - whole)
+            off = _largest(logits - whole[: len(logits)])
             out.append(Noise(base.numerics["dtype"], base.numerics["attention"], f"{len(rows)} prompts of {len(rows[0])} against {shape}", off))  # fmt: skip
         wholes.append(whole)
     largest = _largest(wholes[0])

@@ -196,12 +196,11 @@ def _command(task: str | None, own: dict[str, list[str] | None], options: dict[s
 
 
 def _write(result: Result, folder: Path, command: str) -> Path:
+    """Save the result before its report is made: what took minutes is safe first."""
     from microtome.report import write_report
 
-    result.save(folder / "result")
-    report = folder / "report.html"
-    write_report(result, report, command=command)
-    return report
+    saved = result.save(folder / "result")
+    return write_report(result, folder / "report.html", command=command, folder=saved)
 
 
 def _stream(to_stderr: bool) -> Console:

@@ -1,133 +1,112 @@
-"""A result on one screen: the verdict, what every stage found beside its null, and which controls failed."""
+"""A result on one screen: the verdict, the numbers that matter beside their nulls, and what was not ruled out.
+
+What is counted as a stage and which numbers come first is the report's choice: screen and page say the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from microtome.cli import output
 
 if TYPE_CHECKING:
+    from microtome.report.numbers import Number
+    from microtome.report.outline import Stage
     from microtome.results import Control, Result
 
-FAILED_SHOWN = 6
+FAILED_SHOWN = 8
 
 
 def as_data(result: Result) -> dict[str, Any]:
-    """What `show` prints, and the query, as JSON-able data. Full numbers are in the saved folder."""
+    """What `show` prints, with the query and every control, as JSON-able data. All cells are in the saved folder."""
+    from microtome.report.numbers import headline
+    from microtome.report.outline import outline, unlinked
+
+    stages = outline(result)
     return {
         "kind": result.kind,
         "title": result.title(),
         "query": result.query.as_json() if result.query else None,
-        "verdict": {"word": result.verdict.word, "reasons": result.verdict.reasons, "p": result.verdict.p,
-                    "alpha": result.verdict.alpha, "smallest_p": result.verdict.smallest_p},
-        "strongest": strongest(result),
-        "stages": output.plain(result.tables["stages"]) if "stages" in result.tables else None,
-        "controls": [{**output.plain(c), "outcome": c.outcome} for c in result.controls],
-        "tables": {name: len(frame) for name, frame in result.tables.items()},
-        "children": [as_data(child) for child in result.children],
+        "verdict": _verdict(result),
+        "controls": [_control(c) for c in result.controls],
+        "numbers": [output.plain(n) for n in headline(result, stages)],
+        "stages": [{"name": s.name, "kind": s.result.kind, "n": s.n, "seconds": s.seconds, "verdict": _verdict(s.result),
+                    "controls": [_control(c) for c in s.result.controls]} for s in stages],
+        "not_run": [output.plain(row) for row in unlinked(result, stages)],
     }  # fmt: skip
 
 
-def strongest(result: Result) -> dict[str, Any] | None:
-    """The row of `frame()` with the largest absolute value, None where nothing was measured."""
-    import pandas as pd
+def _verdict(result: Result) -> dict[str, Any]:
+    v = result.verdict
+    return {
+        "word": v.word,
+        "reasons": list(v.reasons),
+        "p": v.p,
+        "alpha": v.alpha,
+        "smallest_p": v.smallest_p,
+    }
 
-    frame = result.frame()
-    order = frame["value"].abs().dropna().sort_values(ascending=False, kind="stable").index
-    if order.empty:
-        return None
-    row = frame.loc[order[:1]].to_dict(orient="records")[0]
-    return {str(k): None if pd.isna(v) else output.plain(v) for k, v in row.items()}
+
+def _control(control: Control) -> dict[str, Any]:
+    return {**output.plain(control), "outcome": control.outcome}
 
 
 def show(result: Result) -> None:
     """Print it."""
+    from microtome.report.numbers import headline
+    from microtome.report.outline import outline, unlinked
+
+    stages = outline(result)
     output.say(result.title(), style="bold")
     for reason in result.verdict.reasons:
         output.say(f"  {reason}")
-    stages = _stages(result) or [_stage(result, result.kind)]
-    head = ("stage", "strongest", "value", "interval", "null", "n", "controls", "verdict")
-    output.table(head, stages, title="Stages" if result.children else "")
-    failed = list(_failed(result))
+    numbers = [_number(n) for n in headline(result, stages)]
+    if numbers:
+        output.table(("what", "value", "interval", "null", "n"), numbers, title="Numbers")
+    rows = [_stage(s) for s in stages]
+    rows += [(r.name, output.number(r.n), "", "", f"{r.word}: {r.note}") for r in unlinked(result, stages)]
+    output.table(("stage", "n", "seconds", "controls passed", "verdict"), rows, title="Stages")
+    failed = _failed(result, stages)
     if failed:
-        rows = [(where, c.name, c.expected, _observed(c), c.rules_out) for where, c in failed[:FAILED_SHOWN]]
         more = f" ({len(failed) - FAILED_SHOWN} more in the report)" if len(failed) > FAILED_SHOWN else ""
         output.table(
-            ("stage", "control", "expected", "observed", "rules out"),
-            rows,
-            title="Controls that failed" + more,
+            ("not ruled out", "control", "in"), failed[:FAILED_SHOWN], title="Controls that failed" + more
         )
 
 
-def _stages(result: Result) -> list[tuple[str, ...]]:
-    """A row per child; where the result names its stages, by those names, with those that were refused."""
-    kinds = [child.kind for child in result.children]
-    if "stages" not in result.tables:
-        return [_stage(child, kind) for child, kind in zip(result.children, kinds, strict=True)]
-    told = result.tables["stages"].to_dict(orient="records")
-    children = iter(result.children)
-    return [
-        (str(row["stage"]), str(row["note"]), *[""] * 5, "refused")
-        if row["verdict"] == "refused"
-        else _stage(next(children), str(row["stage"]))
-        for row in told
-    ]
+def _number(one: Number) -> tuple[str, ...]:
+    value = f"{output.number(one.value)} {one.unit}".rstrip()
+    null = f"{_range(one.null_low, one.null_high)} {one.null}".strip()
+    return one.label, value, _range(one.low, one.high), null, output.number(one.n)
 
 
-def _stage(result: Result, name: str) -> tuple[str, ...]:
-    row = strongest(result) or {}
-    value = f"{output.number(row['value'])} {row['metric']}" if row else ""
-    return (
-        name.replace("_", " "),
-        _where(row),
-        value,
-        _range(row.get("low"), row.get("high")),
-        _range(row.get("null_low"), row.get("null_high")),
-        output.number(row.get("n")),
-        _counts(result),
-        result.verdict.word,
-    )
-
-
-def _where(row: dict[str, Any]) -> str:
-    """The cell's address; positions and heads that the site does not say are added."""
-    site = row.get("site")
-    if site is None:
-        parts = [
-            f"{letter}{row[name]}"
-            for letter, name in (("L", "layer"), ("H", "head"))
-            if row.get(name) is not None
-        ]
-        site = "".join(parts)
-    at = row.get("position")
-    return f"{site}@{at}" if at is not None and "@" not in str(site) else str(site)
-
-
-def _range(low: Any, high: Any) -> str:
-    if low is None or high is None:
+def _range(low: float, high: float) -> str:
+    if low != low or high != high:
         return ""
-    return f"[{output.number(low)}, {output.number(high)}]"
+    return output.number(low) if low == high else f"[{output.number(low)}, {output.number(high)}]"
 
 
-def _counts(result: Result) -> str:
-    said = {"passed": 0, "failed": 0, "did not run": 0}
-    for control in result.controls:
-        said[control.outcome] += 1
-    return ", ".join(f"{n} {word}" for word, n in said.items() if n) or "none"
+def _stage(stage: Stage) -> tuple[str, ...]:
+    controls = stage.result.controls
+    passed = f"{sum(c.passed is True for c in controls)}/{len(controls)}"
+    seconds = "" if stage.seconds is None else f"{stage.seconds:.0f}"
+    return stage.name.replace("_", " "), output.number(stage.n), seconds, passed, stage.result.verdict.word
 
 
-def _failed(result: Result, where: str = "") -> Iterator[tuple[str, Control]]:
-    name = result.kind.replace("_", " ")
-    for control in result.controls:
-        if control.passed is False:
-            yield name, control
-    for child in result.children:
-        yield from _failed(child, name)
+def _failed(result: Result, stages: tuple[Stage, ...]) -> list[tuple[str, str, str]]:
+    """One row per alternative that was not ruled out, with the stages in which it was not."""
+    own = [("the whole", result)] if result.children else []
+    every: list[tuple[str, Result]] = [*own, *((s.name.replace("_", " "), s.result) for s in stages)]
+    where: dict[tuple[str, str], list[str]] = {}
+    for name, one in every:
+        for control in one.controls:
+            if control.passed is False:
+                where.setdefault((control.rules_out, control.name), []).append(name)
+    return [(alternative, control, _list(names)) for (alternative, control), names in where.items()]
 
 
-def _observed(control: Control) -> str:
-    seen: Any = control.observed
-    if isinstance(seen, dict):
-        return ", ".join(f"{k} {output.number(v)}" for k, v in seen.items())
-    return output.number(seen)
+def _list(names: list[str]) -> str:
+    """Names in order, each once, with how often where it is more."""
+    counted: Mapping[str, int] = {name: names.count(name) for name in names}
+    return ", ".join(f"{name} ({n})" if n > 1 else name for name, n in counted.items())

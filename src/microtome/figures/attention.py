@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,24 +38,28 @@ def draw(result: Result) -> go.Figure:
     table = _detectors(result)
     found, total = _heads(table)
     rows = sorted(found)
-    heading = f"{len(rows)} of {total} heads: the {EACH} highest of each detector" if len(rows) < total else ""
-    detectors = [(d, visible(d, most=10)) for d in unique(map(str, table["detector"]))]
-    here = table[[pair in found for pair in zip(table["layer"], table["head"], strict=True)]]
-    grid = _scores(here, rows, [f"L{layer}H{head}" for layer, head in rows], heading, detectors)
+    heading = (
+        f"{len(rows)} of {total} heads: the {EACH} highest of each detector" if len(rows) < total else ""
+    )
+    grid = _scores(_by_head(table), rows, heading, unique(map(str, table["detector"])))
     return _draw(result, table, "What the heads attend to", [grid], "", 22)
 
 
 def every_head(result: Result) -> go.Figure:
     """Layer x head for each detector. Raises ResultError without a table "detectors"."""
     table = _detectors(result)
-    grids = [_layer_head(table, d) for d in unique(map(str, table["detector"]))]
-    return _draw(result, table, "What every head attends to", grids, call("attention", "every_head"), 9 if len(grids[0].rows) > 16 else None)
+    scores = _by_head(table)
+    grids = [_layer_head(scores, d) for d in unique(map(str, table["detector"]))]
+    cell = 9 if len(grids[0].rows) > 16 else None
+    return _draw(result, table, "What every head attends to", grids, call("attention", "every_head"), cell)
 
 
 def _detectors(result: Result) -> pd.DataFrame:
     table = result.tables.get("detectors")
     if table is None or table.empty:
-        raise ResultError("no detectors were run", why='there is no table "detectors"', instead="draw a pattern")
+        raise ResultError(
+            "no detectors were run", why='there is no table "detectors"', instead="draw a pattern"
+        )
     return table
 
 
@@ -68,7 +73,9 @@ def _heads(table: pd.DataFrame) -> tuple[set[tuple[int, int]], int]:
     return {(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)}, len(every)
 
 
-def _draw(result: Result, table: pd.DataFrame, title: str, grids: list[Grid], call: str, cell: int | None) -> go.Figure:
+def _draw(
+    result: Result, table: pd.DataFrame, title: str, grids: list[Grid], call: str, cell: int | None
+) -> go.Figure:
     sheet = Sheet(result, title, call)
     scale = Scale(1.0, "attention on the detector's token, lowest over texts", signed=False)
     draw_bar(sheet, scale)
@@ -83,64 +90,57 @@ def _draw(result: Result, table: pd.DataFrame, title: str, grids: list[Grid], ca
     return sheet.figure()
 
 
-def _scores(
-    table: pd.DataFrame,
-    rows: list[tuple[int, int]],
-    names: list[str],
-    heading: str,
-    detectors: list[tuple[str, str]],
-) -> Grid:
+Scores = dict[tuple[int, int, str], list[dict[Any, Any]]]
+
+
+def _by_head(table: pd.DataFrame) -> Scores:
+    """The rows of each layer, head and detector: one per text."""
+    found: Scores = {}
+    for row in table.to_dict("records"):
+        found.setdefault((int(row["layer"]), int(row["head"]), str(row["detector"])), []).append(row)
+    return found
+
+
+def _scores(scores: Scores, rows: Sequence[tuple[int, int]], heading: str, detectors: Sequence[str]) -> Grid:
+    """A row per head, a column per detector, the score written in."""
     shape = (len(rows), len(detectors))
     values, dots = np.full(shape, np.nan), np.zeros(shape, bool)
     hover, words = [["not measured"] * shape[1] for _ in rows], [[""] * shape[1] for _ in rows]
-    at = {head: i for i, head in enumerate(rows)}
-    column = {name: i for i, (name, _) in enumerate(detectors)}
-    for key, part in table.groupby(["layer", "head", "detector"], sort=False):
-        layer, head, detector = _key(key)
-        r, c = at[layer, head], column[detector]
-        values[r, c], dots[r, c], hover[r][c] = _one(f"L{layer}H{head} {visible(detector)}", part)
-        words[r][c] = f"{values[r, c]:.2f}"
-    labels = [label for _, label in detectors]
-    return Grid(
-        heading, names, labels, "", "detector", values, np.zeros(shape, bool), dots, hover, None, words
-    )
+    for r, (layer, head) in enumerate(rows):
+        for c, detector in enumerate(detectors):
+            part = scores.get((layer, head, detector))
+            if part:
+                values[r, c], dots[r, c], hover[r][c] = _one(f"L{layer}H{head} {visible(detector)}", part)
+                words[r][c] = f"{values[r, c]:.2f}"
+    names, labels = [f"L{layer}H{head}" for layer, head in rows], [visible(d, most=10) for d in detectors]
+    none = np.zeros(shape, bool)
+    return Grid(heading, names, labels, "", "detector", values, none, dots, hover, None, words)
 
 
-def _layer_head(table: pd.DataFrame, detector: str) -> Grid:
-    part = table[table["detector"].astype(str) == detector]
-    layers, heads = sorted(unique(map(int, part["layer"]))), sorted(unique(map(int, part["head"])))
+def _layer_head(scores: Scores, detector: str) -> Grid:
+    mine = {(layer, head): part for (layer, head, name), part in scores.items() if name == detector}
+    layers, heads = sorted({layer for layer, _ in mine}), sorted({head for _, head in mine})
     shape = (len(layers), len(heads))
-    values, dots = np.full(shape, np.nan), np.zeros(shape, bool)
-    absent, hover = np.ones(shape, bool), [["not in this result"] * shape[1] for _ in layers]
-    at, column = {v: i for i, v in enumerate(layers)}, {v: i for i, v in enumerate(heads)}
-    for key, rows in part.groupby(["layer", "head"], sort=False):
-        layer, head, _ = _key(key)
-        r, c = at[layer], column[head]
-        values[r, c], dots[r, c], hover[r][c] = _one(f"L{layer}H{head} {visible(detector)}", rows)
+    values, dots, absent = np.full(shape, np.nan), np.zeros(shape, bool), np.ones(shape, bool)
+    hover = [["not in this result"] * shape[1] for _ in layers]
+    for (layer, head), part in mine.items():
+        r, c = layers.index(layer), heads.index(head)
+        values[r, c], dots[r, c], hover[r][c] = _one(f"L{layer}H{head} {visible(detector)}", part)
         absent[r, c] = False
     names = [str(v) for v in layers], [str(v) for v in heads]
-    return Grid(
-        visible(detector), *names, "layer", "head", values, np.zeros(shape, bool), dots, hover, absent
-    )
+    none = np.zeros(shape, bool)
+    return Grid(visible(detector), *names, "layer", "head", values, none, dots, hover, absent)
 
 
-def _key(key: Any) -> tuple[int, int, str]:
-    layer, head, *detector = key
-    return int(layer), int(head), str(*detector)
-
-
-def _one(name: str, part: pd.DataFrame) -> tuple[float, bool, str]:
-    rows: list[dict[Any, Any]] = part.to_dict("records")
+def _one(name: str, part: Sequence[dict[Any, Any]]) -> tuple[float, bool, str]:
+    """The lowest score over texts, whether it is above its null on all of them, and the hover text."""
     lines = [name]
-    for row in rows:
-        null = (
-            ""
-            if row["null_high"] != row["null_high"]
-            else f", null {number(row['null_low'])} to {number(row['null_high'])}"
-        )
+    for row in part:
+        known = row["null_high"] == row["null_high"]
+        null = f", null {number(row['null_low'])} to {number(row['null_high'])}" if known else ""
         lines.append(f"{visible(row['distribution'])}: {number(float(row['score']))}{null}")
-    clear = all(row["score"] > row["null_high"] for row in rows)  # NaN compares false: no null, no dot
-    return float(part["score"].min()), bool(clear), "\n".join(lines)
+    clear = all(row["score"] > row["null_high"] for row in part)  # NaN compares false: no null, no dot
+    return min(float(row["score"]) for row in part), bool(clear), "\n".join(lines)
 
 
 def pattern(result: Result, site: str) -> go.Figure:

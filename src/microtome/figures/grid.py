@@ -171,7 +171,11 @@ def by_position(cells: Cells, points: Sequence[str]) -> Grid:
     inside = [layer[s] for s in sites if np.isfinite(layer[s])]
     plain = not (frame["unit"] != "").any() and len(set(inside)) == len(inside) > 0
     names = [
-        visible(s, most=20) if not plain else str(int(layer[s])) if np.isfinite(layer[s]) else visible(s.split("_")[0], most=6)
+        visible(s, most=20)
+        if not plain
+        else str(int(layer[s]))
+        if np.isfinite(layer[s])
+        else visible(s.split("_")[0], most=6)
         for s in sites
     ]
     columns = list(cells.positions)
@@ -206,7 +210,14 @@ def by_part(cells: Cells, points: Sequence[str]) -> Grid:
     rows = sorted(unique(frame["layer"].tolist()))
     heading = ", ".join(point_label(p) for p in unique(frame["point"].tolist())[:4])
     labels = [str(int(r)) for r in rows]
-    return fill(cells, frame, heading, (rows, labels, "layer"), (names, names, "head, and other parts"), ("layer", "part"))
+    return fill(
+        cells,
+        frame,
+        heading,
+        (rows, labels, "layer"),
+        (names, names, "head, and other parts"),
+        ("layer", "part"),
+    )
 
 
 def fill(

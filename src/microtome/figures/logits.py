@@ -15,7 +15,7 @@ from .panels import Picture
 from .rows import Row, draw_bars, draw_row_key, strongest
 from .sheet import Sheet
 from .snippet import call
-from .text import number, unit, visible
+from .text import number, unit
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -125,8 +125,7 @@ def parts(result: Result, most: int = 24) -> go.Figure:
         )
     ordered = table.sort_values("rank", kind="stable")
     rows = [
-        Row(f"{int(r['rank'])}  {visible(r['site'], most=18)}", float(r["effect"]))
-        for r in ordered.head(most).to_dict("records")
+        Row(visible(r["site"], most=18), float(r["effect"])) for r in ordered.head(most).to_dict("records")
     ]
     sheet = Sheet(result, "The parts in order", call("sets", "parts"))
     hidden = len(table) - len(rows)

@@ -79,6 +79,7 @@ def _frame(columns: dict[str, object]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+@torch.no_grad()
 def _attribute(
     model: Model, s: Setting, ids: tuple[tuple[int, ...], ...], *, neurons: bool = True
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, pd.DataFrame]:

@@ -45,7 +45,10 @@ def _example(row: Mapping[str, Any]) -> Html:
         body.append(
             tag(
                 "dl",
-                [join(tag("dt", key.replace("_", " ")), tag("dd", _fact(value))) for key, value in facts],
+                [
+                    tag("div", tag("dt", key.replace("_", " ")), tag("dd", _fact(value)))
+                    for key, value in facts
+                ],
                 cls="facts",
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,25 +47,18 @@ class Gallery:
             return _no_picture("figures", error)
         main = [self._figure(p, path, stage) for p in pictures if not p.secondary]
         more = [self._figure(p, path, stage) for p in pictures if p.secondary]
-        folded = (
-            fold(
-                f"{len(more)} more figure{'s' if len(more) > 1 else ''}",
-                tag("div", more, cls="figures"),
-                cls="more",
-            )
-            if more
-            else None
-        )
-        return join(tag("div", main, cls="figures") if main else None, folded)
+        name = f"{len(more)} more figure{'s' if len(more) > 1 else ''}"
+        return join(_columns(main), fold(name, _columns(more), cls="more") if more else None)
 
-    def _figure(self, picture: Picture, path: tuple[int, ...], stage: str) -> Html:
+    def _figure(self, picture: Picture, path: tuple[int, ...], stage: str) -> tuple[Html, int]:
+        """The figure and about how many pixels high it is."""
         code = python(picture.call, folder=self.folder, path=path)
         name = f"figure-{stage}-{self.drawn + len(self.left_out) + 1}"
         try:
             figure = picture.draw()
             still = Html(static_svg(figure, theme=THEME))
         except MicrotomeError as error:
-            return _no_picture(picture.name, error)
+            return _no_picture(picture.name, error), 40
         data = island(figure)
         size = len(data.encode()) + len(still.encode()) + 2000
         if size > self.room:
@@ -72,15 +66,28 @@ class Gallery:
             body = tag(
                 "p", "Left out: the file would become too large. The Python below draws it.", cls="absent"
             )
-            return tag(
-                "figure", body, tag("figcaption", picture.caption, _python(code, name)), cls="fig", id=name
-            )
+            caption = tag("figcaption", tag("p", picture.caption), _python(code, name))
+            return tag("figure", body, caption, cls="fig", id=name), 160
         self.room -= size
         self.drawn += 1
         height = int(figure.layout.height or 450)
         plot = tag("div", still, cls="plot", style=f"--height:{height}px", data_title=_plain_title(figure))
-        return tag("figure", plot, tag("script", data, type="application/json", cls="plot-data"),
+        made = tag("figure", plot, tag("script", data, type="application/json", cls="plot-data"),
                    tag("figcaption", tag("p", picture.caption), _python(code, name)), cls="fig", id=name, aria_label=picture.name)  # fmt: skip
+        return made, height + 130
+
+
+def _columns(figures: Sequence[tuple[Html, int]]) -> Html | None:
+    """Figures in two columns of about the same height; on a narrow screen the second follows the first."""
+    if not figures:
+        return None
+    sides: tuple[list[Html], list[Html]] = ([], [])
+    heights = [0, 0]
+    for made, height in figures:
+        side = 0 if heights[0] <= heights[1] else 1
+        sides[side].append(made)
+        heights[side] += height
+    return tag("div", [tag("div", side, cls="column") for side in sides if side], cls="figures")
 
 
 def island(figure: Any) -> Html:
@@ -98,7 +105,7 @@ def island(figure: Any) -> Html:
 def _python(code: str, name: str) -> Html:
     button = tag("button", "Copy as Python", type="button", cls="copy", data_for=f"{name}-python")
     said = tag("span", role="status", cls="said")
-    shown = fold("show", tag("pre", tag("code", code), id=f"{name}-python", tabindex="0"), cls="python")
+    shown = fold("Python", tag("pre", tag("code", code), id=f"{name}-python", tabindex="0"), cls="python")
     return tag("div", button, said, shown, cls="actions")
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..figures.cells import cells_of
 from ..figures.attribution import chance_correlation, rank_correlation
+from ..figures.cells import cells_of
 from ..figures.text import unit, visible
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def headline(result: Result, stages: Sequence[Stage]) -> list[Number]:
     ranked: list[tuple[int, Number]] = []
     for stage in stages:
         ranked += [(rank, _at(made, stage)) for rank, made in _of(stage.result)]
-    ranked += [(5, made) for made in _agreement(result)]
+    ranked += [(4, made) for made in _agreement(result, stages)]
     seen: set[tuple[int, str]] = set()
     kept = []
     for rank, made in sorted(ranked, key=lambda pair: pair[0]):  # stable: stages keep their order
@@ -70,10 +70,9 @@ def _of(result: Result) -> list[tuple[int, Number]]:
         "logit_lens",
     ):
         made, heads = _strongest(result)
-        exact = result.kind == "activation_patching"
-        # the stream's strongest cell is the last layer at the last position whatever the task: never a headline before others
+        # the stream's largest cell is the last layer at the last position whatever the task: only where room is left
         stream = made is not None and "resid" in made.label
-        rank = (2 if heads else 4 if stream else 3) if exact else 7
+        rank = (2 if heads else 8 if stream else 3) if result.kind == "activation_patching" else 7
         return [] if made is None else [(rank, made)]
     if result.kind == "attention_patterns":
         return [(6, made) for made in _detector(result)]
@@ -107,8 +106,8 @@ def _strongest(result: Result) -> tuple[Number | None, bool]:
     place = visible(row["site"], most=24) + (
         f" @ {cells.position(row['position'])}" if row["position"] is not None else ""
     )
-    kind = {"activation_patching": "strongest", "ablation": "ablated, strongest", "attribution_patching": "estimated, strongest",
-            "direct_logit_attribution": "direct, strongest", "logit_lens": "lens, strongest"}[result.kind]  # fmt: skip
+    kind = {"activation_patching": "largest effect", "ablation": "largest damage", "attribution_patching": "largest estimate",
+            "direct_logit_attribution": "largest piece", "logit_lens": "largest reading"}[result.kind]  # fmt: skip
     made = Number(f"{kind}: {place}", row["value"], row["low"], row["high"], row["null_low"], row["null_high"],
                   f"null over {len(frame)} cells", unit(cells.metric), int(row["n"]))  # fmt: skip
     return made, row["unit"] == "H"
@@ -144,15 +143,16 @@ def _null_sets(result: Result) -> tuple[float, float, str]:
     return best
 
 
-def _agreement(result: Result) -> list[Number]:
+def _agreement(result: Result, stages: Sequence[Stage]) -> list[Number]:
     table = result.tables.get("agreement")
     if table is None or table.empty:
         return []
     rho, n = rank_correlation(table["estimate"].to_numpy(float), table["exact"].to_numpy(float))
     chance = chance_correlation(n)
     low, high = _interval(result)
+    anchor = next((s.anchor for s in stages if s.result.kind == "attribution_patching"), "whole")
     return [] if rho != rho else [Number("attribution ranks parts as exact patching does", rho, low, high, -chance, chance, "unrelated ranks, 95 %",
-                                         "rank correlation", n, "agreement")]  # fmt: skip
+                                         "rank correlation", n, anchor)]  # fmt: skip
 
 
 def _interval(result: Result) -> tuple[float, float]:
@@ -173,11 +173,25 @@ def _detector(result: Result) -> list[Number]:
         table.groupby(["layer", "head", "detector"])["score"].idxmin()
     ]  # over texts: the careful one
     clear = lowest[lowest["score"] > lowest["null_high"]]
+    # nearly every head rests on the first token, and looking at oneself says little: never the headline
+    clear = clear[~clear["detector"].isin(["first", "current"])]
     if clear.empty:
         return []
     row: dict[Any, Any] = clear.sort_values("score", ascending=False, kind="stable").to_dict("records")[0]
-    return [Number(f"L{int(row['layer'])}H{int(row['head'])} on the {visible(row['detector'])} token", float(row["score"]), NAN, NAN,
-                   float(row["null_low"]), float(row["null_high"]), "null of this detector", "of its attention")]  # fmt: skip
+    low, high = float(row["null_low"]), float(row["null_high"])
+    words = f"{visible(row['detector'])} detector, on every text"
+    return [
+        Number(
+            f"L{int(row['layer'])}H{int(row['head'])}: {words}",
+            float(row["score"]),
+            NAN,
+            NAN,
+            low,
+            high,
+            "null",
+            "of its attention",
+        )
+    ]
 
 
 def _real(value: Any) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..figures.text import visible
 from ..results.verdicts import VERDICTS
 from .prose import title_of
 
@@ -31,6 +32,28 @@ class Stage:
         return f"stage-{self.number}"
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A stage that came to no result: `after` is the number of the stage before it (0: none)."""
+
+    name: str
+    word: str
+    after: int
+    n: int | None
+    seconds: float | None
+    note: str
+
+
+def heading(stage: Stage) -> str:
+    """Its name as a heading."""
+    return capital(visible(stage.name, most=80, prose=True))
+
+
+def capital(text: str) -> str:
+    """With a capital letter in front."""
+    return text[:1].upper() + text[1:]
+
+
 def outline(result: Result) -> tuple[Stage, ...]:
     """The stages: the children, each followed by its own; the result itself where it has none."""
     if not result.children:
@@ -45,6 +68,9 @@ def _walk(result: Result, path: tuple[int, ...], found: list[Stage]) -> None:
     for i, child in enumerate(result.children):
         row = said[i] if i < len(said) else {}
         n, seconds = _whole(row.get("n")), _real(row.get("seconds"))
+        note = _text(row.get("note"))
+        if note and "; ".join(child.verdict.reasons).startswith(note):
+            note = ""  # the reasons of the verdict stand beside it anyway
         name = str(row.get("stage") or title_of(child))
         found.append(
             Stage(
@@ -54,7 +80,7 @@ def _walk(result: Result, path: tuple[int, ...], found: list[Stage]) -> None:
                 (*path, i),
                 prompts_of(child) if n is None else n,
                 seconds,
-                _text(row.get("note")),
+                note,
             )
         )
         _walk(child, (*path, i), found)
@@ -66,10 +92,30 @@ def _said(result: Result) -> Sequence[dict[Any, Any]]:
     return ran if len(ran) == len(result.children) else ()
 
 
-def unlinked(result: Result) -> Sequence[dict[Any, Any]]:
+def unlinked(result: Result, found: Sequence[Stage]) -> list[Refused]:
     """Rows of tables["stages"] without a result: stages that were refused, or that cannot be matched."""
-    ran, other = _rows(result)
-    return other if len(ran) == len(result.children) else [*ran, *other]
+    ran, _ = _rows(result)
+    matched = len(ran) == len(result.children)
+    numbers = [s.number for s in found if len(s.path) == 1]
+    table = result.tables.get("stages")
+    out, seen = [], 0
+    for row in [] if table is None else table.to_dict("records"):
+        if matched and row in ran:
+            seen += 1
+            continue
+        after = numbers[seen] - 1 if seen < len(numbers) else (found[-1].number if found else 0)
+        word = str(row.get("verdict") or "no result")
+        out.append(
+            Refused(
+                _text(row.get("stage")),
+                word,
+                after,
+                _whole(row.get("n")),
+                _real(row.get("seconds")),
+                _text(row.get("note")),
+            )
+        )
+    return out
 
 
 def _rows(result: Result) -> tuple[list[dict[Any, Any]], list[dict[Any, Any]]]:

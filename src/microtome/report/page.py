@@ -12,7 +12,7 @@ from ..errors import ResourceError, ResultError
 from ..results.result import Result
 from .gallery import Gallery
 from .markup import Html, tag
-from .outline import outline
+from .outline import heading, outline
 from .sections import checked, provenance, section, whole
 from .summary import question, summary
 
@@ -100,8 +100,8 @@ def page(result: Result, *, command: str = "", folder: str | Path = "") -> str:
 
 
 def _contents(result: Result, stages: Sequence[Stage]) -> Html:
-    links = [(s.anchor, f"{s.number}. {s.name}") for s in stages]
-    links += [("agreement", "The stages together")] if result.children else []
+    links = [(s.anchor, f"{s.number}. {heading(s)}") for s in stages]
+    links += [("whole", "The stages together")] if result.children else []
     links += [("checked", "What was checked"), ("provenance", "Where this came from")]
     return tag(
         "nav",

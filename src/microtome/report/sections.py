@@ -7,14 +7,13 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ..errors import MicrotomeError
-from ..figures.text import visible
 from ..results import registry
 from ..results.calibration import NOT_CALIBRATED, calibration_line
 from ..results.frozen import dumps
 from .examples import examples
 from .gallery import Gallery
 from .markup import Html, fold, join, table, tag
-from .outline import Stage
+from .outline import Stage, heading
 from .prose import VERDICT, asked, limits
 from .summary import about
 from .tables import badge, controls, numbers, outcome
@@ -33,7 +32,7 @@ def section(stage: Stage, gallery: Gallery) -> Html:
     ]
     return tag(
         "section",
-        tag("h2", tag("span", f"{stage.number}. ", cls="no"), visible(stage.name, most=80, prose=True)),
+        tag("h2", tag("span", f"{stage.number}. ", cls="no"), heading(stage)),
         tag("p", " · ".join(f for f in facts if f), cls="aside") if any(facts) else None,
         tag("p", asked(result), cls="asked"),
         tag(
@@ -60,7 +59,7 @@ def whole(result: Result, gallery: Gallery) -> Html | None:
         return None
     pictures = gallery.of(result, (), "whole")
     return tag(
-        "section", tag("h2", "The stages together"), pictures, controls(result) if result.controls else None, examples(result), id="agreement",
+        "section", tag("h2", "The stages together"), pictures, controls(result) if result.controls else None, examples(result), id="whole",
     )  # fmt: skip
 
 
@@ -74,11 +73,7 @@ def checked(result: Result, stages: Sequence[Stage], left_out: Sequence[str]) ->
     passed = len(every) - len(failed) - len(idle)
 
     def line(s: Stage | None, text: str) -> Html:
-        where = (
-            tag("a", f"{s.number}. {visible(s.name, most=60, prose=True)}", href=f"#{s.anchor}")
-            if s
-            else "the whole"
-        )
+        where = tag("a", f"{s.number}. {heading(s)}", href=f"#{s.anchor}") if s else "the whole"
         return tag("li", where, ": ", text)
 
     return tag(
@@ -114,8 +109,8 @@ def checked(result: Result, stages: Sequence[Stage], left_out: Sequence[str]) ->
 
 def _checks(result: Result) -> Html | None:
     found = result.tables.get("checks")
-    if found is None or found.empty:
-        return None
+    if found is None or found.empty or (result.children and "stage" in found.columns):
+        return None  # with a stage each, they are the controls that the sections show already
     rows = [
         [str(r.get("check", "")), outcome(str(r.get("outcome", ""))), str(r.get("detail", "") or "")]
         for r in found.to_dict("records")
@@ -152,7 +147,7 @@ def provenance(result: Result, stages: Sequence[Stage], command: str) -> Html:
 
 def _method(stage: Stage) -> list[str]:
     query = stage.result.query
-    name = f"{stage.number}. {visible(stage.name, most=60, prose=True)}"
+    name = f"{stage.number}. {heading(stage)}"
     return (
         [name, "–", "–", NOT_CALIBRATED]
         if query is None

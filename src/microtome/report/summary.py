@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..figures.text import number
+from ..figures.text import number, visible
 from ..results.verdicts import SUPPORTED
 from .markup import Html, tag
 from .numbers import Number, headline
@@ -32,7 +32,8 @@ def question(result: Result) -> str:
     if said:
         return said
     parameters: Mapping[str, object] = {} if result.query is None else result.query.parameters
-    task = about(result).get("task") or parameters.get("task_name") or parameters.get("name")
+    task = about(result).get("task") or parameters.get("task")
+    task = task if isinstance(task, str) else ""
     if result.kind == "dissect":
         return (
             f"Which parts of the model carry {task}?"
@@ -47,30 +48,38 @@ def summary(result: Result, found: Sequence[Stage]) -> Html:
     facts = about(result)
     subjects = [facts[k] for k in ("model", "task") if facts.get(k)]
     word = result.verdict.word
-    reasons = result.verdict.reasons
     return tag(
         "header",
         tag("p", "Microtome report", [tag("span", s) for s in subjects], cls="over"),
         tag("h1", question(result)),
         tag("p", asked(result), cls="asked") if not result.children and asked(result) else None,
         tag("p", badge(word), " ", tag("span", VERDICT.get(word, "")), cls="judgement"),
+        _reasons(result),
         tag(
-            "ul",
-            [tag("li", r) for r in reasons[:3]],
-            tag("li", f"{len(reasons) - 3} more below") if len(reasons) > 3 else None,
-            cls="reasons",
-        )
-        if reasons and word != SUPPORTED
-        else None,
-        _cards(headline(result, found)),
-        _failures(found),
-        stages(found, unlinked(result)),
+            "div",
+            _cards(headline(result, found)),
+            tag("div", stages(found, unlinked(result, found)), _tally(result, found)),
+            cls="screen",
+        ),
     )
 
 
-def _failures(found: Sequence[Stage]) -> Html | None:
+def _reasons(result: Result) -> Html | None:
+    """Why the verdict is what it is, with the detail of the controls that failed; nothing where all is well."""
+    if result.verdict == SUPPORTED:
+        return None
+    failed = [c.detail for c in result.controls if c.passed is False and c.detail]
+    lines = [*result.verdict.reasons[:3], *failed[:2]]
+    return (
+        tag("ul", [tag("li", visible(line, most=300, prose=True)) for line in lines], cls="reasons")
+        if lines
+        else None
+    )
+
+
+def _tally(result: Result, found: Sequence[Stage]) -> Html | None:
     """One line that no reader can miss: how many controls passed, failed, did not run."""
-    every = [c for s in found for c in s.result.controls]
+    every = [c for s in found for c in s.result.controls] + (list(result.controls) if result.children else [])
     if not every:
         return tag("p", "No control ran.", cls="tally")
     count = {word: sum(c.outcome == word for c in every) for word in ("passed", "failed", "did not run")}
@@ -94,7 +103,7 @@ def _card(one: Number) -> Html:
     else:
         facts.append(f"{one.null or 'null'} {number(one.null_low)} to {number(one.null_high)}")
     if one.n is not None:
-        facts.append(f"n {one.n}")
+        facts.append(f"n\u00a0{one.n}")
     return tag(
         "li", tag("p", label, cls="label"), value, _strip(one), tag("p", " · ".join(facts), cls="aside")
     )
@@ -125,5 +134,5 @@ def _strip(one: Number) -> Html:
         )
     if one.low == one.low:
         parts.append(tag("line", x1=at(one.low), x2=at(one.high), y1=9, y2=9, cls="reach"))
-    parts.append(tag("circle", cx=at(one.value), cy=9, r=4, cls="dot"))
+    parts.append(tag("line", x1=at(one.value), x2=at(one.value), y1=9, y2=9, cls="dot"))
     return tag("svg", parts, viewBox="0 0 200 18", preserveAspectRatio="none", aria_hidden="true", cls="mini")

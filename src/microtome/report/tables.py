@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..figures.text import number, visible
 from .markup import Html, fold, join, table, tag
+from .outline import Refused, Stage, capital, heading
 from .prose import GLYPH, SLUG
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from ..results.result import Result
     from ..results.verdicts import Control
-    from .outline import Stage
 
 ROWS = 24
 _OUTCOME = {"passed": "✓", "failed": "✕", "did not run": "–"}
@@ -81,40 +81,34 @@ def _observed(control: Control) -> Html:
     return join("" if seen is None else tag("b", _value(seen)), null, detail)
 
 
-def stages(found: Sequence[Stage], rest: Sequence[Mapping[Any, Any]]) -> Html:
-    """n, seconds and verdict of every stage; what did not come to a result stands below."""
-    rows: list[list[Any]] = []
+def stages(found: Sequence[Stage], rest: Sequence[Refused]) -> Html:
+    """n, seconds and verdict of every stage, in the order they ran; those that came to no result in their places."""
+    lines: list[tuple[float, list[Any]]] = []
     total = 0.0
     for s in found:
-        name = join(
-            tag("a", f"{s.number}. {visible(s.name, most=60, prose=True)}", href=f"#{s.anchor}"),
-            tag("span", s.note, cls="aside") if s.note else None,
-        )
-        rows.append(
-            [
-                name,
-                badge(s.result.verdict),
-                "–" if s.n is None else s.n,
-                "–" if s.seconds is None else _seconds(s.seconds),
-            ]
+        link: list[object] = [tag("a", f"{s.number}. {heading(s)}", href=f"#{s.anchor}"), _aside(s.note)]
+        lines.append(
+            (
+                s.number,
+                [join(link), badge(s.result.verdict), "–" if s.n is None else s.n, _seconds(s.seconds)],
+            )
         )
         total += s.seconds or 0.0
-    for row in rest:
-        note = str(row.get("note") or "did not come to a result")
-        seconds = row.get("seconds")
-        known = isinstance(seconds, (int, float)) and seconds == seconds
-        total += float(seconds) if known else 0.0  # type: ignore[arg-type]
-        rows.append(
-            [
-                join(str(row.get("stage", "")), tag("span", note, cls="aside")),
-                "",
-                _value(row.get("n")),
-                _seconds(seconds) if known else "–",
-            ]
+    for one in rest:
+        refused = tag("span", "– ", one.word, cls="verdict unchecked")
+        name: list[object] = [capital(visible(one.name, most=60, prose=True)), _aside(one.note)]
+        lines.append(
+            (one.after + 0.5, [join(name), refused, "–" if one.n is None else one.n, _seconds(one.seconds)])
         )
+        total += one.seconds or 0.0
+    rows = [row for _, row in sorted(lines, key=lambda line: line[0])]
     if total and len(rows) > 1:
-        rows.append([tag("b", "all stages"), "", "", tag("b", _seconds(total))])
+        rows.append([tag("b", "All stages"), "", "", tag("b", _seconds(total))])
     return table("Stages", ["stage", "verdict", "n", "seconds"], rows, cls="stages", numeric=(2, 3))
+
+
+def _aside(note: str) -> Html | None:
+    return tag("span", visible(note, most=160, prose=True), cls="aside") if note else None
 
 
 def numbers(result: Result) -> Html:
@@ -130,7 +124,7 @@ def numbers(result: Result) -> Html:
             )
         )
     for name, content in result.tables.items():
-        if name not in ("cells", "normalised", "about"):
+        if name not in ("cells", "normalised", "about", "stages", "checks"):
             made.append(
                 _frame(
                     content.head(ROWS),
@@ -147,8 +141,8 @@ def _frame(frame: pd.DataFrame, caption: str) -> Html:
     return table(caption, head, rows, cls="data", numeric=numeric)
 
 
-def _seconds(value: Any) -> str:
-    return f"{float(value):,.1f}"
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.1f}"
 
 
 def _value(value: Any) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from microtome.errors import EditError
 from microtome.model.binding import Binding
 from microtome.model.tokens import Tokens
-from microtome.sites import Site
+from microtome.sites import Site, expand_all
 from microtome.trace.edits import Edits
 from microtome.trace.run import forward, prepare, refuse_nan, unfired
 from microtome.trace.session import Read
@@ -31,7 +31,7 @@ def rooted(binding: Binding) -> Iterator[None]:
 
     handle = binding.module(binding.stack_path("embed")).register_forward_hook(root)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
         handle.remove()
@@ -61,6 +61,7 @@ def grad(
     ------
     EditError: the metric does not depend on a site, or is not finite.
     """  # fmt: skip
+    expand_all(sites, binding.facts)  # refuses an empty list
     plan = prepare(binding, tokens, capture=sites, edits=edits, attention=attention)
     live = {key: Read(*key, live=True) for key in plan.reads}
     with ExitStack() as stack:

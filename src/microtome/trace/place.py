@@ -192,6 +192,8 @@ class Placer:
         plain = change(edit) if values is None else None
 
         def on_keys(old: Tensor, keep: Tensor | None) -> Tensor:
+            if plain is not None and site.source is None and not self.tokens.padded:
+                return plain(old)
             out = old.clone()
             which = torch.arange(len(where.rows)) if keep is None else keep.cpu()
             rows = where.rows[which]

@@ -122,16 +122,24 @@ class _Station:
     after: list[Read] = field(default_factory=list)
 
     def visit(self, view: Tensor, frame: Frame) -> tuple[Tensor, bool]:
+        changed = bool(self.writes)
+        if any(r.live for r in self.before):
+            view, changed = _rooted(view), True
         for read in self.before:
             read.take(view, frame)
-        changed = bool(self.writes)
-        if any(r.live for r in self.after):
-            view, changed = view.clone(), True
         for write in self.writes:
             view = write.apply(view, frame)
+        if any(r.live for r in self.after):
+            view, changed = _rooted(view), True
         for read in self.after:
             read.take(view, frame)
         return view, changed
+
+
+def _rooted(view: Tensor) -> Tensor:
+    """A tensor of its own through which the gradient passes, or at which it begins (learned positions)."""
+    view = view.clone()
+    return view if view.requires_grad else view.requires_grad_()
 
 
 def cache_kinds(binding: Binding) -> dict[str, Any]:
@@ -387,8 +395,10 @@ class Session:
         bias = norm.bias.to(out.dtype)
         if layout.kind == "shared_heads":  # one norm over all heads: each head's part by its own factor
             factor = (view / new).to(out.dtype).expand(-1, -1, -1, out.shape[-1] // layout.n)
-            return (out - bias) * factor.reshape(out.shape) + bias
-        return (out - bias) * (old / layout.write(old, new, batch, pos)).to(out.dtype) + bias
+            factor = factor.reshape(out.shape)
+        else:
+            factor = (old / layout.write(old, new, batch, pos)).to(out.dtype)
+        return out + (out - bias) * (factor - 1)  # exactly `out` wherever the divisor stays
 
     def _heads(self, station: _Station, z: Tensor, out: Tensor) -> Tensor:
         batch, pos = self.frame.shape

@@ -38,12 +38,12 @@ def certify(model: Model | Binding, withdraw: bool = False) -> Certificate:
     binding = model if isinstance(model, Binding) else model.binding
     check_runnable(binding)
     with torch.no_grad():
-        bench = _inside(binding)
+        bench = inside(binding)
         for _ in range(_ROUNDS):
             if not withdraw or not bench.failures:
                 break
             _withdraw(bench)
-            bench = _inside(binding)
+            bench = inside(binding)
         checks = _rows(bench, withdraw)
     return Certificate(
         family=binding.family.name,
@@ -56,7 +56,7 @@ def certify(model: Model | Binding, withdraw: bool = False) -> Certificate:
     )
 
 
-def _inside(binding: Binding) -> Bench:
+def inside(binding: Binding) -> Bench:
     """The checks of points. Later ones need the earlier ones to hold."""
     bench = make_bench(binding)
     for step in (internals.check_calls, internals.check_captures):
