@@ -17,8 +17,9 @@ def hygiene(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    import tiny
     import torch
+
+    import tiny
 
     tiny.USED.clear()
     state, grad = torch.get_rng_state(), torch.is_grad_enabled()

@@ -39,7 +39,9 @@ TABLES = {"llama": _LLAMA, "gpt2": _GPT2, "gemma2": _GEMMA2}
 POINTS = {kind: (*table, "scores", "pattern") for kind, table in TABLES.items()}
 
 
-def run(hf: nn.Module, ids: Sequence[int], capture: Sequence[str] = (), edits: Sequence[tuple[str, Fn]] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+def run(
+    hf: nn.Module, ids: Sequence[int], capture: Sequence[str] = (), edits: Sequence[tuple[str, Fn]] = ()
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits [pos, d_vocab] and captures. hf must run eager attention; `edits` are (site, function of the whole value)."""  # fmt: skip
     kind = hf.config.model_type
     layers = hf.transformer.h if kind == "gpt2" else hf.model.layers
@@ -53,12 +55,18 @@ def run(hf: nn.Module, ids: Sequence[int], capture: Sequence[str] = (), edits: S
             path, side, shape = TABLES[kind][point]
             change = partial(_change, seen, site, fns, hf.config, shape)
             module = layers[layer].get_submodule(path)
-            if side == "mid":  # the stream between attention and MLP is never a module's own output: add the difference
+            if (
+                side == "mid"
+            ):  # the stream between attention and MLP is never a module's own output: add the difference
                 store: dict[str, Tensor] = {}
-                stack.callback(layers[layer].register_forward_pre_hook(partial(_keep, store), with_kwargs=True).remove)
+                stack.callback(
+                    layers[layer].register_forward_pre_hook(partial(_keep, store), with_kwargs=True).remove
+                )
                 stack.callback(module.register_forward_hook(partial(_mid, store, change)).remove)
             elif side == "in":
-                stack.callback(module.register_forward_pre_hook(partial(_in, change), with_kwargs=True).remove)
+                stack.callback(
+                    module.register_forward_pre_hook(partial(_in, change), with_kwargs=True).remove
+                )
             else:
                 stack.callback(module.register_forward_hook(partial(_out, change)).remove)
         home = sys.modules[type(hf).__module__]
@@ -68,7 +76,9 @@ def run(hf: nn.Module, ids: Sequence[int], capture: Sequence[str] = (), edits: S
         return hf(torch.tensor([list(ids)]), use_cache=False).logits[0], seen
 
 
-def _change(seen: dict[str, Tensor], site: str, fns: list[Fn], config: Any, shape: Any, raw: Tensor) -> Tensor:
+def _change(
+    seen: dict[str, Tensor], site: str, fns: list[Fn], config: Any, shape: Any, raw: Tensor
+) -> Tensor:
     heads = config.num_attention_heads
     x = raw[0]
     if isinstance(shape, int):  # gpt2: three blocks side by side

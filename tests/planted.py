@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tiny
 import torch
 
+import tiny
 from microtome.facade import Model
 from microtome.model.load import load_module
 from microtome.tasks.pairs import PairTask, Side
@@ -44,12 +44,24 @@ def pairs(model: Model, n: int = 14, seed: int = 0) -> PairTask:
     gen = torch.Generator().manual_seed(seed)
     clean = torch.randint(3, tiny.VOCAB, (n, LENGTH), generator=gen)
     corrupt = clean.clone()
-    corrupt[:, WHERE] = (clean[:, WHERE] - 3 + torch.randint(1, tiny.VOCAB - 3, (n,), generator=gen)) % (tiny.VOCAB - 3) + 3
+    corrupt[:, WHERE] = (clean[:, WHERE] - 3 + torch.randint(1, tiny.VOCAB - 3, (n,), generator=gen)) % (
+        tiny.VOCAB - 3
+    ) + 3
     logits = [model.run(side.tolist(), logits="last").logits[:, -1] for side in (clean, corrupt)]
     moved = logits[0] - logits[1] + 1e-6 * torch.arange(tiny.VOCAB)
     answers = tuple(((int(t),),) for t in moved.argmax(-1))
     wrong = tuple(((int(t),),) for t in moved.argmin(-1))
-    spans = {"subject": tuple((WHERE, WHERE + 1) for _ in range(n)), "end": tuple((LENGTH - 1, LENGTH) for _ in range(n))}
+    spans = {
+        "subject": tuple((WHERE, WHERE + 1) for _ in range(n)),
+        "end": tuple((LENGTH - 1, LENGTH) for _ in range(n)),
+    }
     sides = [Side(tuple(f"{name} {i}" for i in range(n)), tuple(map(tuple, rows.tolist())), spans, tuple({} for _ in range(n)))
              for name, rows in (("clean", clean), ("corrupt", corrupt))]  # fmt: skip
-    return PairTask("planted", sides[0], sides[1], answers, wrong, groups={"entity": tuple(f"seed {seed} pair {i}" for i in range(n))})
+    return PairTask(
+        "planted",
+        sides[0],
+        sides[1],
+        answers,
+        wrong,
+        groups={"entity": tuple(f"seed {seed} pair {i}" for i in range(n))},
+    )

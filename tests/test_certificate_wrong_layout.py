@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
+import tiny
 from microtome.certificate import certify
 from microtome.certificate.bench import row
 from microtome.certificate.issue import inside
@@ -97,7 +97,10 @@ def at(part: str, how: str, *points: str) -> Fault:
     """Touch these points at another module of the same layer."""
 
     def fault(binding: Binding) -> None:
-        taps(lambda t: Tap(t.point, t.layer, how, binding.slots[t.layer or 0].at(part) or "", t.layout), *points)(binding)
+        taps(
+            lambda t: Tap(t.point, t.layer, how, binding.slots[t.layer or 0].at(part) or "", t.layout),
+            *points,
+        )(binding)
 
     return fault
 
@@ -122,7 +125,10 @@ def slots(**changes: Any) -> Fault:
     """Other semantics of the block."""
 
     def fault(binding: Binding) -> None:
-        binding.slots = [replace(s, block=replace(s.block, **{k: v(s) if callable(v) else v for k, v in changes.items()})) for s in binding.slots]
+        binding.slots = [
+            replace(s, block=replace(s.block, **{k: v(s) if callable(v) else v for k, v in changes.items()}))
+            for s in binding.slots
+        ]
 
     return fault
 
@@ -140,7 +146,9 @@ def swap(one: str, other: str) -> Fault:
     """Exchange two module paths, for taps and weights alike."""
 
     def fault(binding: Binding) -> None:
-        binding.slots = [replace(s, paths={**s.paths, one: s.paths[other], other: s.paths[one]}) for s in binding.slots]
+        binding.slots = [
+            replace(s, paths={**s.paths, one: s.paths[other], other: s.paths[one]}) for s in binding.slots
+        ]
 
     return fault
 
@@ -217,9 +225,9 @@ _FAULTS: list[tuple[str, str, Fault, str]] = [
 ]  # fmt: skip
 
 
-
-
-@pytest.mark.parametrize(("name", "fault", "check"), [f[1:] for f in _FAULTS], ids=[f"{f[1]}: {f[0]}" for f in _FAULTS])
+@pytest.mark.parametrize(
+    ("name", "fault", "check"), [f[1:] for f in _FAULTS], ids=[f"{f[1]}: {f[0]}" for f in _FAULTS]
+)
 def test_a_wrong_layout_fails(name: str, fault: Fault, check: str) -> None:
     binding = bind(tiny.model(name))
     fault(binding)
@@ -252,9 +260,13 @@ def test_a_fault_in_an_unknown_family_withdraws_the_point_and_nothing_else() -> 
         fault(faulty)
         certificate = certify(faulty, withdraw=True)
         assert certificate.passed, certificate.failed
-        lost = [set(a.lacks) - set(b.lacks) for a, b in zip(faulty.facts.layers, plain.facts.layers, strict=True)]
+        lost = [
+            set(a.lacks) - set(b.lacks) for a, b in zip(faulty.facts.layers, plain.facts.layers, strict=True)
+        ]
         assert set().union(*lost) == {point}, (name, lost)
-        assert "certificate" in next(layer.lacks[point] for layer in faulty.facts.layers if point in layer.lacks)
+        assert "certificate" in next(
+            layer.lacks[point] for layer in faulty.facts.layers if point in layer.lacks
+        )
 
 
 def test_a_stream_that_is_not_found_is_a_model_error() -> None:

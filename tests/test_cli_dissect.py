@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -99,7 +98,6 @@ def test_ctrl_c_keeps_the_finished_stages_and_says_where(state, tmp_path):
     assert not (tmp_path / "o" / "result").exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT there")
 def test_a_real_ctrl_c_in_a_real_process(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})

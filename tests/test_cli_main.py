@@ -129,7 +129,6 @@ def test_ctrl_c_ends_with_130(monkeypatch):
     assert done.exit_code == 130 and "interrupted; nothing was kept" in done.stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes there close differently")
 def test_a_reader_that_goes_away_is_no_error():
     code = "from microtome.cli.main import main; main(['tasks', 'list'])"
     process = subprocess.Popen(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from microtome.certificate import certify
 from microtome.errors import ModelError
 from microtome.model.binding import bind
@@ -91,14 +91,25 @@ _MORE = {"llama-mha", "gpt2-inverse", "deepseek_v3-noq", "falcon-new-1ln", "falc
 """Further of a make that others stand for: in `make long`."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in _MORE)) for n in (*tiny.KNOWN, *tiny.EQUAL)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in _MORE)) for n in (*tiny.KNOWN, *tiny.EQUAL)]
+)
 def test_a_registered_family_passes_as_it_is(name: str) -> None:
     binding = bind(tiny.model(name))
     certificate = certify(binding)
     assert binding.known and not binding.refused
     assert certificate.passed, [(c.name, c.observed, c.detail) for c in certificate.failed]
     ran = {c.name: c.passed for c in certificate.checks}
-    optional = {"total", "residual sum", "neurons", "rotary", "scores", "embedding", "readout", "scales"}  # points may be lacking
+    optional = {
+        "total",
+        "residual sum",
+        "neurons",
+        "rotary",
+        "scores",
+        "embedding",
+        "readout",
+        "scales",
+    }  # points may be lacking
     assert all(ran[n] for n in ran if n not in optional), ran
     _as_written(binding, name)
 
@@ -106,7 +117,9 @@ def test_a_registered_family_passes_as_it_is(name: str) -> None:
 _SECOND = {"olmoe", "glm4_moe", "persimmon", "biogpt", "ernie4_5", "dots1", "arcee", "dbrx", "bamba", "lfm2", "zamba2", "granitemoehybrid", "ministral"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in _SECOND)) for n in tiny.UNKNOWN])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.long] * (n in _SECOND)) for n in tiny.UNKNOWN]
+)
 def test_an_unknown_family_is_certified_or_refused_point_by_point(name: str) -> None:
     binding = bind(tiny.model(name))
     certificate = certify(binding, withdraw=True)

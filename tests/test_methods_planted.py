@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import planted
 import pytest
-import tiny  # noqa: F401  the hygiene fixture looks for it
 
+import planted
+import tiny
 from microtome import methods
 from microtome.errors import ModelError, SiteError, TaskError
 from microtome.results import open_result
@@ -26,7 +26,14 @@ def task(model):
 
 @pytest.fixture(scope="module")
 def single(model, task):
-    return methods.activation_patching(model, task, sites=["L*H*.z", "L*.mlp_out"], positions="all", held_out=planted.pairs(model, n=24, seed=9), seed=0)
+    return methods.activation_patching(
+        model,
+        task,
+        sites=["L*H*.z", "L*.mlp_out"],
+        positions="all",
+        held_out=planted.pairs(model, n=24, seed=9),
+        seed=0,
+    )
 
 
 def test_patching_finds_the_planted_head_and_nothing_else(single) -> None:
@@ -58,14 +65,20 @@ def test_patching_per_position_is_zero_before_the_difference(model, task) -> Non
 
 
 def test_noising_is_denoising_seen_from_the_other_side(model, task) -> None:
-    forward = methods.activation_patching(model, task, sites="L0.resid_pre", positions="all", seed=0, controls="none")
-    back = methods.activation_patching(model, task, sites="L0.resid_pre", positions="all", mode="noise", seed=0, controls="none")
+    forward = methods.activation_patching(
+        model, task, sites="L0.resid_pre", positions="all", seed=0, controls="none"
+    )
+    back = methods.activation_patching(
+        model, task, sites="L0.resid_pre", positions="all", mode="noise", seed=0, controls="none"
+    )
     assert np.allclose(forward.effects.values, -back.effects.values, atol=1e-4)
 
 
 def test_nothing_is_found_where_there_is_nothing() -> None:
     empty = planted.nothing()
-    r = methods.activation_patching(empty, planted.pairs(empty), sites=["L*H*.z", "L*.mlp_out"], positions="all", seed=0)
+    r = methods.activation_patching(
+        empty, planted.pairs(empty), sites=["L*H*.z", "L*.mlp_out"], positions="all", seed=0
+    )
     assert float(np.abs(r.effects.values).max()) < 1e-4
     assert r.tables["cells"]["p"].min() > 0.001 and r.verdict != "supported"
     assert "normalised" not in r.tables  # a share of a total that may be 0 is refused
@@ -74,12 +87,20 @@ def test_nothing_is_found_where_there_is_nothing() -> None:
 def test_direct_attribution_adds_up_and_names_the_head(model, task) -> None:
     r = methods.direct_logit_attribution(model, task, seed=0)
     assert r.control("sums").passed and r.control("sums").observed <= 1e-4
-    mean = dict(zip(r.effects.coords["site"], np.abs(r.effects.values[..., 0].mean(1) - r.tensors["corrupt"].mean(1)), strict=True))
+    mean = dict(
+        zip(
+            r.effects.coords["site"],
+            np.abs(r.effects.values[..., 0].mean(1) - r.tensors["corrupt"].mean(1)),
+            strict=True,
+        )
+    )
     strongest = max(mean, key=mean.get)
     assert strongest == f"{HEAD}.head_out"
 
 
-@pytest.mark.parametrize("family", ("gpt2", "gemma2", "olmo2", "granite", "cohere", "phi", "gpt_neox", "opt", "qwen3_moe"))
+@pytest.mark.parametrize(
+    "family", ("gpt2", "gemma2", "olmo2", "granite", "cohere", "phi", "gpt_neox", "opt", "qwen3_moe")
+)
 def test_direct_attribution_adds_up_in_every_style_of_block(family) -> None:
     model = tiny.loaded(family)
     r = methods.direct_logit_attribution(model, planted.pairs(model, n=4), seed=0)
@@ -141,13 +162,20 @@ def test_head_detectors_see_a_planted_previous_token_head() -> None:
     model = Model(load_module(hf.eval()))
     r = methods.attention_patterns(model, planted.pairs(model, n=4), show=["L0H0"], seed=0)
     table = r.tables["detectors"]
-    mine = table[(table.site == "L0H0.pattern") & (table.distribution == "task")].set_index("detector")["score"]
+    mine = table[(table.site == "L0H0.pattern") & (table.distribution == "task")].set_index("detector")[
+        "score"
+    ]
     assert mine.idxmax() == "previous" and mine["previous"] > 0.4
-    assert r.control("rows_sum").passed and r.tensors["pattern/L0H0"].shape == (planted.LENGTH, planted.LENGTH)
+    assert r.control("rows_sum").passed and r.tensors["pattern/L0H0"].shape == (
+        planted.LENGTH,
+        planted.LENGTH,
+    )
 
 
 def test_component_set_is_the_planted_head(model, task, single) -> None:
-    r = methods.component_set(model, task, ranking=single, held_out=planted.pairs(model, seed=9), nulls=20, seed=0)
+    r = methods.component_set(
+        model, task, ranking=single, held_out=planted.pairs(model, seed=9), nulls=20, seed=0
+    )
     assert list(r.tables["components"]["site"]) == [f"{HEAD}.z"]
     assert r.tables["held_out"]["value"][0] == pytest.approx(1, abs=1e-3)
     assert r.control("empty_and_full").passed and r.control("receipts").passed

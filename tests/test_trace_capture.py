@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import oracle
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
+import oracle
+import tiny
 from microtome.errors import MicrotomeError, ModelError, SiteError
 from microtome.model.tokens import Tokens, pack
 from microtome.trace.run import run
@@ -37,7 +37,9 @@ def test_every_point_equals_the_plain_loop(name: str, layer: int) -> None:
         torch.testing.assert_close(trace.logits[i], logits, rtol=1e-5, atol=1e-5)
         for site in sites:
             point = site.split(".")[1]
-            torch.testing.assert_close(_axis(trace[site][i], point), _axis(seen[site], point), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                _axis(trace[site][i], point), _axis(seen[site], point), rtol=1e-5, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "deepseek_v3", "falcon-new"])
@@ -56,7 +58,11 @@ def test_sizes_that_coincide_do_not_confuse_axes(name: str, n: int, length: int)
 
 
 def test_shapes_are_those_of_the_table() -> None:
-    t = _trace("llama", tiny.prompts(3, 7), ["L1.z", "L1.k", "L1.pattern", "L1.ln1_scale", "L1.neurons", "L1.head_out", "embed"])
+    t = _trace(
+        "llama",
+        tiny.prompts(3, 7),
+        ["L1.z", "L1.k", "L1.pattern", "L1.ln1_scale", "L1.neurons", "L1.head_out", "embed"],
+    )
     assert t.logits.shape == (3, 7, tiny.VOCAB)
     assert t["L1.z"].shape == (3, 7, 4, 8) and t["L1H2.z"].shape == (3, 7, 8)
     assert t["L1.k"].shape == (3, 7, 2, 8) and t["L1KV1.k"].shape == (3, 7, 8)
@@ -72,9 +78,15 @@ def test_a_position_drops_its_axis_and_a_slice_keeps_it() -> None:
     assert torch.equal(t["L1.z@-1"], whole[:, -1]) and torch.equal(t["L1.z@6"], whole[:, 6])
     assert torch.equal(t["L1.z@2:5"], whole[:, 2:5]) and torch.equal(t["L1.z@-2:"], whole[:, -2:])
     assert torch.equal(t["L1H1.z@0"], whole[:, 0, 1]) and torch.equal(t["L1H1.z@1:2"], whole[:, 1:2, 1])
-    assert torch.equal(t["L1.pattern@-1"], pattern[:, :, -1]) and torch.equal(t["L1.pattern@2:5"], pattern[:, :, 2:5])
-    assert torch.equal(t["L1H3.pattern@-1"], pattern[:, 3, -1]) and torch.equal(t["L1H3.pattern@2:5"], pattern[:, 3, 2:5])
-    assert torch.equal(t["L1H3.pattern@-1<-2"], pattern[:, 3, -1, 2]) and torch.equal(t["L1.pattern@-1<-2"], pattern[:, :, -1, 2])
+    assert torch.equal(t["L1.pattern@-1"], pattern[:, :, -1]) and torch.equal(
+        t["L1.pattern@2:5"], pattern[:, :, 2:5]
+    )
+    assert torch.equal(t["L1H3.pattern@-1"], pattern[:, 3, -1]) and torch.equal(
+        t["L1H3.pattern@2:5"], pattern[:, 3, 2:5]
+    )
+    assert torch.equal(t["L1H3.pattern@-1<-2"], pattern[:, 3, -1, 2]) and torch.equal(
+        t["L1.pattern@-1<-2"], pattern[:, :, -1, 2]
+    )
     assert torch.equal(t["L1H3.pattern@2:5<-0:3"], pattern[:, 3, 2:5, :3])
     assert torch.equal(t["L1.pattern@2:5<-0"], pattern[:, :, 2:5, 0])
 
@@ -90,11 +102,17 @@ def test_positions_count_the_prompts_own_tokens_whatever_the_padding(padding: st
             torch.testing.assert_close(t["L1.z" + at][i], alone["L1.z" + at][0], rtol=1e-5, atol=1e-5)
         own = t.mask[i]
         torch.testing.assert_close(t["L1.z"][i][own], alone["L1.z"][0], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(t["L1.pattern"][i][:, own][:, :, own], alone["L1.pattern"][0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            t["L1.pattern"][i][:, own][:, :, own], alone["L1.pattern"][0], rtol=1e-5, atol=1e-5
+        )
     assert t["L1.z"][~t.mask].isnan().all() and not t["L1.z"][t.mask].isnan().any()
-    assert t["L1.pattern"][1][:, ~t.mask[1]].isnan().all() and t["L1.pattern"][1][..., ~t.mask[1]].isnan().all()
+    assert (
+        t["L1.pattern"][1][:, ~t.mask[1]].isnan().all() and t["L1.pattern"][1][..., ~t.mask[1]].isnan().all()
+    )
     assert t.logits[~t.mask].isnan().all()
-    assert t.positions[1].tolist() == ([0, 1, 2, 3, -1, -1, -1] if padding == "right" else [-1, -1, -1, 0, 1, 2, 3])
+    assert t.positions[1].tolist() == (
+        [0, 1, 2, 3, -1, -1, -1] if padding == "right" else [-1, -1, -1, 0, 1, 2, 3]
+    )
 
 
 def test_spans_are_ragged_and_belong_to_their_prompt() -> None:
@@ -115,7 +133,15 @@ def test_spans_are_ragged_and_belong_to_their_prompt() -> None:
 
 def test_a_capture_of_some_places_equals_the_same_of_all() -> None:
     rows = tiny.ragged([7, 4, 5])
-    sites = ["L0.z@-1", "L0H2.z@1", "L1H1.pattern@-1", "L2KV1.v@0:2", "L1N5.neurons", "final_resid@-1", "L2.scores@2"]
+    sites = [
+        "L0.z@-1",
+        "L0H2.z@1",
+        "L1H1.pattern@-1",
+        "L2KV1.v@0:2",
+        "L1N5.neurons",
+        "final_resid@-1",
+        "L2.scores@2",
+    ]
     binding = tiny.bound("llama", EAGER)
     for padding in ("right", "left"):
         tokens = pack(rows, padding=padding)  # type: ignore[arg-type]
@@ -153,9 +179,19 @@ def test_logits_of_prompts_of_one_token() -> None:
 def test_a_run_without_logits_stops_early_with_the_same_captures(name: str) -> None:
     binding, rows = tiny.bound(name), tiny.prompts(2, 7)
     calls: list[str] = []
-    handles = [layer.register_forward_hook(lambda m, a, o, i=i: calls.append(str(i))) for i, layer in enumerate(binding.layers)]  # type: ignore[misc]
+    handles = [
+        layer.register_forward_hook(lambda m, a, o, i=i: calls.append(str(i)))
+        for i, layer in enumerate(binding.layers)
+    ]  # type: ignore[misc]
     try:
-        for site, reached in (("embed", 0), ("L1.resid_pre", 1), ("L0.mlp_out", 1), ("L1.resid_post", 2), ("L2.resid_post", 3), ("final_resid", 3)):
+        for site, reached in (
+            ("embed", 0),
+            ("L1.resid_pre", 1),
+            ("L0.mlp_out", 1),
+            ("L1.resid_post", 2),
+            ("L2.resid_post", 3),
+            ("final_resid", 3),
+        ):
             calls.clear()
             stopped = run(binding, pack(rows), capture=[site], logits=None)
             assert len(calls) == reached, (site, calls)
@@ -170,7 +206,9 @@ def test_captures_are_copies() -> None:
     t = run(binding, pack(rows), capture=["L1.resid_pre", "L1.resid_mid", "L1.v", "L0.resid_post"])
     for site in ("L1.resid_pre", "L1.resid_mid", "L1.v"):
         t[site].zero_()
-    assert torch.equal(t["L0.resid_post"], run(binding, pack(rows), capture=["L0.resid_post"])["L0.resid_post"])
+    assert torch.equal(
+        t["L0.resid_post"], run(binding, pack(rows), capture=["L0.resid_post"])["L0.resid_post"]
+    )
     assert torch.equal(run(binding, pack(rows)).logits, t.logits)
 
 

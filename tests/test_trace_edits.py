@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import oracle
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
+import oracle
+import tiny
 from microtome.errors import EditError, MicrotomeError, ModelError, SiteError
 from microtome.model.tokens import Tokens, pack
 from microtome.trace.edits import Ablate, BaseEdit, Edit, Keep, Patch, Remove, Steer
@@ -20,11 +20,27 @@ from microtome.trace.trace import Trace
 FAMILIES = ("llama", "gpt2", "gemma2")
 ROWS = tiny.ragged([7, 4, 5])
 DONORS = tiny.ragged([7, 4, 5], seed=1)
-BOTH = [(n, p, side) for i, n in enumerate(FAMILIES) for j, p in enumerate(oracle.POINTS[n]) for side in (("right", "left")[(i + j) % 2],)]
-BOTH += [(n, p, side) for n, p, side in (("llama", "pattern", "left"), ("llama", "pattern", "right"), ("gpt2", "k", "left")) if (n, p, side) not in BOTH]
+BOTH = [
+    (n, p, side)
+    for i, n in enumerate(FAMILIES)
+    for j, p in enumerate(oracle.POINTS[n])
+    for side in (("right", "left")[(i + j) % 2],)
+]
+BOTH += [
+    (n, p, side)
+    for n, p, side in (("llama", "pattern", "left"), ("llama", "pattern", "right"), ("gpt2", "k", "left"))
+    if (n, p, side) not in BOTH
+]
 
 
-def _run(name: str, rows: list[list[int]] | Tokens, edits: Any = (), capture: Any = (), attention: str | None = "eager", **kw: Any) -> Trace:
+def _run(
+    name: str,
+    rows: list[list[int]] | Tokens,
+    edits: Any = (),
+    capture: Any = (),
+    attention: str | None = "eager",
+    **kw: Any,
+) -> Trace:
     tokens = rows if isinstance(rows, Tokens) else pack(rows)
     return run(tiny.bound(name, attention), tokens, edits=edits, capture=capture, **kw)
 
@@ -102,7 +118,13 @@ def test_a_patch_of_a_square_point_at_the_end_needs_the_same_keys() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_heads_alone_equal_the_plain_loop(name: str) -> None:
-    for unit, point, head in (("H", "z", 2), ("H", "q_pre", 3), ("KV", "v", 1), ("KV", "k_pre", 0), ("H", "pattern", 1)):
+    for unit, point, head in (
+        ("H", "z", 2),
+        ("H", "q_pre", 3),
+        ("KV", "v", 1),
+        ("KV", "k_pre", 0),
+        ("H", "pattern", 1),
+    ):
         site = f"L1.{point}"
 
         def fn(v: Tensor, head: int = head, point: str = point) -> Tensor:
@@ -122,7 +144,9 @@ def test_head_out_moves_the_stream_by_exactly_the_head(name: str) -> None:
     delta = _noise(width)
     edited = _run(name, ROWS, [Steer("L1H2.head_out@-1", delta, 1.5)])
     for i, row in enumerate(ROWS):
-        expected = _plain(name, row, [("L1.attn_raw", lambda v: _on(v, "attn_raw", -1, lambda x: x + 1.5 * delta))])
+        expected = _plain(
+            name, row, [("L1.attn_raw", lambda v: _on(v, "attn_raw", -1, lambda x: x + 1.5 * delta))]
+        )
         _close(edited.logits[i][edited.mask[i]], expected)
 
 
@@ -136,7 +160,9 @@ def test_scales_divide(name: str) -> None:
     scale, out = (f"L1.{p}" for p in norm)
     base = run(binding, pack(rows), capture=[scale, out])
     halved = run(binding, pack(rows), capture=[scale, out], edits=[Edit(f"{scale}@2", lambda x: 2 * x)])
-    part = {"ln2_scale": "ln2", "ln1_post_scale": "ln1_post", "q_scale": "q_norm", "k_scale": "k_norm"}[norm[0]]
+    part = {"ln2_scale": "ln2", "ln1_post_scale": "ln1_post", "q_scale": "q_norm", "k_scale": "k_norm"}[
+        norm[0]
+    ]
     bias = binding.norm(binding.slots[1].at(part) or "").bias
     _close(halved[out + "@2"] - bias, (base[out + "@2"] - bias) / 2)
     _close(halved[scale + "@2"], 2 * base[scale + "@2"])
@@ -187,10 +213,15 @@ def test_each_kind_does_what_it_says(kind: str) -> None:
 
 def test_mean_and_resample_take_their_reference() -> None:
     reference = tiny.ragged([6, 3, 8, 7, 5], seed=5)
-    values = torch.stack([oracle.run(tiny.model("llama", "eager"), r, ["L1.z"])[1]["L1.z"][-1] for r in reference])
+    values = torch.stack(
+        [oracle.run(tiny.model("llama", "eager"), r, ["L1.z"])[1]["L1.z"][-1] for r in reference]
+    )
     mean = _run("llama", ROWS, [Ablate("L1.z@-1", "mean", over=reference)])
     for i, row in enumerate(ROWS):
-        _close(mean.logits[i][mean.mask[i]], _plain("llama", row, [("L1.z", lambda v: _on(v, "z", -1, lambda _: values.mean(0)))]))
+        _close(
+            mean.logits[i][mean.mask[i]],
+            _plain("llama", row, [("L1.z", lambda v: _on(v, "z", -1, lambda _: values.mean(0)))]),
+        )
     drawn = _run("llama", ROWS, [Ablate("L1.z@-1", "resample", over=reference, seed=3)], capture=["L1.z"])
     chosen = [int((values - drawn["L1.z@-1"][i]).abs().amax((1, 2)).argmin()) for i in range(3)]
     _close(drawn["L1.z@-1"], values[chosen])
@@ -234,7 +265,11 @@ def test_edits_apply_in_list_order() -> None:
 
 
 def test_edits_at_several_points_compose_in_model_order() -> None:
-    edits: list[BaseEdit] = [Steer("L2.resid_pre@-1", _D, 1.0), Ablate("L1H1.z"), Edit("L0.resid_mid", lambda x: 0.5 * x)]
+    edits: list[BaseEdit] = [
+        Steer("L2.resid_pre@-1", _D, 1.0),
+        Ablate("L1H1.z"),
+        Edit("L0.resid_mid", lambda x: 0.5 * x),
+    ]
     plain = [("L2.resid_pre", lambda v: _on(v, "", -1, lambda x: x + _D)), ("L1.z", lambda v: torch.where(torch.arange(4)[:, None] == 1, 0, v)),
              ("L0.resid_mid", lambda v: 0.5 * v)]  # fmt: skip
     for order in (edits, edits[::-1]):
@@ -245,22 +280,46 @@ def test_edits_at_several_points_compose_in_model_order() -> None:
 
 def test_one_list_per_row_touches_its_row_only() -> None:
     base = _run("llama", ROWS)
-    lists: list[list[BaseEdit]] = [[Ablate("L1.z")], [], [Ablate("L1.mlp_out@-1"), Steer("L1.mlp_out@-1", _D, 1.0)]]
+    lists: list[list[BaseEdit]] = [
+        [Ablate("L1.z")],
+        [],
+        [Ablate("L1.mlp_out@-1"), Steer("L1.mlp_out@-1", _D, 1.0)],
+    ]
     edited = _run("llama", ROWS, lists)
     _close(edited.logits[0][edited.mask[0]], _plain("llama", ROWS[0], [("L1.z", torch.zeros_like)]))
     assert torch.equal(edited.logits[1][edited.mask[1]], base.logits[1][base.mask[1]])
-    _close(edited.logits[2][edited.mask[2]], _plain("llama", ROWS[2], [("L1.mlp_out", lambda v: _on(v, "", -1, lambda _: _D))]))
+    _close(
+        edited.logits[2][edited.mask[2]],
+        _plain("llama", ROWS[2], [("L1.mlp_out", lambda v: _on(v, "", -1, lambda _: _D))]),
+    )
     assert [r.places for r in edited.receipts] == [7, 1, 1]
 
 
 def test_before_is_the_value_as_it_was() -> None:
-    for site in ("L1.z", "L1.mlp_out", "L1.resid_mid", "L1.pattern", "L1.v", "L1.ln1_scale", "L1.resid_pre", "L1.head_out"):
+    for site in (
+        "L1.z",
+        "L1.mlp_out",
+        "L1.resid_mid",
+        "L1.pattern",
+        "L1.v",
+        "L1.ln1_scale",
+        "L1.resid_pre",
+        "L1.head_out",
+    ):
         base = _run("llama", ROWS, capture=[site])
-        edited = _run("llama", ROWS, [Edit(site, lambda x: 2 * x), Edit(site, lambda x: x + 1)], [site, f"{site}!before"])
+        edited = _run(
+            "llama",
+            ROWS,
+            [Edit(site, lambda x: 2 * x), Edit(site, lambda x: x + 1)],
+            [site, f"{site}!before"],
+        )
         for i in range(3):
             own = edited.mask[i]
             square = site == "L1.pattern"
-            was, now, then = (t[s][i][:, own][..., own] if square else t[s][i][own] for t, s in ((base, site), (edited, site), (edited, f"{site}!before")))
+            was, now, then = (
+                t[s][i][:, own][..., own] if square else t[s][i][own]
+                for t, s in ((base, site), (edited, site), (edited, f"{site}!before"))
+            )
             assert torch.equal(then, was), site
             torch.testing.assert_close(now, 2 * was + 1)
     unedited = _run("llama", ROWS, capture=["L1.z!before"])
@@ -283,7 +342,12 @@ def test_reads_downstream_see_the_edit_and_upstream_do_not() -> None:
 def test_a_pattern_edit_can_name_its_keys(padding: str) -> None:
     spans = ({"subject": (1, 3)}, {"subject": (0, 1)}, {"subject": (2, 5)})
     tokens = pack(ROWS, padding=padding, spans=spans)  # type: ignore[arg-type]
-    edited = _run("llama", tokens, [Ablate("L1H2.pattern@-1<-subject"), Edit("L1.scores@-2<-0", lambda x: x - 3)], ["L1.pattern"])
+    edited = _run(
+        "llama",
+        tokens,
+        [Ablate("L1H2.pattern@-1<-subject"), Edit("L1.scores@-2<-0", lambda x: x - 3)],
+        ["L1.pattern"],
+    )
     assert [r.places for r in edited.receipts] == [3, 3]
     for i, row in enumerate(ROWS):
         low, high = spans[i]["subject"]
@@ -311,7 +375,10 @@ def test_a_function_of_a_pattern_sees_own_keys_only(padding: str) -> None:
 
     edited = _run("llama", pack(ROWS, padding=padding), [Edit("L1.pattern@-1", uniform)])  # type: ignore[arg-type]
     for i, row in enumerate(ROWS):
-        _close(edited.logits[i][edited.mask[i]], _plain("llama", row, [("L1.pattern", lambda v: _on(v, "pattern", -1, uniform))]))
+        _close(
+            edited.logits[i][edited.mask[i]],
+            _plain("llama", row, [("L1.pattern", lambda v: _on(v, "pattern", -1, uniform))]),
+        )
 
 
 def test_patching_named_keys_from_a_trace_and_from_a_tensor() -> None:
@@ -320,7 +387,10 @@ def test_patching_named_keys_from_a_trace_and_from_a_tensor() -> None:
     whole = source["L1.pattern"]
     for site, tensor in (("L1H2.pattern@-1<-1", whole[:, 2, -1, 1]), ("L1H2.pattern@3:5<-0:2", whole[:, 2, 3:5, :2]),
                          ("L1.pattern@-1<-1:3", whole[:, :, -1, 1:3]), ("L1.pattern@3:5<-2", whole[:, :, 3:5, 2])):  # fmt: skip
-        a, b = _run("llama", rows, [Patch(site, source)], ["L1.pattern"]), _run("llama", rows, [Patch(site, tensor)], ["L1.pattern"])
+        a, b = (
+            _run("llama", rows, [Patch(site, source)], ["L1.pattern"]),
+            _run("llama", rows, [Patch(site, tensor)], ["L1.pattern"]),
+        )
         assert torch.equal(a.logits, b.logits)
         assert torch.equal(a[site], tensor)
         assert not torch.equal(a.logits, _run("llama", rows).logits)
@@ -328,7 +398,11 @@ def test_patching_named_keys_from_a_trace_and_from_a_tensor() -> None:
 
 def test_neurons_and_spans() -> None:
     spans = ({"s": (1, 4)}, {"s": (0, 1)}, {"s": (2, 4)})
-    edited = _run("llama", pack(ROWS, spans=spans), [Ablate("L1N7.neurons@s"), Edit("L1N3,9.mlp_gate@s[-1]", lambda x: x + 2)])
+    edited = _run(
+        "llama",
+        pack(ROWS, spans=spans),
+        [Ablate("L1N7.neurons@s"), Edit("L1N3,9.mlp_gate@s[-1]", lambda x: x + 2)],
+    )
     assert [r.places for r in edited.receipts] == [6, 6]
     for i, row in enumerate(ROWS):
         low, high = spans[i]["s"]
@@ -343,7 +417,9 @@ def test_neurons_and_spans() -> None:
             out[high - 1, [3, 9]] += 2
             return out
 
-        _close(edited.logits[i][edited.mask[i]], _plain("llama", row, [("L1.neurons", off), ("L1.mlp_gate", up)]))
+        _close(
+            edited.logits[i][edited.mask[i]], _plain("llama", row, [("L1.neurons", off), ("L1.mlp_gate", up)])
+        )
 
 
 def test_patching_everything_with_itself_changes_nothing() -> None:
@@ -361,7 +437,11 @@ def test_patching_everything_with_itself_changes_nothing() -> None:
 def _points(binding: Any, layer: int) -> list[str]:
     from microtome.points import POINTS
 
-    return [p.name for p in POINTS.values() if p.scope == "layer" and p.name not in binding.facts.layers[layer].lacks]
+    return [
+        p.name
+        for p in POINTS.values()
+        if p.scope == "layer" and p.name not in binding.facts.layers[layer].lacks
+    ]
 
 
 # a patch by tensor ---------------------------------------------------------------------------------------------------
@@ -370,7 +450,18 @@ def _points(binding: Any, layer: int) -> list[str]:
 def test_a_tensor_of_exactly_the_sites_shape() -> None:
     rows = tiny.prompts(2, 6)
     source = _run("llama", tiny.prompts(2, 6, seed=1), capture=["L1.z", "L1.pattern", "final_resid"])
-    for site in ("L1.z", "L1.z@-1", "L1.z@1:3", "L1H2.z", "L1H2.z@-1", "final_resid@0", "L1.pattern", "L1.pattern@-1", "L1.pattern@1:3", "L1H1.pattern@-1"):
+    for site in (
+        "L1.z",
+        "L1.z@-1",
+        "L1.z@1:3",
+        "L1H2.z",
+        "L1H2.z@-1",
+        "final_resid@0",
+        "L1.pattern",
+        "L1.pattern@-1",
+        "L1.pattern@1:3",
+        "L1H1.pattern@-1",
+    ):
         a, b = _run("llama", rows, [Patch(site, source[site])]), _run("llama", rows, [Patch(site, source)])
         assert torch.equal(a.logits, b.logits), site
     one = _run("llama", rows, [[Patch("L1.z@-1", source["L1.z@-1"][:1])], []])
@@ -408,7 +499,12 @@ def test_donors_that_do_not_fit_are_refused() -> None:
     with pytest.raises(MicrotomeError):
         _run("gpt2", ROWS, [Patch("L1.z@-1", shorter)], attention=None)
     with pytest.raises(EditError, match="shape"):
-        _run("llama-mqa", ROWS, [Patch("L1.v@-1", _run("llama", ROWS, capture=["L1.v"], attention=None))], attention=None)
+        _run(
+            "llama-mqa",
+            ROWS,
+            [Patch("L1.v@-1", _run("llama", ROWS, capture=["L1.v"], attention=None))],
+            attention=None,
+        )
 
 
 def test_donors_of_another_kernel_or_dtype_are_refused() -> None:
@@ -442,7 +538,9 @@ def test_donors_of_another_kernel_or_dtype_are_refused() -> None:
         (lambda: Keep("L1.z", _D), EditError, "rows"),
     ],
 )
-def test_what_is_no_edit_is_refused_when_it_is_made(make: Callable[[], BaseEdit], error: type[Exception], match: str) -> None:
+def test_what_is_no_edit_is_refused_when_it_is_made(
+    make: Callable[[], BaseEdit], error: type[Exception], match: str
+) -> None:
     with pytest.raises(error, match=match):
         make()
 
@@ -493,7 +591,12 @@ def test_hooks_and_modes_are_gone_after_an_exception_in_an_edit() -> None:
         before = run(tiny.bound(name), pack(ROWS)).logits
         for point in ("pattern", "z", "k", "resid_post", "ln1_scale", "head_out"):
             with pytest.raises(ZeroDivisionError):
-                run(tiny.bound(name), pack(ROWS), edits=[Edit(f"L1.{point}", explode)], capture=["L*.pattern", "L*.v"])
+                run(
+                    tiny.bound(name),
+                    pack(ROWS),
+                    edits=[Edit(f"L1.{point}", explode)],
+                    capture=["L*.pattern", "L*.v"],
+                )
         assert not torch.overrides._get_current_function_mode_stack()
         after = run(tiny.bound(name), pack(ROWS)).logits
         assert torch.equal(before.nan_to_num(), after.nan_to_num())
@@ -536,6 +639,8 @@ def test_receipts_say_how_large_the_change_was() -> None:
 def test_edits_do_not_touch_their_source() -> None:
     source = _run("llama", DONORS, capture=["L1.z", "L1.pattern"])
     kept = {s: source[s].clone() for s in ("L1.z", "L1.pattern")}
-    _run("llama", ROWS, [Patch("L1.z", source), Edit("L1.z", lambda x: x.mul_(0)), Patch("L1.pattern", source)])
+    _run(
+        "llama", ROWS, [Patch("L1.z", source), Edit("L1.z", lambda x: x.mul_(0)), Patch("L1.pattern", source)]
+    )
     for site, value in kept.items():
         assert torch.equal(source[site].nan_to_num(), value.nan_to_num())

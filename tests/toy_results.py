@@ -17,7 +17,22 @@ EVIL = (
     "%{meta.python} $\\evil$ &lt;i&gt;",
     "\u202eright to left \u2028 \u200b",
 )
-TOKENS = ("When", " Mary", " and", " John", " went", " to", " the", " store", ",", " John", " gave", " a", " drink", " to")
+TOKENS = (
+    "When",
+    " Mary",
+    " and",
+    " John",
+    " went",
+    " to",
+    " the",
+    " store",
+    ",",
+    " John",
+    " gave",
+    " a",
+    " drink",
+    " to",
+)
 MODEL, TASK = "a3f1" * 8, "77c0" * 8
 
 
@@ -27,9 +42,17 @@ def query(method, **parameters):
 
 
 def control(name, passed=True, **changes):
-    fields = {"rules_out": f"what {name} rules out", "expected": "at most 0.1", "observed": 0.03, "n": 16, **changes}
+    fields = {
+        "rules_out": f"what {name} rules out",
+        "expected": "at most 0.1",
+        "observed": 0.03,
+        "n": 16,
+        **changes,
+    }
     if passed is None:
-        return Control.not_run(name, fields["rules_out"], fields["expected"], "no held-out prompts were given")
+        return Control.not_run(
+            name, fields["rules_out"], fields["expected"], "no held-out prompts were given"
+        )
     return Control(name, fields["rules_out"], fields["expected"], fields["observed"], passed, fields["n"], fields.get("null"),
                    fields.get("detail", ""), fields.get("gates", False))  # fmt: skip
 
@@ -48,35 +71,64 @@ def examples(tokens=TOKENS, n=3):
     rows = []
     for i in range(n):
         top = [[" Mary", 0.71 - 0.1 * i], [" the", 0.08], [" her", 0.05], [" John", 0.04], [tokens[-1], 0.01]]
-        rows.append({"prompt": "".join(tokens), "tokens": list(tokens), "answer": " Mary", "wrong": " John", "top": top, "value": 4.2 - i})
+        rows.append(
+            {
+                "prompt": "".join(tokens),
+                "tokens": list(tokens),
+                "answer": " Mary",
+                "wrong": " John",
+                "top": top,
+                "value": 4.2 - i,
+            }
+        )
     return rows
 
 
 def behaviour(tokens=TOKENS, accuracy=0.97, p=0.0002):
     rng = np.random.default_rng(1)
     values = rng.normal(4.5 * (2 * accuracy - 1), 1.6, 48).astype(np.float32)
-    effects = Labelled(values[:, None], ("prompt", "metric"), {"prompt": tuple(range(48)), "metric": ("logit_diff",)})
+    effects = Labelled(
+        values[:, None], ("prompt", "metric"), {"prompt": tuple(range(48)), "metric": ("logit_diff",)}
+    )
     sides = pd.DataFrame([
         {"side": "clean", "accuracy": accuracy, "low": accuracy - 0.1, "high": min(1.0, accuracy + 0.02), "chance": 0.5, "n": 48,
          "mean": float(values.mean()), "mean_low": float(values.mean()) - 0.5, "mean_high": float(values.mean()) + 0.5, "metric": "logit_diff"},
         {"side": "corrupt", "accuracy": accuracy - 0.02, "low": accuracy - 0.13, "high": min(1.0, accuracy + 0.01), "chance": 0.5, "n": 48,
          "mean": 4.1, "mean_low": 3.6, "mean_high": 4.6, "metric": "logit_diff"},
     ])  # fmt: skip
-    above = control("above_chance", passed=p < 0.001, observed={"accuracy": accuracy, "p": p}, rules_out="that the model does not do this task", expected="more right than chance 0.5")
-    return Result("behaviour", query("behaviour"), effects, {"sides": sides}, raw_examples=examples(tokens), **judged((above,), p, ("above_chance",)))
+    above = control(
+        "above_chance",
+        passed=p < 0.001,
+        observed={"accuracy": accuracy, "p": p},
+        rules_out="that the model does not do this task",
+        expected="more right than chance 0.5",
+    )
+    return Result(
+        "behaviour",
+        query("behaviour"),
+        effects,
+        {"sides": sides},
+        raw_examples=examples(tokens),
+        **judged((above,), p, ("above_chance",)),
+    )
 
 
 def _cells(effects, scale=0.35, alpha=0.001):
     """Intervals, a family-wise null band and p that follow from the planted effects."""
     mean = effects.values.mean(-2)[..., 0]
     dims = effects.dims[:-2]
-    columns = {d: np.array(Labelled(mean, dims, {k: effects.coords[k] for k in dims}).label_column(d), dtype=object) for d in dims}
+    columns = {
+        d: np.array(Labelled(mean, dims, {k: effects.coords[k] for k in dims}).label_column(d), dtype=object)
+        for d in dims
+    }
     value = mean.ravel()
     return pd.DataFrame({**columns, "metric": effects.coords["metric"][0], "low": value - 0.3, "high": value + 0.3, "null_low": -scale,
                          "null_high": scale, "p": np.where(np.abs(value) > scale, alpha / 3, 0.4)})  # fmt: skip
 
 
-def patching(points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("logit_diff", "prob_diff"), **changes):
+def patching(
+    points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("logit_diff", "prob_diff"), **changes
+):
     rng = np.random.default_rng(2)
     sites = tuple(f"L{layer}.{point}" for point in points for layer in range(layers))
     if points == ("resid_pre",):
@@ -85,7 +137,7 @@ def patching(points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("log
     values = rng.normal(0, 0.06, (len(sites), n_pos, n, len(metrics)))
     depth = np.tile(np.arange(layers) / layers, len(points))
     depth = np.concatenate([depth, np.ones(len(sites) - len(depth))])
-    values[:, 9] += np.where(depth < 0.5, 4.0, 4.0 * np.exp(-((depth - 0.5) * 9) ** 2))[:, None, None]
+    values[:, 9] += np.where(depth < 0.5, 4.0, 4.0 * np.exp(-(((depth - 0.5) * 9) ** 2)))[:, None, None]
     values[:, -1] += (4.5 / (1 + np.exp(-(depth - 0.55) * 25)))[:, None, None]
     values[:, 11] -= np.exp(-(((depth - 0.6) * 12) ** 2))[:, None, None] * 1.4
     zero = np.zeros((len(sites), n_pos), bool)
@@ -104,7 +156,16 @@ def patching(points=("resid_pre",), layers=30, tokens=TOKENS, n=8, metrics=("log
         for donor, value in (("real", 4.1), ("same_value", 3.9), ("irrelevant", 0.1), ("wrong_value", -2.2), ("noise", 0.05))
     ])  # fmt: skip
     positions = pd.DataFrame({"position": [str(i) for i in range(n_pos)], "label": list(tokens)})
-    raw = [{"prompt": "".join(tokens), "tokens": list(tokens), "donor": "".join(tokens), "base": -3.1 + i, "total": 7.9} for i in range(3)]
+    raw = [
+        {
+            "prompt": "".join(tokens),
+            "tokens": list(tokens),
+            "donor": "".join(tokens),
+            "base": -3.1 + i,
+            "total": 7.9,
+        }
+        for i in range(3)
+    ]
     made = Result(
         "activation_patching", query("activation_patching", sites=[f"L*.{p}" for p in points], mode="denoise", metrics=list(metrics)), effects,
         {"cells": cells, "normalised": share, "donors": donors, "positions": positions}, {"structurally_zero": zero}, raw_examples=raw, **judged(),
@@ -117,10 +178,21 @@ def heads(kind="activation_patching", layers=30, n_heads=9, n=8, seed=3, mlps=Tr
     rng = np.random.default_rng(seed)
     sites = tuple(f"L{layer}H{head}.z" for layer in range(layers) for head in range(n_heads))
     sites += tuple(f"L{layer}.mlp_out" for layer in range(layers)) if mlps else ()
-    values = rng.normal(0, 0.03, (len(sites), n, 1)) + np.random.default_rng(12).normal(0, 0.04, (len(sites), 1, 1))
-    for site, size in ((f"L{layers // 2}H3", 1.9), (f"L{layers // 2 + 3}H6", 1.2), (f"L{layers - 1}H1", -0.9), (f"L{layers // 2 + 1}H0", 0.7)):
+    values = rng.normal(0, 0.03, (len(sites), n, 1)) + np.random.default_rng(12).normal(
+        0, 0.04, (len(sites), 1, 1)
+    )
+    for site, size in (
+        (f"L{layers // 2}H3", 1.9),
+        (f"L{layers // 2 + 3}H6", 1.2),
+        (f"L{layers - 1}H1", -0.9),
+        (f"L{layers // 2 + 1}H0", 0.7),
+    ):
         values[sites.index(f"{site}.z")] += size
-    effects = Labelled(values.astype(np.float32), ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": ("logit_diff",)})
+    effects = Labelled(
+        values.astype(np.float32),
+        ("site", "prompt", "metric"),
+        {"site": sites, "prompt": tuple(range(n)), "metric": ("logit_diff",)},
+    )
     tables = {"cells": _cells(effects, 0.15)}
     if kind == "attribution_patching":
         mean = effects.values.mean(1)[:, 0].astype(float)
@@ -135,8 +207,16 @@ def direct(layers=30, n_heads=9, n=8):
     rng = np.random.default_rng(5)
     extra = (*(f"L{i}.mlp_out" for i in range(layers)), "embed", "final_bias")
     values = np.concatenate([base.effects.values, rng.normal(0, 0.15, (len(extra), n, 1)).astype(np.float32)])
-    effects = Labelled(values, ("site", "prompt", "metric"), {**base.effects.coords, "site": (*sites, *extra)})
-    return Result("direct_logit_attribution", query("direct_logit_attribution"), effects, {"cells": _cells(effects, 0.2)}, **judged())
+    effects = Labelled(
+        values, ("site", "prompt", "metric"), {**base.effects.coords, "site": (*sites, *extra)}
+    )
+    return Result(
+        "direct_logit_attribution",
+        query("direct_logit_attribution"),
+        effects,
+        {"cells": _cells(effects, 0.2)},
+        **judged(),
+    )
 
 
 def lens(layers=30, n=8, tokens=TOKENS):
@@ -151,7 +231,9 @@ def lens(layers=30, n=8, tokens=TOKENS):
         {"site": site, "prompt": prompt, "rank": rank, "token": tokens[(i * 3 + rank) % len(tokens)], "probability": (0.02 + 0.7 * i / layers) / (rank + 1)}
         for i, site in enumerate(sites) for prompt in (0, 3) for rank in range(5)
     ])  # fmt: skip
-    return Result("logit_lens", query("logit_lens"), effects, {"cells": _cells(effects, 0.6), "top": top}, **judged())
+    return Result(
+        "logit_lens", query("logit_lens"), effects, {"cells": _cells(effects, 0.6), "top": top}, **judged()
+    )
 
 
 def ablation(layers=30, n=8):
@@ -160,17 +242,31 @@ def ablation(layers=30, n=8):
     values = rng.normal(-0.1, 0.1, (len(sites), n, 1))
     values[1] -= 3.5
     values[2 * (layers // 2)] -= 2.5
-    effects = Labelled(values.astype(np.float32), ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": ("logit_diff",)})
+    effects = Labelled(
+        values.astype(np.float32),
+        ("site", "prompt", "metric"),
+        {"site": sites, "prompt": tuple(range(n)), "metric": ("logit_diff",)},
+    )
     on = np.abs(values.mean((1, 2))) * 0.5 + 0.005
     off = on * np.exp(rng.normal(0, 0.5, len(sites)))
     off[2 * (layers // 2)] = 0.02
     table = pd.DataFrame({"site": sites, "on": on, "off": off})
-    return Result("ablation", query("ablation", by="mean"), effects, {"cells": _cells(effects, 0.4), "off_task": table}, **judged())
+    return Result(
+        "ablation",
+        query("ablation", by="mean"),
+        effects,
+        {"cells": _cells(effects, 0.4), "off_task": table},
+        **judged(),
+    )
 
 
 def attention(n_heads=6, all_heads=False, tokens=TOKENS):
     rng = np.random.default_rng(8)
-    chosen = [(layer, head) for layer in range(30) for head in range(9)] if all_heads else [(8 + 2 * i, (3 * i + 1) % 9) for i in range(n_heads)]
+    chosen = (
+        [(layer, head) for layer in range(30) for head in range(9)]
+        if all_heads
+        else [(8 + 2 * i, (3 * i + 1) % 9) for i in range(n_heads)]
+    )
     rows = [
         {"site": f"L{layer}H{head}.pattern", "layer": layer, "head": head, "detector": detector, "distribution": text,
          "score": float(np.clip(rng.beta(1, 12) + (0.8 if (layer * 7 + head + k) % 11 == 0 else 0), 0, 1)), "null_low": 0.02, "null_high": 0.31}
@@ -181,7 +277,9 @@ def attention(n_heads=6, all_heads=False, tokens=TOKENS):
         raw = np.tril(rng.gamma(0.4, 1.0, (len(tokens), len(tokens))))
         raw[:, 0] += 0.5
         tensors[f"pattern/L{layer}H{head}"] = (raw / raw.sum(1, keepdims=True)).astype(np.float32)
-        names += [{"site": f"L{layer}H{head}", "prompt": 3, "index": i, "token": t} for i, t in enumerate(tokens)]
+        names += [
+            {"site": f"L{layer}H{head}", "prompt": 3, "index": i, "token": t} for i, t in enumerate(tokens)
+        ]
     tables = {"detectors": pd.DataFrame(rows), "pattern_tokens": pd.DataFrame(names)}
     return Result("attention_patterns", query("attention_patterns"), None, tables, tensors, **judged())
 
@@ -217,18 +315,38 @@ def dissect(tokens=TOKENS, layers=30, p=0.0002, about=True):
         {"stage": name, "n": n, "seconds": seconds, "verdict": str(child.verdict), "note": "; ".join(child.verdict.reasons)[:400]}
         for name, n, seconds, child in zip(STAGES, (48, 16, 16, 16, 16, 16, 16, 16, 16, 32), (3.1, 42.5, 61, 38.2, 4.4, 2.2, 1.9, 8, 21.3, 33.9), children, strict=True)
     ]  # fmt: skip
-    rows.insert(3, {"stage": "MLP outputs", "n": 16, "seconds": 0.2, "verdict": "refused", "note": "no mlp_out in this family: it is parallel"})
+    rows.insert(
+        3,
+        {
+            "stage": "MLP outputs",
+            "n": 16,
+            "seconds": 0.2,
+            "verdict": "refused",
+            "note": "no mlp_out in this family: it is parallel",
+        },
+    )
     checks = [
         {"stage": row["stage"], "check": c.name, "outcome": c.outcome, "rules_out": c.rules_out, "expected": c.expected, "observed": str(c.observed), "detail": c.detail}
         for row, child in zip((r for r in rows if r["verdict"] != "refused"), children, strict=True) for c in child.controls
     ]  # fmt: skip
-    tables = {"stages": pd.DataFrame(rows), "agreement": children[4].tables["agreement"], "checks": pd.DataFrame(checks)}
+    tables = {
+        "stages": pd.DataFrame(rows),
+        "agreement": children[4].tables["agreement"],
+        "checks": pd.DataFrame(checks),
+    }
     if about:
         tables["about"] = pd.DataFrame({"name": ["question", "model", "task"], "value": [
             "Which parts of SmolLM2-135M-Instruct name the indirect object?", "SmolLM2-135M-Instruct (dequantised from Q4_1)", "ioi, 16 pairs, swapped subject"]})  # fmt: skip
     stages = control("stages", passed=False, observed={"supported": 9, "of": 11}, rules_out="that a conclusion stands on a stage that failed",
                      expected="every stage is supported", n=11, detail="MLP outputs: refused")  # fmt: skip
-    return Result("dissect", query("dissect", task="ioi", pairs=16), None, tables, children=children, **judged((stages,), p, ("stages",)))
+    return Result(
+        "dissect",
+        query("dissect", task="ioi", pairs=16),
+        None,
+        tables,
+        children=children,
+        **judged((stages,), p, ("stages",)),
+    )
 
 
 def every_kind():

@@ -228,7 +228,7 @@ def _patterns(methods: Any, model: Model, task: PairTask, single: Result, seed: 
     texts = {"ordinary text": offtask(model, 16, seed)} if model.tokenizer is not None else {}
     return methods.attention_patterns(
         model, task, texts=texts, show=[s.removesuffix(".z") for s in strongest], seed=seed, alpha=alpha
-    )  # type: ignore[no-any-return]
+    )
 
 
 class _Stages:

@@ -263,7 +263,13 @@ def expand(site: str | Site, facts: Facts) -> list[Site]:
     SiteError: out of range, a point this family lacks, or a query head asked of a grouped key.
     """
     site = parse(site)
-    if site.row is None or site.row.scope != LAYER:
+    if site.row is None:
+        raise SiteError(
+            f'there is no dictionary "{site.point}" on this model',
+            why="a dictionary is a point once it is attached to the model",
+            instead=f"read a point of the table, for example L{site.layer}.resid_post",
+        )
+    if site.row.scope != LAYER:
         _refuse_lacking(site, facts.lacks.get(site.point))
         return [site]
     everywhere = isinstance(site.layer, Several) and site.layer.kind == "all"
@@ -406,7 +412,14 @@ def _position(text: str, whole: str) -> At:
         raise _bad(whole, f'"{text}" is not a position', "use @-1, @3, @3:8, @subject or @subject[-1]")
     if match["sub"] is None:
         return At(span=match["span"])
-    return replace(_position(match["sub"], whole), span=match["span"])
+    inside = _position(match["sub"], whole)
+    if inside.span:
+        raise _bad(
+            whole,
+            f'"{match["sub"]}" does not count tokens',
+            "inside a span use @subject[-1] or @subject[0:2]",
+        )
+    return replace(inside, span=match["span"])
 
 
 def _in_range(index: int, size: int, what: str) -> int:

@@ -35,7 +35,9 @@ def check_parity(bench: Bench) -> Check:
         if attention not in raw:
             raw[attention] = _raw(bench, attention)
         worst = max(worst, _off(logits, raw[attention]))
-    return _row(bench, "parity", "a forward that is not the user's own model's", worst, 1 + len(bench.read_logits))
+    return _row(
+        bench, "parity", "a forward that is not the user's own model's", worst, 1 + len(bench.read_logits)
+    )
 
 
 def check_causal(bench: Bench) -> Check:
@@ -44,11 +46,17 @@ def check_causal(bench: Bench) -> Check:
     other = [row[:middle] + row[middle:][::-1][1:] + [row[0]] for row in bench.ids]
     streams = listed("L*.resid_post", bench.binding)
     a, b = bench.run(bench.ids, streams), bench.run(other, streams)
-    worst = max(_off(a[s][:, :middle], b[s][:, :middle]) / max(float(a[s].abs().max()), 1e-30) for s in streams)
+    worst = max(
+        _off(a[s][:, :middle], b[s][:, :middle]) / max(float(a[s].abs().max()), 1e-30) for s in streams
+    )
     logits = _off(a.logits[:, :middle], b.logits[:, :middle])
     moved = _off(a.logits[:, -1], b.logits[:, -1])
     good = logits <= bench.logit_tolerance and worst <= bench.tolerance and moved > bench.logit_tolerance
-    detail = "" if good else f"earlier positions move by {worst:.1g} of the stream's size; the last one by {moved:.1g} logits"
+    detail = (
+        ""
+        if good
+        else f"earlier positions move by {worst:.1g} of the stream's size; the last one by {moved:.1g} logits"
+    )
     return Check("causal", "a later token reaching an earlier position, which would break skipping and replay",
                  good, logits, bench.logit_tolerance, "logits", len(bench.ids), detail)  # fmt: skip
 
@@ -61,11 +69,13 @@ def check_rows(bench: Bench, withdraw: bool) -> list[Check]:
     out = []
     for padding in ("right", "left"):
         name, rules_out = f"rows, padded {padding}", "pads or other prompts leaking into a prompt"
-        tokens = pack(rows, padding=padding)  # type: ignore[arg-type]
+        tokens = pack(rows, padding=padding)
         try:
             logits = bench.run(tokens).logits
         except RUNTIME as error:
-            check = Check(name, rules_out, False, None, bench.logit_tolerance, "logits", len(rows), line(error))
+            check = Check(
+                name, rules_out, False, None, bench.logit_tolerance, "logits", len(rows), line(error)
+            )
         else:
             worst = max(_off(logits[i][tokens.mask[i]], one) for i, one in enumerate(alone))
             check = _row(bench, name, rules_out, worst, len(rows))
@@ -115,7 +125,9 @@ def check_replay(bench: Bench) -> Check:
         try:
             worst = max(worst, float(replay_error(bench.binding, torch.tensor(rows))))
         except ModelError as refusal:
-            return Check(name, rules_out, None, None, limit, "relative", 0, f"refused for this model: {line(refusal)}")
+            return Check(
+                name, rules_out, None, None, limit, "relative", 0, f"refused for this model: {line(refusal)}"
+            )
         except RUNTIME as error:
             return Check(name, rules_out, False, None, limit, "relative", 0, line(error))
     return Check(name, rules_out, worst <= limit, worst, limit, "relative", 2 * len(bench.ids))
@@ -127,5 +139,3 @@ def _off(a: Tensor, b: Tensor) -> float:
 
 def _row(bench: Bench, name: str, rules_out: str, worst: float, n: int) -> Check:
     return Check(name, rules_out, worst <= bench.logit_tolerance, worst, bench.logit_tolerance, "logits", n)
-
-

@@ -27,7 +27,16 @@ NOISE_FACTOR = 4
 """Two forwards of other shape may differ by this many times the noise measured on a few shapes (noise above 64 eps of the
 largest logit counts as 64)."""
 
-RUNTIME = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError, MicrotomeError)
+RUNTIME = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    NotImplementedError,
+    MicrotomeError,
+)
 """What a family that was resolved by structure may raise when a guess about it is wrong."""  # fmt: skip
 
 
@@ -127,7 +136,10 @@ def sites_of(points: Iterable[str], layer: int | None) -> list[str]:
 def measure_noise(bench: Bench) -> None:
     """The same forward in other batch shapes, per attention implementation: in logits, and relative to them."""
     # transformers computes norms and softmax in float32 also where the model is float64
-    rows, rounding = bench.ids, max(torch.finfo(d).eps for d in (next(bench.binding.hf.parameters()).dtype, torch.float32))
+    rows, rounding = (
+        bench.ids,
+        max(torch.finfo(d).eps for d in (next(bench.binding.hf.parameters()).dtype, torch.float32)),
+    )
     own = seam.base_implementation(bench.binding.hf)
     kernels: list[str | None] = [None]
     if own != seam.EAGER and any(s.registry for s in bench.binding.slots):
@@ -160,12 +172,16 @@ def _largest(x: Tensor) -> float:
     return float(x.detach().abs().double().max().nan_to_num(nan=float("inf")))
 
 
-def row(bench: Bench, name: str, rules_out: str, *, tolerance: float | None = None, unit: str = "relative") -> Check:
+def row(
+    bench: Bench, name: str, rules_out: str, *, tolerance: float | None = None, unit: str = "relative"
+) -> Check:
     """The row of a gathered check; passed is None when nothing could be compared."""
     found = bench.found.get(name)
     limit = bench.tolerance if tolerance is None else tolerance
     if found is None or not found.n:
-        return Check(name, rules_out, None, None, limit, unit, 0, "nothing to compare: this model lacks the points")
+        return Check(
+            name, rules_out, None, None, limit, unit, 0, "nothing to compare: this model lacks the points"
+        )
     detail = "" if not found.bad else f"fails at {', '.join(dict.fromkeys(found.bad))}"[:300]
     return Check(name, rules_out, not found.bad, found.worst, limit, unit, found.n, detail)
 
@@ -180,5 +196,9 @@ def listed(site: str, binding: Binding) -> list[str]:
 
 def line(error: BaseException) -> str:
     """An error in one line."""
-    text = f"{error.what}: {error.why}" if isinstance(error, MicrotomeError) else f"{type(error).__name__}: {error}"
+    text = (
+        f"{error.what}: {error.why}"
+        if isinstance(error, MicrotomeError)
+        else f"{type(error).__name__}: {error}"
+    )
     return text.strip().splitlines()[0][:200]

@@ -172,9 +172,7 @@ def _ln1(v: View) -> Pair | None:
 def _ln2(v: View) -> Pair | None:
     style = v.slots.style
     if style == PARALLEL and v.slots.at("ln2") is None:
-        return (
-            None if v.slots.at("ln1") is None else pair(v.before("ln2_out"), v.before("ln1_out"))
-        )
+        return None if v.slots.at("ln1") is None else pair(v.before("ln2_out"), v.before("ln1_out"))
     if style != PARALLEL and not v.has("resid_mid"):
         return None
     x = v("resid_pre") if style == PARALLEL else v("resid_mid")
@@ -234,22 +232,24 @@ def _rotated(v: View, which: str) -> Pair | None:
     before, after = v(f"{which}_pre"), v.before(which)
     if not v.slots.block.rotates:  # opt multiplies queries by a number of its own
         return pair(after, before * ((after * before).sum() / before.square().sum()))
+    start, first = before[:, :1], after[:, :1]
+    size = first.norm(dim=-1, keepdim=True).expand_as(first)
     factor = _rotary_factor(v.binding)
-    if factor != 1.0:
-        return None
-    first = pair(after[:, :1], before[:, :1])
+    if (
+        factor != 1.0
+    ):  # yarn and its kin make the turned coordinates longer; which ones turn is not known here
+        longer = (first - factor * start).abs() < (first - start).abs()
+        return Pair(first.flatten(1)[..., None], start.where(~longer, factor * start).flatten(1)[..., None], size.flatten(1)[..., None])  # fmt: skip
     lengths = pair(after.norm(dim=-1, keepdim=True), before.norm(dim=-1, keepdim=True))
-    return Pair(
-        torch.cat([first.observed.flatten(1), lengths.observed.flatten(1)], 1)[..., None],
-        torch.cat([first.expected.flatten(1), lengths.expected.flatten(1)], 1)[..., None],
-        torch.cat([after[:, :1].norm(dim=-1, keepdim=True).expand_as(after[:, :1]).flatten(1), lengths.size.flatten(1)], 1)[..., None],
-    )  # fmt: skip
+    sides = ((first, lengths.observed), (start, lengths.expected), (size, lengths.size))
+    return Pair(*(torch.cat([one.flatten(1), other.flatten(1)], 1)[..., None] for one, other in sides))
 
 
 def _rotary_factor(binding: Binding) -> float:
-    """What a rotary module multiplies sine and cosine by (1 except in yarn and its kin)."""
-    factors = {float(m.attention_scaling) for m in binding.hf.modules() if isinstance(getattr(m, "attention_scaling", None), float)}  # fmt: skip
-    return factors.pop() if len(factors) == 1 else 1.0 if not factors else float("nan")
+    """What rotary modules multiply sine and cosine by (1 except in yarn and its kin)."""
+    found = (getattr(m, "attention_scaling", 1.0) for m in binding.hf.modules())
+    factors = {float(f) for f in found if isinstance(f, float | int)} - {1.0}
+    return factors.pop() if factors else 1.0
 
 
 def _scores(v: View) -> Pair:
@@ -295,7 +295,9 @@ def _pattern(v: View) -> Pair:
 
 def _z(v: View) -> Pair:
     values = v("v")
-    pattern = v("pattern").to(values.dtype)  # transformers computes the softmax in float32 and casts afterwards
+    pattern = v("pattern").to(
+        values.dtype
+    )  # transformers computes the softmax in float32 and casts afterwards
     values = values.repeat_interleave(v.slots.n_heads // v.slots.n_kv, 2)
     expected = torch.einsum("bhqk,bkhd->bqhd", pattern, values)
     return pair(v.before("z"), expected, torch.einsum("bhqk,bkhd->bqhd", pattern.abs(), values.abs()))

@@ -48,7 +48,11 @@ def check_calls(bench: Bench) -> None:
         off = abs(calls[path] - 1)
         for point, layer in points:
             if not bench.note("calls", off, _name(point, layer), 0):
-                bench.fail(point, layer, f"its module {path or type(binding.hf).__name__} runs {calls[path]} times in one forward")
+                bench.fail(
+                    point,
+                    layer,
+                    f"its module {path or type(binding.hf).__name__} runs {calls[path]} times in one forward",
+                )
 
 
 def _counter(calls: dict[str, int], path: str) -> Any:
@@ -99,7 +103,15 @@ def _seen(bench: Bench, sites: dict[tuple[str, int | None], str]) -> dict[str, t
 
 def _shape(bench: Bench, point: str, layer: int | None, n: int, length: int) -> tuple[int, ...]:
     facts = bench.binding.facts
-    sizes = {"prompt": n, "pos": length, "query": length, "key": length, "one": 1, "d_model": facts.d_model, "d_vocab": facts.d_vocab}
+    sizes = {
+        "prompt": n,
+        "pos": length,
+        "query": length,
+        "key": length,
+        "one": 1,
+        "d_model": facts.d_model,
+        "d_vocab": facts.d_vocab,
+    }
     if layer is not None:
         f = facts.layers[layer]
         value = f.d_value if point in ("v", "z") else f.d_head
@@ -146,7 +158,9 @@ def _compare(bench: Bench, identity: Identity, view: View) -> Pair | None:
         return None
     error = float(found.errors().max())
     where = identity.needs[-1] if identity.needs else identity.concerns[0]
-    if not bench.note(identity.name, error, _name(where, view.layer if POINTS[where].scope == "layer" else None)):
+    if not bench.note(
+        identity.name, error, _name(where, view.layer if POINTS[where].scope == "layer" else None)
+    ):
         reason = f'the identity "{identity.name}" does not hold between {", ".join(identity.needs or identity.concerns)}'
         for point in identity.concerns:
             scope = POINTS[point].scope
@@ -237,7 +251,9 @@ def _rolled(x: Tensor) -> Tensor:
     return x * factors.view(-1, *[1] * (x.dim() - 1))
 
 
-def _effects(bench: Bench, trace: Trace, row_of: dict[str, int], layer: int | None, same: Sequence[int | None]) -> None:
+def _effects(
+    bench: Bench, trace: Trace, row_of: dict[str, int], layer: int | None, same: Sequence[int | None]
+) -> None:
     logits = trace.logits.double()
     still = 2 * float((logits[-1] - logits[0]).abs().max())
     for point, place in row_of.items():
@@ -248,7 +264,9 @@ def _effects(bench: Bench, trace: Trace, row_of: dict[str, int], layer: int | No
                 bench.fail(point, one, "editing it moves no logit")
 
 
-def _edited_identities(bench: Bench, trace: Trace, row_of: dict[str, int], layer: int, same: Sequence[int]) -> None:
+def _edited_identities(
+    bench: Bench, trace: Trace, row_of: dict[str, int], layer: int, same: Sequence[int]
+) -> None:
     binding = bench.binding
     view = View(binding, trace, layer, edited=True)
     after = View(binding, trace, layer + 1) if layer + 1 < len(binding.slots) else None
@@ -261,7 +279,7 @@ def _edited_identities(bench: Bench, trace: Trace, row_of: dict[str, int], layer
     if after is not None:
         pairs.append((None, pair(after("resid_pre"), view("resid_post"))))
     names = {place: point for point, place in row_of.items()}
-    for identity, found in pairs:
+    for source, found in pairs:
         if found is None:
             continue
         errors = found.errors()
@@ -270,7 +288,7 @@ def _edited_identities(bench: Bench, trace: Trace, row_of: dict[str, int], layer
             point = names.get(place, "the unedited row") if whole else "mlp_pre"
             if bench.note("edits land", error, f"L{layer}.{point}"):
                 continue
-            why = f'the identity "{identity.name}"' if identity else "the activation or the stream"
+            why = f'the identity "{source.name}"' if source else "the activation or the stream"
             for one in same if point in POINTS else ():
                 bench.fail(point, one, f"with an edit at {point}, {why} does not hold")
 

@@ -89,12 +89,30 @@ def _rows(bench: Bench, withdraw: bool) -> list[Check]:
         measure_noise(bench)
     if not bench.failures or bench.unit:
         rows.append(behaviour.check_parity(bench))
-    rows.append(row(bench, "calls", "a module that runs more than once, of which a capture keeps the last", tolerance=0, unit="calls"))
-    rows.append(row(bench, "captures", "a point that never fires, or has other axes than the table says", tolerance=0, unit="points"))
+    rows.append(
+        row(
+            bench,
+            "calls",
+            "a module that runs more than once, of which a capture keeps the last",
+            tolerance=0,
+            unit="calls",
+        )
+    )
+    rows.append(
+        row(
+            bench,
+            "captures",
+            "a point that never fires, or has other axes than the table says",
+            tolerance=0,
+            unit="points",
+        )
+    )
     for name, why in WHY.items():
         rows.append(row(bench, name, why))
     rows.append(row(bench, "total", "parts of the stream that no name covers"))
-    rows.append(row(bench, "writes", "an edit that is accepted and changes nothing", tolerance=0, unit="points"))
+    rows.append(
+        row(bench, "writes", "an edit that is accepted and changes nothing", tolerance=0, unit="points")
+    )
     rows.append(row(bench, "edits land", "an edit that lands in another tensor than the one read"))
     rows.append(behaviour.check_causal(bench))
     rows.extend(behaviour.check_rows(bench, withdraw))

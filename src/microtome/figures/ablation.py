@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ResultError
 from .colours import MUTED
 from .maps import draw_map, other_metrics
 from .panels import Picture
 from .scatter import draw_scatter
 from .sheet import Sheet
 from .snippet import call
+from .tables import need
 from .text import number, visible
 
 if TYPE_CHECKING:
@@ -40,11 +40,7 @@ def off_task(result: Result, named: int = 3) -> go.Figure:
 
     Raises ResultError when the off-task control did not run.
     """
-    table = result.tables.get("off_task")
-    if table is None or table.empty:
-        raise ResultError(
-            "nothing was ablated off-task", why='there is no table "off_task"', instead="see the controls"
-        )
+    table = need(result, "off_task")
     on, off = table["on"].to_numpy(float), table["off"].to_numpy(float)
     sites = [visible(s, most=24) for s in table["site"]]
     both = np.concatenate([on, off])

@@ -15,6 +15,7 @@ from .grid import Grid, Scale, draw_bar, draw_grid
 from .panels import Picture
 from .sheet import Sheet
 from .snippet import call
+from .tables import need, table_of
 from .text import number, visible
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def draw(result: Result) -> go.Figure:
     A score is the lowest over all text distributions, since a head's name holds only where it was observed; a
     dot means above the null on every one of them. Raises ResultError without a table "detectors".
     """
-    table = _detectors(result)
+    table = need(result, "detectors")
     found, total = _heads(table)
     rows = sorted(found)
     heading = (
@@ -47,20 +48,11 @@ def draw(result: Result) -> go.Figure:
 
 def every_head(result: Result) -> go.Figure:
     """Layer x head for each detector. Raises ResultError without a table "detectors"."""
-    table = _detectors(result)
+    table = need(result, "detectors")
     scores = _by_head(table)
     grids = [_layer_head(scores, d) for d in unique(map(str, table["detector"]))]
     cell = 9 if len(grids[0].rows) > 16 else None
     return _draw(result, table, "What every head attends to", grids, call("attention", "every_head"), cell)
-
-
-def _detectors(result: Result) -> pd.DataFrame:
-    table = result.tables.get("detectors")
-    if table is None or table.empty:
-        raise ResultError(
-            "no detectors were run", why='there is no table "detectors"', instead="draw a pattern"
-        )
-    return table
 
 
 def _heads(table: pd.DataFrame) -> tuple[set[tuple[int, int]], int]:
@@ -71,6 +63,11 @@ def _heads(table: pd.DataFrame) -> tuple[set[tuple[int, int]], int]:
         return every, len(every)
     best = lowest.sort_values("score", ascending=False, kind="stable").groupby("detector").head(EACH)
     return {(int(a), int(b)) for a, b in zip(best["layer"], best["head"], strict=True)}, len(every)
+
+
+def _many(result: Result) -> bool:
+    table = result.tables["detectors"]
+    return {"layer", "head"} <= set(table.columns) and len(table[["layer", "head"]].drop_duplicates()) > FEW
 
 
 def _draw(
@@ -86,7 +83,7 @@ def _draw(
     else:
         sheet.key("!", INK, "no null was drawn for these scores")
     texts = unique(map(str, table["distribution"]))
-    sheet.key("…", MUTED, f"texts: {', '.join(visible(t) for t in texts)}")
+    sheet.key("…", MUTED, f"texts: {', '.join(visible(t, prose=True) for t in texts)}")
     return sheet.figure()
 
 
@@ -138,7 +135,7 @@ def _one(name: str, part: Sequence[dict[Any, Any]]) -> tuple[float, bool, str]:
     for row in part:
         known = row["null_high"] == row["null_high"]
         null = f", null {number(row['null_low'])} to {number(row['null_high'])}" if known else ""
-        lines.append(f"{visible(row['distribution'])}: {number(float(row['score']))}{null}")
+        lines.append(f"{visible(row['distribution'], prose=True)}: {number(float(row['score']))}{null}")
     clear = all(row["score"] > row["null_high"] for row in part)  # NaN compares false: no null, no dot
     return min(float(row["score"]) for row in part), bool(clear), "\n".join(lines)
 
@@ -175,7 +172,7 @@ def pattern(result: Result, site: str) -> go.Figure:
 
 
 def _tokens(result: Result, site: str, shape: tuple[int, ...]) -> tuple[list[str], list[str], str]:
-    table = result.tables.get("pattern_tokens")
+    table = table_of(result, "pattern_tokens")
     found: dict[int, str] = {}
     about = ""
     if table is not None:
@@ -195,8 +192,7 @@ def pictures(result: Result) -> tuple[Picture, ...]:
     if len(result.tables.get("detectors", ())):
         made.append(Picture("detectors", "How much of its attention each head spends on the token that a detector names. A head's name "
                             "holds for the texts it was measured on.", partial(draw, result)))  # fmt: skip
-        heads = result.tables["detectors"][["layer", "head"]].drop_duplicates()
-        if len(heads) > FEW:
+        if _many(result):
             made.append(Picture("every head", "The same for all heads.", partial(every_head, result), call("attention", "every_head"),
                                 secondary=True))  # fmt: skip
     sites = [name.removeprefix(_PREFIX) for name in result.tensors if name.startswith(_PREFIX)]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ResultError
 from .colours import MUTED
 from .maps import draw_map, draw_strongest, other_metrics
 from .panels import Picture
 from .scatter import draw_scatter
 from .sheet import Sheet
 from .snippet import call
+from .tables import need
 from .text import number, visible
 
 if TYPE_CHECKING:
@@ -57,11 +57,7 @@ def agreement(result: Result, named: int = 4) -> go.Figure:
 
     Raises ResultError where there is no such table.
     """
-    table = result.tables.get("agreement")
-    if table is None or table.empty:
-        raise ResultError(
-            "nothing to compare", why='there is no table "agreement"', instead="run both methods"
-        )
+    table = need(result, "agreement")
     estimate, exact = table["estimate"].to_numpy(float), table["exact"].to_numpy(float)
     rho, n = rank_correlation(estimate, exact)
     sheet = Sheet(

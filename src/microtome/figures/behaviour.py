@@ -12,6 +12,7 @@ from .colours import BAND, INK, MUTED, SERIES, series
 from .panels import Picture
 from .rows import NAN, Row, whiskers
 from .sheet import Sheet, axis
+from .tables import table_of
 from .text import inert, interval, number, unit, visible
 
 if TYPE_CHECKING:
@@ -25,16 +26,16 @@ def draw(result: Result) -> go.Figure:
 
     Raises ResultError for a result with neither a table "sides" nor effects.
     """
-    sides = result.tables.get("sides")
-    if (sides is None or sides.empty) and result.effects is None:
+    sides = table_of(result, "sides")
+    if sides is None and result.effects is None:
         raise ResultError(
             "this behaviour has nothing to draw", why="no sides and no effects", instead="measure it again"
         )
     sheet = Sheet(result, "Does the model do this at all?")
-    if sides is not None and not sides.empty:
+    if sides is not None:
         _accuracy(sheet, sides.to_dict("records"))
     if result.effects is not None and result.effects.dims == ("prompt", "metric"):
-        _prompts(sheet, result, None if sides is None or sides.empty else sides.to_dict("records")[0])
+        _prompts(sheet, result, None if sides is None else sides.to_dict("records")[0])
     return sheet.figure()
 
 

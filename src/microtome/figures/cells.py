@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ResultError
+from .tables import table_of
 from .text import interval, number, visible
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def cells_of(result: Result, metric: str | None = None) -> Cells:
     )
     frame["zero"] = _zero(result, len(frame))
     significant, rule = _significant(frame, float(result.verdict.alpha))
-    names = result.tables.get("positions")
+    names = table_of(result, "positions")
     labels = (
         {}
         if names is None

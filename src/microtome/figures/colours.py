@@ -20,8 +20,9 @@ WHITE = "#ffffff"
 EMPTY = "#e9e9e9"
 HATCH = "#b3b3b3"
 
-# For series: distinct under colour blindness, with a marker shape each so that colour is never alone.
-SERIES = ("#0771a6", "#ce7927", "#5b5b9f", "#1b8a6b", "#a23b72", "#8a7a1f", "#5f6b76", "#2f4b7c")
+# For series: distinct under colour blindness, with a marker shape each so that colour is never alone. None of them
+# occurs in the arms, so that a dark page may exchange them and leave the scale as it is.
+SERIES = ("#0a74a8", "#cf7a28", "#8c164f", "#7f39ee", "#5a4310", "#02b08e", "#96764a", "#1a3b95")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down", "cross", "circle-open")
 GLYPHS = "●■◆▲✕▼✚○"  # the symbols as characters, for keys
 
@@ -41,6 +42,12 @@ def sequential() -> list[list[float | str]]:
 def series(index: int) -> tuple[str, str]:
     """Colour and marker symbol of the index-th series."""
     return SERIES[index % len(SERIES)], SYMBOLS[index % len(SYMBOLS)]
+
+
+def pale(colour: str, opacity: float = 0.18) -> str:
+    """A colour for the area of an interval."""
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},{opacity:g})"
 
 
 def on(value: float, limit: float) -> str:

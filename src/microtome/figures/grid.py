@@ -168,8 +168,16 @@ def by_position(cells: Cells, points: Sequence[str]) -> Grid:
         sites = [s for s in sites if s in kept]
         frame = frame[frame["site"].isin(kept)]
     layer = dict(zip(frame["site"], frame["layer"], strict=True))
+    sites_at = {s: i for i, s in enumerate(sites)}
     inside = [layer[s] for s in sites if np.isfinite(layer[s])]
     plain = not (frame["unit"] != "").any() and len(set(inside)) == len(inside) > 0
+    if plain:
+        first = next(
+            i for i, s in enumerate(sites) if np.isfinite(layer[s])
+        )  # what stands before the layers stays there
+        sites.sort(
+            key=lambda s: layer[s] if np.isfinite(layer[s]) else -1.0 if sites_at[s] < first else np.inf
+        )
     names = [
         visible(s, most=20)
         if not plain

@@ -9,12 +9,13 @@ import numpy as np
 
 from ..errors import ResultError
 from .cells import Cells, cells_of, describe, unique
-from .colours import BAND, GLYPHS, INK, MUTED, series
+from .colours import BAND, GLYPHS, INK, MUTED, pale, series
 from .grid import Grid, Scale, draw_bar, draw_grid
 from .maps import other_metrics
 from .panels import Picture
 from .sheet import Sheet, axis
 from .snippet import call
+from .tables import need
 from .text import inert, number, unit, visible
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _line(sheet: Sheet, panel: Any, cells: Cells, part: Any, k: int) -> None:
     xs = np.arange(len(part))
     if ok.any():
         sheet.add(panel, go.Scatter(x=[*xs[ok], *xs[ok][::-1]], y=[*high[ok], *low[ok][::-1]], mode="lines", fill="toself",
-                                    fillcolor=_pale(colour), line={"width": 0, "color": colour}, hoverinfo="skip"))  # fmt: skip
+                                    fillcolor=pale(colour), line={"width": 0, "color": colour}, hoverinfo="skip"))  # fmt: skip
     rows = part.to_dict("records")
     hover = [
         "<br>".join(map(inert, describe(row, cells).split("\n"))) if np.isfinite(row["value"]) else ""
@@ -113,9 +114,7 @@ def top_tokens(result: Result, prompt: int | str | None = None, most: int = 5) -
 
     prompt: its label, default the first in the table. Raises ResultError where there is no such table or prompt.
     """
-    table = result.tables.get("top")
-    if table is None or table.empty:
-        raise ResultError("no tokens were kept", why='there is no table "top"', instead="use effects")
+    table = need(result, "top")
     chosen = table["prompt"].iloc[0] if prompt is None else prompt
     part = table[table["prompt"].astype(str) == str(chosen)]
     if part.empty:
@@ -148,11 +147,6 @@ def top_tokens(result: Result, prompt: int | str | None = None, most: int = 5) -
     return sheet.figure()
 
 
-def _pale(colour: str) -> str:
-    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({r},{g},{b},0.16)"
-
-
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of a logit lens."""
     made = [
@@ -163,7 +157,7 @@ def pictures(result: Result) -> tuple[Picture, ...]:
         )
     ]
     table = result.tables.get("top")
-    if table is not None:
+    if table is not None and "prompt" in table.columns:
         for prompt in unique(table["prompt"].tolist())[:2]:
             label = int(prompt) if isinstance(prompt, (int, np.integer)) else str(prompt)
             made.append(Picture(f"tokens of prompt {visible(label)}", "The tokens behind the lines, for one prompt.",

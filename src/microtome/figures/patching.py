@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ResultError
 from .cells import cells_of
 from .colours import GLYPHS, series
 from .maps import draw_map, draw_strongest, other_metrics
@@ -15,6 +14,7 @@ from .panels import Picture
 from .rows import NAN, Row, draw_points
 from .sheet import Sheet
 from .snippet import call
+from .tables import need
 from .text import unit, visible
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def donors(result: Result) -> go.Figure:
 
     Raises ResultError when no donor controls ran.
     """
-    table = result.tables.get("donors")
-    if table is None or table.empty:
-        raise ResultError("no donors were run", why='there is no table "donors"', instead="see the controls")
+    table = need(result, "donors")
     groups: dict[str, list[Row]] = {}
     cells = cells_of(result)
     order = [*DONORS, *sorted(set(map(str, table["donor"])) - set(DONORS))]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ResultError
 from .behaviour import spread
-from .colours import GLYPHS, MUTED, SERIES, series
+from .colours import GLYPHS, MUTED, SERIES, pale, series
 from .panels import Picture
 from .rows import NAN, Row, draw_bars, draw_row_key
 from .sheet import Panel, Sheet, axis
 from .snippet import call
+from .tables import need, table_of
 from .text import inert, interval, number, visible
 
 if TYPE_CHECKING:
@@ -34,10 +34,8 @@ def draw(result: Result) -> go.Figure:
 
     Raises ResultError for a result without a table "curve".
     """
-    curve = result.tables.get("curve")
-    if curve is None or curve.empty:
-        raise ResultError("this set has no curve", why='there is no table "curve"', instead="use tables")
-    nulls, held = result.tables.get("nulls"), _held(result)
+    curve = need(result, "curve")
+    nulls, held = table_of(result, "nulls"), _held(result)
     low, high = _extent(curve, nulls, held)
     sheet = Sheet(result, "How few parts carry the effect")
     beside = (nulls is not None and len(nulls) > 0) or held is not None
@@ -62,7 +60,7 @@ def _curve(sheet: Sheet, panel: Panel, curve: pd.DataFrame) -> None:
         known = curve[np.isfinite(curve["low"].to_numpy(float)) & np.isfinite(curve["high"].to_numpy(float))]
         xs = [*known["k"], *reversed(list(known["k"]))]
         ys = [*known["high"], *reversed(list(known["low"]))]
-        sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", fill="toself", fillcolor="rgba(7,113,166,0.18)", line={"width": 0, "color": SERIES[0]},
+        sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", fill="toself", fillcolor=pale(SERIES[0]), line={"width": 0, "color": SERIES[0]},
                                     hoverinfo="skip"))  # fmt: skip
     n = curve["n"].tolist() if "n" in curve.columns else [""] * len(curve)
     hover = [inert(f"{int(a)} parts: {number(b)}, n {c}") for a, b, c in zip(k, value, n, strict=True)]
@@ -118,11 +116,7 @@ def parts(result: Result, most: int = 24) -> go.Figure:
 
     Raises ResultError where there is no such table.
     """
-    table = result.tables.get("components")
-    if table is None or table.empty:
-        raise ResultError(
-            "this set lists no parts", why='there is no table "components"', instead="use tables"
-        )
+    table = need(result, "components")
     ordered = table.sort_values("rank", kind="stable")
     rows = [
         Row(visible(r["site"], most=18), float(r["effect"])) for r in ordered.head(most).to_dict("records")
@@ -136,8 +130,8 @@ def parts(result: Result, most: int = 24) -> go.Figure:
 
 def _held(result: Result) -> Row | None:
     """The held-out faithfulness as a row; None where it was not measured."""
-    table = result.tables.get("held_out")
-    if table is None or table.empty:
+    table = table_of(result, "held_out")
+    if table is None:
         return None
     rows: list[dict[Any, Any]] = table.to_dict("records")
     row = next((r for r in rows if str(r["quantity"]) == "faithfulness"), rows[0])

@@ -146,7 +146,9 @@ class Binding:
     @property
     def end(self) -> str:
         """The module whose input is the stream after the last layer: the final norm, or what follows without one."""
-        return next(p for p in (self.stack.get("final_norm"), self.stack.get("project_out"), self.stack["head"]) if p)
+        return next(
+            p for p in (self.stack.get("final_norm"), self.stack.get("project_out"), self.stack["head"]) if p
+        )
 
     def unembed(self, resid: Tensor, columns: Tensor | None = None) -> Tensor:
         """The final norm and `readout`. Shapes: [..., d_model] -> [..., d_vocab] or [..., len(columns)]."""
@@ -163,7 +165,9 @@ class Binding:
         SiteError: the certificate found that this does not give the model's logits.
         """
         if (reason := self.refused.get(("final_norm_out", None))) is not None:
-            raise SiteError("this model's unembedding is not known", why=reason, instead="read logits of a run")
+            raise SiteError(
+                "this model's unembedding is not known", why=reason, instead="read logits of a run"
+            )
         if (path := self.stack.get("project_out")) is not None:
             normed = self.module(path)(normed)
         head = self.module(self.stack_path("head"))
@@ -347,7 +351,11 @@ class Binding:
         group = POINTS[point].group
         if group == "Attention" or point in ("q_scale", "k_scale"):
             reason = _missing_attention(point, s)
-            return self._missing_norm(f"{point[0]}_norm", s) if reason is None and point in ("q_scale", "k_scale") else reason
+            return (
+                self._missing_norm(f"{point[0]}_norm", s)
+                if reason is None and point in ("q_scale", "k_scale")
+                else reason
+            )
         if point == "resid_mid" and s.style == PARALLEL:
             return "attention and MLP read the same stream side by side, so there is no middle"
         if point in ("ln1_scale", "ln2_scale", "ln1_post_scale", "ln2_post_scale"):
@@ -371,7 +379,11 @@ class Binding:
     def _missing_stream(self, point: str) -> str | None:
         if point in ("final_norm_out", "final_scale") and self.stack.get("final_norm") is None:
             return "this model has no final norm: the unembedding reads final_resid"
-        width = getattr(self.module(self.stack_path("embed")).weight, "shape", (0, 0))[-1] if point == "tok_embed" else 0
+        width = (
+            getattr(self.module(self.stack_path("embed")).weight, "shape", (0, 0))[-1]
+            if point == "tok_embed"
+            else 0
+        )
         if point == "tok_embed" and width != self.config.hidden_size:
             return f"token embeddings have {width} numbers and are projected before they enter the stream"
         if point == "pos_embed" and self.stack.get("pos") is None:
@@ -441,7 +453,7 @@ def _facts(b: Binding) -> Facts:
         model_type=config.model_type,
         n_layers=len(b.slots),
         d_model=int(config.hidden_size),
-        d_vocab=int(head.weight.shape[0]),  # type: ignore[union-attr, arg-type]
+        d_vocab=_tensor(head, "weight").shape[0],
         n_ctx=getattr(config, "max_position_embeddings", None) if b.family.positions != "alibi" else None,
         layers=tuple(layers),
         lacks={
@@ -474,7 +486,8 @@ def bind(hf: nn.Module) -> Binding:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{type(hf).__name__} is an encoder-decoder", why="Microtome reads decoder-only models",
                          instead="pass a causal language model")  # fmt: skip
-    base_name = hf.base_model_prefix if hasattr(hf, hf.base_model_prefix) else ""
+    prefix_name = str(getattr(hf, "base_model_prefix", ""))
+    base_name = prefix_name if prefix_name and hasattr(hf, prefix_name) else ""
     base = hf.get_submodule(base_name) if base_name else hf
     head = names.child(hf, names.HEAD)
     found = {part: names.child(base, vocabulary) for part, vocabulary in (
@@ -482,9 +495,7 @@ def bind(hf: nn.Module) -> Binding:
         ("final_norm", names.FINAL_NORM), ("project_out", names.PROJECT_OUT),
     )}  # fmt: skip
     needed = ["layers", "embed"] + ([] if find(config.model_type) else ["final_norm"])
-    missing = [part for part in needed if found[part] is None] + (
-        [] if head else ["lm_head"]
-    )
+    missing = [part for part in needed if found[part] is None] + ([] if head else ["lm_head"])
     if missing:
         raise ModelError(
             f"{type(hf).__name__} does not resolve to a decoder-only transformer",
@@ -523,7 +534,8 @@ def _slots(config: Any, family: Family | None, layer: nn.Module, index: int, pat
     mlp_kind, d_mlp = _mlp_slots(layer, mlp, paths)
     _norm_slots(layer, block.style, paths)
     n_heads, n_kv, d_head, d_value = _head_sizes(config, block, layer.get_submodule(attn) if attn else None)
-    kind = _mixer(config, index) or ("attention" if attn else (mixer or "an unknown mixer"))
+    called = _mixer(config, index)
+    kind = (called or "attention") if attn else (mixer or called or "an unknown mixer")
     return Slots(
         path, block, block.style, kind, mlp_kind, n_heads, n_kv, d_head, d_value, d_mlp,
         _window(config, index), bool(attn) and _on_registry(layer.get_submodule(attn or "")), paths,
@@ -546,8 +558,8 @@ def _mlp_slots(layer: nn.Module, mlp: str | None, paths: dict[str, str | None]) 
     ):
         found = names.child(where, vocabulary)
         paths[part] = f"{prefix}{found}" if found else None
-    weight = where.get_submodule(out).weight
-    d_mlp = int(weight.shape[0] if _transposed(where.get_submodule(out)) else weight.shape[1])  # type: ignore[union-attr, operator, index]
+    weight = _tensor(where.get_submodule(out), "weight")
+    d_mlp = weight.shape[0] if _transposed(where.get_submodule(out)) else weight.shape[1]
     return ("gated" if paths["gate"] or paths["gate_up"] else "plain"), d_mlp
 
 
@@ -593,6 +605,12 @@ def _on_registry(attn: nn.Module) -> bool:
     return hasattr(home, "ALL_ATTENTION_FUNCTIONS") and hasattr(home, "eager_attention_forward")
 
 
+def _tensor(module: nn.Module, name: str) -> Tensor:
+    found = getattr(module, name)
+    assert isinstance(found, Tensor)
+    return found
+
+
 def _transposed(module: nn.Module) -> bool:
     """Conv1D of transformers keeps its weight as [in, out]."""
     return type(module).__name__ == "Conv1D"
@@ -619,14 +637,19 @@ def _guess_family(config: Any, positions: str) -> Family:
         return getattr(c, "final_logit_softcapping", None)
 
     kind = config.model_type
-    return Family(kind, (kind,), embed_scale=embed_scale, logit_scale=logit_scale, softcap=softcap, positions=positions)
+    return Family(
+        kind, (kind,), embed_scale=embed_scale, logit_scale=logit_scale, softcap=softcap, positions=positions
+    )
 
 
 def _guess(config: Any, layer: nn.Module) -> Block:
     """An unknown family's semantics from its norms; the certificate then keeps or refuses each point."""
     has = {name for name, _ in layer.named_children()}
     style = PRE
-    if {"pre_feedforward_layernorm", "post_feedforward_layernorm"} <= has or "post_self_attn_layernorm" in has:
+    if {
+        "pre_feedforward_layernorm",
+        "post_feedforward_layernorm",
+    } <= has or "post_self_attn_layernorm" in has:
         style = SANDWICH
     elif "post_feedforward_layernorm" in has:
         style = POST

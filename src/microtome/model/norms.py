@@ -60,21 +60,25 @@ def probe(module: nn.Module, width: tuple[int, ...], name: str) -> Norm:
     dtype = weight.dtype if weight is not None else torch.float32
     twin = copy.deepcopy(module).double()
     gen = torch.Generator().manual_seed(0)
-    signs = 1 - 2 * (torch.arange(width[-1]) % 2)  # far from 0 also when centred: the gain is found by division
+    signs = 1 - 2 * (
+        torch.arange(width[-1]) % 2
+    )  # far from 0 also when centred: the gain is found by division
     x = ((1 + torch.rand(width, generator=gen)) * signs).to(device=device, dtype=torch.float64)
     y = (torch.randn(width, generator=gen) * 3).to(x)
     eps = next((float(getattr(module, n)) for n in _EPS_NAMES if hasattr(module, n)), 1e-5)
     try:
         with torch.no_grad():
-            out_x, out_y, bias, shifted = (twin(v[None, None])[0, 0] for v in (x, y, torch.zeros_like(x), x + 10))
+            out_x, out_y, bias, shifted = (
+                twin(v[None, None])[0, 0] for v in (x, y, torch.zeros_like(x), x + 10)
+            )
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise _not_a_norm(name, f"calling it on one vector fails: {error}") from None
     centred = bool((shifted - out_x).abs().max() < 0.05 * out_x.abs().max().clamp_min(1e-6))
     blank = Norm(centred, eps, torch.ones_like(x), torch.zeros_like(x))
     norm = Norm(centred, eps, (out_x - bias) / blank.linear(x, blank.scale(x)), bias)
-    error = (norm.linear(y, norm.scale(y)) + bias - out_y).abs().max()
-    if not error <= 1e-4 * (1 + out_y.abs().max()):
-        raise _not_a_norm(name, f"recomputing it from its own numbers is off by {float(error):.2g}")
+    off = (norm.linear(y, norm.scale(y)) + bias - out_y).abs().max()
+    if not off <= 1e-4 * (1 + out_y.abs().max()):
+        raise _not_a_norm(name, f"recomputing it from its own numbers is off by {float(off):.2g}")
     kept = torch.float64 if dtype == torch.float64 else torch.float32
     return Norm(centred, eps, norm.gain.to(kept), norm.bias.to(kept))
 

@@ -171,8 +171,10 @@ def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
 
 def check_ids(tokens: Tokens, d_vocab: int, n_ctx: int | None) -> None:
-    """Refuse ids outside the vocabulary and prompts over the context length."""
-    low, high = int(tokens.ids.min()), int(tokens.ids.max())
+    """Refuse ids outside the vocabulary and prompts over the context length. Pads are not looked at: some tokenizers
+    have one that the model lacks."""
+    own = tokens.ids[tokens.mask]
+    low, high = int(own.min()), int(own.max())
     if low < 0 or high >= d_vocab:
         raise ModelError(f"token id {low if low < 0 else high} is not in the vocabulary", why=f"ids go from 0 to {d_vocab - 1}",
                          instead="tokenise with this model's own tokenizer")  # fmt: skip

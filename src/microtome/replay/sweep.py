@@ -311,7 +311,9 @@ def _measure_rows(
     items = torch.stack([planned.cell[which], planned.prompt[which]], 1).unique_consecutive(dim=0)
     part = bench.scoring.select([group.prompts[p] for p in items[:, 1].tolist()])
     reference = base_logits[rows.base.to(base_logits.device)]
-    return torch.stack([m(logits, part, _columns(bench), reference) for m in bench.metrics], -1).double().cpu()
+    return (
+        torch.stack([m(logits, part, _columns(bench), reference) for m in bench.metrics], -1).double().cpu()
+    )
 
 
 def _subset(write: Write, number: Tensor) -> Write | None:

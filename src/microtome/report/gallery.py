@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MicrotomeError
 from ..figures import pictures_of, static_svg
-from ..figures.colours import BAND, GRID, INK, MUTED
+from ..figures.colours import BAND, GRID, INK, MUTED, SERIES
 from ..figures.snippet import python
 from .markup import Html, fold, join, tag
 
@@ -25,6 +25,7 @@ THEME = {
     GRID: "var(--grid)",
     BAND: "var(--band)",
 }
+THEME |= {colour: f"var(--s{i})" for i, colour in enumerate(SERIES)}
 
 
 @dataclass

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import MicrotomeError
 from ..figures.attribution import chance_correlation, rank_correlation
 from ..figures.cells import cells_of
+from ..figures.tables import table_of
 from ..figures.text import unit, visible
 
 if TYPE_CHECKING:
@@ -40,8 +42,8 @@ def headline(result: Result, stages: Sequence[Stage]) -> list[Number]:
     """At most six numbers: the behaviour, the strongest head and part, the set, the agreement of the two methods."""
     ranked: list[tuple[int, Number]] = []
     for stage in stages:
-        ranked += [(rank, _at(made, stage)) for rank, made in _of(stage.result)]
-    ranked += [(4, made) for made in _agreement(result, stages)]
+        ranked += [(rank, _at(made, stage)) for rank, made in _safely(_of, stage.result)]
+    ranked += [(4, made) for made in _safely(_agreement, result, stages)]
     seen: set[tuple[int, str]] = set()
     kept = []
     for rank, made in sorted(ranked, key=lambda pair: pair[0]):  # stable: stages keep their order
@@ -49,6 +51,14 @@ def headline(result: Result, stages: Sequence[Stage]) -> list[Number]:
             seen.add((rank, made.label))
             kept.append(made)
     return kept[:MOST]
+
+
+def _safely(read: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
+    """Nothing where a table cannot be read: its section says why."""
+    try:
+        return read(*arguments)
+    except MicrotomeError:
+        return []
 
 
 def _at(made: Number, stage: Stage) -> Number:
@@ -80,14 +90,14 @@ def _of(result: Result) -> list[tuple[int, Number]]:
 
 
 def _behaviour(result: Result) -> list[Number]:
-    table = result.tables.get("sides")
-    if table is None or table.empty:
+    table = table_of(result, "sides")
+    if table is None:
         return []
     row: dict[Any, Any] = table.to_dict("records")[0]
     chance = _real(row.get("chance"))
     made = [Number("prefers the answer, clean prompts", float(row["accuracy"]), _real(row.get("low")), _real(row.get("high")), chance, chance,
                    "chance", "of prompts", int(row["n"]))]  # fmt: skip
-    if row.get("mean") is not None:
+    if row["mean"] == row["mean"]:
         made.append(Number("by how much, on average", float(row["mean"]), _real(row.get("mean_low")), _real(row.get("mean_high")), 0.0, 0.0,
                            "no preference", unit(str(row.get("metric", ""))), int(row["n"])))  # fmt: skip
     return made
@@ -114,8 +124,8 @@ def _strongest(result: Result) -> tuple[Number | None, bool]:
 
 
 def _set(result: Result) -> list[Number]:
-    table = result.tables.get("held_out")
-    if table is None or table.empty:
+    table = table_of(result, "held_out")
+    if table is None:
         return []
     rows = table.to_dict("records")
     row: dict[Any, Any] = next((r for r in rows if str(r["quantity"]) == "faithfulness"), rows[0])
@@ -123,13 +133,13 @@ def _set(result: Result) -> list[Number]:
     low, high, words = _null_sets(result)
     of = f" of {size} parts" if size else ""
     return [Number(f"held-out {visible(row['quantity'])}{of}", float(row["value"]), _real(row.get("low")), _real(row.get("high")), low, high, words,
-                   "of the effect", None if row.get("n") is None else int(row["n"]))]  # fmt: skip
+                   "of the effect", int(row["n"]) if row["n"] == row["n"] else None)]  # fmt: skip
 
 
 def _null_sets(result: Result) -> tuple[float, float, str]:
     """The 95 % range of the null family that comes closest to the set: the harder comparison is the one to show."""
-    table = result.tables.get("nulls")
-    if table is None or table.empty:
+    table = table_of(result, "nulls")
+    if table is None:
         return NAN, NAN, ""
     best = (NAN, NAN, "")
     for family in dict.fromkeys(map(str, table["family"])):
@@ -144,8 +154,8 @@ def _null_sets(result: Result) -> tuple[float, float, str]:
 
 
 def _agreement(result: Result, stages: Sequence[Stage]) -> list[Number]:
-    table = result.tables.get("agreement")
-    if table is None or table.empty:
+    table = table_of(result, "agreement")
+    if table is None:
         return []
     rho, n = rank_correlation(table["estimate"].to_numpy(float), table["exact"].to_numpy(float))
     chance = chance_correlation(n)
@@ -166,8 +176,8 @@ def _interval(result: Result) -> tuple[float, float]:
 
 
 def _detector(result: Result) -> list[Number]:
-    table = result.tables.get("detectors")
-    if table is None or table.empty:
+    table = table_of(result, "detectors")
+    if table is None:
         return []
     lowest = table.loc[
         table.groupby(["layer", "head", "detector"])["score"].idxmin()

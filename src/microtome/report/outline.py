@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..figures.tables import table_of
 from ..figures.text import visible
 from ..results.verdicts import VERDICTS
 from .prose import title_of
@@ -97,7 +98,7 @@ def unlinked(result: Result, found: Sequence[Stage]) -> list[Refused]:
     ran, _ = _rows(result)
     matched = len(ran) == len(result.children)
     numbers = [s.number for s in found if len(s.path) == 1]
-    table = result.tables.get("stages")
+    table = table_of(result, "stages")
     out, seen = [], 0
     for row in [] if table is None else table.to_dict("records"):
         if matched and row in ran:
@@ -120,7 +121,7 @@ def unlinked(result: Result, found: Sequence[Stage]) -> list[Refused]:
 
 def _rows(result: Result) -> tuple[list[dict[Any, Any]], list[dict[Any, Any]]]:
     """The rows of tables["stages"] with a verdict (or, where there is no such column, all), and the others."""
-    table = result.tables.get("stages")
+    table = table_of(result, "stages")
     rows: list[dict[Any, Any]] = [] if table is None else table.to_dict("records")
     ran = [r for r in rows if "verdict" not in r or str(r["verdict"]) in VERDICTS]
     return ran, [r for r in rows if r not in ran]

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ..errors import MicrotomeError
+from ..figures.tables import table_of
 from ..results import registry
 from ..results.calibration import NOT_CALIBRATED, calibration_line
 from ..results.frozen import dumps
@@ -108,8 +109,8 @@ def checked(result: Result, stages: Sequence[Stage], left_out: Sequence[str]) ->
 
 
 def _checks(result: Result) -> Html | None:
-    found = result.tables.get("checks")
-    if found is None or found.empty or (result.children and "stage" in found.columns):
+    found = table_of(result, "checks")
+    if found is None or (result.children and "stage" in found.columns):
         return None  # with a stage each, they are the controls that the sections show already
     rows = [
         [str(r.get("check", "")), outcome(str(r.get("outcome", ""))), str(r.get("detail", "") or "")]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..figures.tables import table_of
 from ..figures.text import number, visible
 from ..results.verdicts import SUPPORTED
 from .markup import Html, tag
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def about(result: Result) -> dict[str, str]:
     """What tables["about"] (columns name, value) says: question, model, task and whatever else."""
-    table = result.tables.get("about")
+    table = table_of(result, "about")
     if table is None:
         return {}
     return {str(k): str(v) for k, v in zip(table["name"], table["value"], strict=True)}

@@ -28,7 +28,7 @@ _HOMES = {
     "techniques": ("microtome.methods", "microtome.circuits", "microtome.features", "microtome.dissect"),
     "tasks": ("microtome.tasks",),
     "metrics": ("microtome.metrics",),
-    "families": ("microtome.model",),
+    "families": ("microtome.model.families",),
 }
 
 

@@ -197,8 +197,7 @@ def per_row(edits: Edits, n: int) -> list[tuple[BaseEdit, list[int]]]:
     ------
     EditError: lists and edits mixed, or a number of lists other than the number of rows.
     """
-    edits = list(edits)
-    if not edits:
+    if not len(edits):
         return []
     every: list[Any] = list(edits)
     nested = [isinstance(e, list | tuple) for e in edits]
@@ -256,7 +255,9 @@ def _steer(old: Tensor, edit: Steer) -> Tensor:
 def _project(old: Tensor, rows: Tensor, *, keep: bool) -> Tensor:
     _width(old, rows[0], None)
     rows = rows.to(old.device, torch.float64)
-    _, sizes, basis = torch.linalg.svd(rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-300), full_matrices=False)
+    _, sizes, basis = torch.linalg.svd(
+        rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-300), full_matrices=False
+    )
     basis = basis[sizes > 1e-6 * sizes[0]].to(old.dtype)  # rows that say the same twice span no more
     inside = (old @ basis.T) @ basis
     return inside if keep else old - inside

@@ -209,9 +209,7 @@ class _Loop:
         unfired(list(self.receipts.values()))
 
 
-def _scopes(
-    placer: Placer, placed: list[tuple[BaseEdit, list[int]]], when: When | None
-) -> list[_Scoped]:
+def _scopes(placer: Placer, placed: list[tuple[BaseEdit, list[int]]], when: When | None) -> list[_Scoped]:
     """Each edit per site and row with its own positions.
 
     What lies on the prompt is resolved now: a source is read at its own @-1, not where the prompt's last token is.

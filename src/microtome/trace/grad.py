@@ -77,6 +77,12 @@ def grad(
                 why="its gradient would be NaN",
                 instead="check the prompts and the edits",
             )
+        if not total.requires_grad:
+            raise EditError(
+                "the metric does not depend on the logits",
+                why="it has no gradient",
+                instead="compute it from its argument with torch functions",
+            )
         values = [read.value for read in live.values() if read.value is not None]
         grads = torch.autograd.grad(total, values, allow_unused=True)
     unfired(plan.receipts)

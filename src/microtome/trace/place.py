@@ -111,14 +111,15 @@ class Placer:
         values = self._values(edit, site, where, [row])
         if values is None:
             return moved(edit, there), low, high
-        if keys is not None:
-            if not isinstance(getattr(edit, "source", None), Tensor):
-                values = values[..., keys[0] : keys[1]]
-            values = values[..., 0] if there.source is not None and there.source.single else values
+        square = site.row is not None and site.row.square
+        if square and not isinstance(getattr(edit, "source", None), Tensor):
+            own = ~torch.isnan(values).flatten(0, -2).all(0)  # what lies past the source's own prompt is NaN
+            values = values[..., : int(own.sum())]
+            values = values if keys is None else values[..., keys[0] : keys[1]]
+        if there.source is not None and there.source.single:
+            values = values[..., 0]
         values = values[None]
-        if site.row is not None and site.row.square and not site.unit:
-            values = values.transpose(1, 2)
-        return Patch(there, values), low, high
+        return Patch(there, values.transpose(1, 2) if square and not site.unit else values), low, high
 
     def _write(self, edit: BaseEdit, site: Site, rows: list[int], receipt: Receipt) -> Write:
         where = places(site, self.tokens, rows)
@@ -209,7 +210,9 @@ class Placer:
                     if values.shape[-1] > old.shape[-1]:
                         raise _shape(edit, values, old)
                     queries = where.own[which[mine.cpu()]]
-                    new = _keys_of(edit, values[which[mine.cpu()]], part, own, queries, narrowed=site.source is not None)
+                    new = _keys_of(
+                        edit, values[which[mine.cpu()]], part, own, queries, narrowed=site.source is not None
+                    )
                 block = out[mine]
                 block[..., cols] = new.to(block.dtype)
                 out[mine] = block
@@ -218,7 +221,9 @@ class Placer:
         return on_keys
 
 
-def _keys_of(edit: BaseEdit, values: Tensor, old: Tensor, own: Tensor, queries: Tensor, *, narrowed: bool) -> Tensor:
+def _keys_of(
+    edit: BaseEdit, values: Tensor, old: Tensor, own: Tensor, queries: Tensor, *, narrowed: bool
+) -> Tensor:
     """Source values at some own keys; keys that the source lacks stay, where they lie after every query (and so are masked).
 
     Shapes: values [pair, ..., own key, or the named keys only] -> like old [pair, ..., key].

@@ -256,7 +256,8 @@ def forward(
 
 def inputs(tokens: Tokens, device: torch.device) -> dict[str, Any]:
     """Arguments of the model's forward. Padding brings a mask, left padding its own positions too."""
-    kwargs: dict[str, Any] = {"input_ids": tokens.ids.to(device), "use_cache": False}
+    ids = tokens.ids.masked_fill(~tokens.mask, 0)  # whatever the pad's id is, the model has this one
+    kwargs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
     if tokens.padded:
         kwargs["attention_mask"] = tokens.mask.long().to(device)
         if tokens.padding == "left":

@@ -187,7 +187,8 @@ class Session:
     ) -> None:
         self.binding, self.frame, self.stop_at = binding, frame, stop_at
         stations: dict[tuple[str, int | None], _Station] = {}
-        for op in (*reads, *writes):
+        ops: list[Read | Write] = [*reads, *writes]
+        for op in ops:
             key = (op.point, op.layer)
             if key not in stations:
                 stations[key] = _Station(binding.tap(*key))
@@ -345,8 +346,8 @@ class Session:
         return station.tap.layout.write(raw, view, batch, pos) if changed else raw
 
     def _on_input(self, stations: list[_Station], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = next((n for n in ("hidden_states", "x") if n in kwargs), None)
-        raw: Tensor = args[0] if args else kwargs[name or next(iter(kwargs))]
+        name = next((n for n in ("hidden_states", "x", *kwargs) if n in kwargs), "")
+        raw: Tensor = args[0] if args else kwargs[name]
         new = raw
         for station in stations:
             if station.tap.how == where.INPLACE:
@@ -357,7 +358,7 @@ class Session:
             return None
         if args:
             return (new, *args[1:]), kwargs
-        return args, {**kwargs, name or next(iter(kwargs)): new}
+        return args, {**kwargs, name: new}
 
     def _on_output(
         self, stations: list[_Station], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

@@ -46,6 +46,10 @@ class Node:
             raise AttributeError(name)
         return self[name]
 
+    def name_of(self, axis: str) -> str:
+        """The axis that a trace is drawn on: its "xaxis" is a name, while a layout's is an object."""
+        return str(self._content.get(axis) or axis[0])
+
     def __getitem__(self, name: str) -> Any:
         return wrap(self._content.get(name), name)
 

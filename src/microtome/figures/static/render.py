@@ -61,7 +61,7 @@ def static_svg(figure: go.Figure, *, width: int = 560, theme: Mapping[str, str] 
     for shape in given.layout.shapes or []:
         _shape(pen, page, places, shape)
     for number, trace in enumerate(traces):
-        DRAW[trace.type](pen, places[trace.xaxis or "x", trace.yaxis or "y"], trace, number)
+        DRAW[trace.type](pen, places[trace.name_of("xaxis"), trace.name_of("yaxis")], trace, number)
     for place in places.values():
         _labels(pen, place)
     for note in given.layout.annotations or []:
@@ -91,10 +91,10 @@ class _Page:
 
     def places(self) -> dict[tuple[str, str], Place]:
         """The panels by the names of their axes, in order of first use."""
-        pairs = dict.fromkeys((t.xaxis or "x", t.yaxis or "y") for t in self.traces)
+        pairs = dict.fromkeys((t.name_of("xaxis"), t.name_of("yaxis")) for t in self.traces)
         made = {}
         for x, y in pairs:
-            own = [t for t in self.traces if (t.xaxis or "x", t.yaxis or "y") == (x, y)]
+            own = [t for t in self.traces if (t.name_of("xaxis"), t.name_of("yaxis")) == (x, y)]
             xa, ya = self.figure.layout["xaxis" + x[1:]], self.figure.layout["yaxis" + y[1:]]
             across, up = xa.domain or (0, 1), ya.domain or (0, 1)
             xs = Axis(
@@ -186,25 +186,20 @@ def _label_y(pen: Pen, place: Place) -> None:
 
 
 def _shape(pen: Pen, page: _Page, places: Mapping[tuple[str, str], Place], shape: Any) -> None:
+    if shape.type not in ("line", "rect") or None in (shape.x0, shape.x1, shape.y0, shape.y1):
+        raise ResultError(
+            f"no static picture of a {shape.type} shape",
+            why="the renderer knows lines and rectangles between given corners",
+            instead="figure().show()",
+        )
     x0, x1 = (page.at(shape.xref or "paper", v, places, across=True) for v in (shape.x0, shape.x1))
     y0, y1 = (page.at(shape.yref or "paper", v, places, across=False) for v in (shape.y0, shape.y1))
     opacity = float(_or(shape.opacity, 1.0))
-    if shape.type == "line":
-        pen.path(
-            [(x0, y0), (x1, y1)],
-            shape.line.color or INK,
-            float(_or(shape.line.width, 1)),
-            shape.line.dash,
-            opacity,
-        )
-    elif shape.type == "rect":
+    if shape.type == "rect":
         pen.rect((x0, y0, x1, y1), shape.fillcolor or "none", opacity)
-    else:
-        raise ResultError(
-            f"no static picture of a {shape.type} shape",
-            why="the renderer knows lines and rectangles",
-            instead="figure().show()",
-        )
+        return
+    width = float(_or(shape.line.width, 1))
+    pen.path([(x0, y0), (x1, y1)], shape.line.color or INK, width, shape.line.dash, opacity)
 
 
 def _note(pen: Pen, page: _Page, places: Mapping[tuple[str, str], Place], note: Any) -> None:

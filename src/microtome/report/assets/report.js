@@ -4,8 +4,14 @@
   var root = document.documentElement;
   root.classList.add("js");
   var dark = window.matchMedia("(prefers-color-scheme: dark)");
-  // the inks of microtome.figures.colours, for a dark page
-  var DARK = { "#20242a": "#e7e9ec", "#6b7280": "#9aa3af", "#e3e5e8": "#333941", "#d5d8dd": "#3c434d" };
+  // the inks and series of microtome.figures.colours, for a dark page
+  var DARK = {
+    "#20242a": "#e7e9ec", "#6b7280": "#9aa3af", "#e3e5e8": "#333941", "#d5d8dd": "#3c434d",
+    "#0a74a8": "#55b0e3", "#cf7a28": "#e59a50",
+    "#8c164f": "#f08ab8", "#7f39ee": "#b79bff",
+    "#5a4310": "#d0b070", "#02b08e": "#43d0b0",
+    "#96764a": "#c8a878", "#1a3b95": "#8fa8f0",
+  };
   var CONFIG = {
     responsive: true,
     displaylogo: false,

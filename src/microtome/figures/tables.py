@@ -1,0 +1,69 @@
+"""The tables that pictures read: which columns each must have, and which it may have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..errors import ResultError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..results.result import Result
+
+# name -> (columns that must be there, columns that are NaN, or "" for text, where they are not)
+COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "sides": (
+        ("side", "accuracy", "n"),
+        ("low", "high", "chance", "mean", "mean_low", "mean_high", "metric"),
+    ),
+    "positions": (("position", "label"), ()),
+    "donors": (("donor", "site", "value"), ("position", "low", "high")),
+    "off_task": (("site", "on", "off"), ()),
+    "agreement": (("site", "estimate", "exact"), ()),
+    "top": (("site", "prompt", "rank", "token", "probability"), ()),
+    "detectors": (("layer", "head", "detector", "distribution", "score"), ("null_low", "null_high")),
+    "pattern_tokens": (("site", "prompt", "index", "token"), ()),
+    "curve": (("k", "value"), ("low", "high", "n")),
+    "components": (("rank", "site", "effect"), ()),
+    "nulls": (("family", "value"), ()),
+    "held_out": (("quantity", "value"), ("low", "high", "n")),
+    "stages": (("stage",), ("n", "seconds", "note")),
+    "checks": (("check", "outcome"), ("detail",)),
+    "about": (("name", "value"), ()),
+}
+_TEXT = frozenset({"metric", "position", "note", "detail"})
+
+
+def table_of(result: Result, name: str) -> pd.DataFrame | None:
+    """A table of the result with its optional columns filled; None where it is absent or empty.
+
+    Raises ResultError, naming them, for columns that a picture cannot do without.
+    """
+    table = result.tables.get(name)
+    if table is None or table.empty:
+        return None
+    must, may = COLUMNS[name]
+    missing = [c for c in must if c not in table.columns]
+    if missing:
+        raise ResultError(
+            f"tables[{name!r}] has no column {', '.join(map(repr, missing))}",
+            why=f"a picture of {result.kind} reads it",
+            instead=f"its columns are {list(table.columns)}",
+        )
+    for column in may:
+        if column not in table.columns:
+            table[column] = "" if column in _TEXT else float("nan")
+    return table
+
+
+def need(result: Result, name: str) -> pd.DataFrame:
+    """As `table_of`; raises ResultError also where the table is absent or empty."""
+    table = table_of(result, name)
+    if table is None:
+        raise ResultError(
+            f"this {result.kind} has no table {name!r}",
+            why="what it would show was not measured",
+            instead="see its controls and its other figures",
+        )
+    return table

@@ -1,0 +1,290 @@
+"""The report in a real browser: drawn, quiet, closed, narrow and wide, with and without scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pandas as pd
+import pytest
+
+import toy_results as toy
+from microtome.report import write_report
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+WIDTHS = {"phone": (390, 844), "desktop": (1280, 800)}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        said = "no chromium on the path: the report was not opened (Debian: apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(said)
+        pytest.skip(said)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    tokens = (*toy.EVIL, *toy.TOKENS[: 14 - len(toy.EVIL)])
+    result = toy.dissect(tokens, layers=4)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    return result, write_report(result, path, command=toy.EVIL[0], folder="runs/ioi")
+
+
+class Visit:
+    """One page, opened and drawn, with what it said and what it asked for."""
+
+    def __init__(self, browser, path, size, **options):
+        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        self.page = self.context.new_page()
+        self.said, self.asked = [], []
+        self.page.on("console", lambda m: self.said.append(m.text))
+        self.page.on("pageerror", lambda e: self.said.append(str(e)))
+        self.page.on("request", lambda r: self.asked.append(r.url))
+        self.page.goto(path.as_uri())
+
+    def drawn(self):
+        self.page.wait_for_selector("html[data-drawn]", state="attached", timeout=60_000)
+        return self
+
+    def js(self, code):
+        return self.page.evaluate(code)
+
+
+@pytest.fixture(scope="module", params=WIDTHS)
+def visit(request, browser, report):
+    seen = Visit(browser, report[1], WIDTHS[request.param]).drawn()
+    yield seen
+    seen.context.close()
+
+
+def test_every_figure_is_drawn_without_a_word_or_a_request(visit, report):
+    shown = visit.js(
+        "[...document.querySelectorAll('figure.fig')].filter(f => !f.parentElement.closest('details')).length"
+    )
+    assert shown >= 15
+    assert (
+        visit.js("document.querySelectorAll('.plot.drawn').length")
+        == shown
+        == int(visit.js("document.documentElement.dataset.drawn"))
+    )
+    # plotly draws three layers per figure
+    assert visit.js("document.querySelectorAll('.main-svg').length") == 3 * shown
+    assert visit.js(
+        "[...document.querySelectorAll('.plot.drawn > svg')].every(s => getComputedStyle(s).display === 'none')"
+    )
+    assert visit.js(
+        "[...document.querySelectorAll('.plot.drawn')].every(p => p.querySelectorAll('.heatmaplayer image, .barlayer path, .scatterlayer path').length > 0)"
+    )
+    assert visit.said == []
+    assert (
+        all(url.startswith(("file://", "data:", "blob:")) for url in visit.asked)
+        and visit.asked[0] == report[1].as_uri()
+    )
+
+
+def test_no_page_is_wider_than_its_screen_and_every_figure_fits(visit):
+    assert visit.js(
+        "document.documentElement.scrollWidth <= window.innerWidth && document.body.scrollWidth <= window.innerWidth"
+    )
+    too_wide = "[...document.querySelectorAll('.main-svg')].filter(s => s.getBoundingClientRect().right > s.closest('.fig').getBoundingClientRect().right + 1).length"
+    assert visit.js(too_wide) == 0
+    assert visit.js(
+        "[...document.querySelectorAll('.main-svg')].every(s => s.getBoundingClientRect().width > 300)"
+    )
+
+
+def test_nothing_in_a_figure_is_cut_off_or_lies_on_its_title(visit):
+    """Titles, keys and tick labels lie inside the picture, and titles above everything else."""
+    outside = """[...document.querySelectorAll('.plot.drawn')].flatMap(p => {
+        const box = p.getBoundingClientRect();
+        return [...p.querySelectorAll('.gtitle, .annotation-text, .xtick text, .ytick text, .xtitle, .ytitle')].filter(t => {
+            const r = t.getBoundingClientRect();
+            return r.width && (r.left < box.left - 2 || r.right > box.right + 3 || r.top < box.top - 2 || r.bottom > box.bottom + 3);
+        }).map(t => t.textContent);
+    })"""
+    assert visit.js(outside) == []
+    overlapping = """[...document.querySelectorAll('.plot.drawn')].filter(p => {
+        const title = p.querySelector('.gtitle').getBoundingClientRect();
+        return [...p.querySelectorAll('.annotation-text, .bg')].some(t => t.getBoundingClientRect().top < title.bottom - 3);
+    }).map(p => p.querySelector('.gtitle').textContent)"""
+    assert visit.js(overlapping) == []
+
+
+def test_hostile_tokens_are_inert_and_shown_as_they_are(visit):
+    assert visit.js("window.pwned === undefined")
+    assert visit.js("document.querySelectorAll('.main-svg a, .main-svg image[href^=http], img').length") == 0
+    ticks = visit.js("[...document.querySelectorAll('.xtick text')].map(t => t.textContent)")
+    for i, token in enumerate(toy.EVIL):
+        shown = token.replace(" ", "␣").replace("\u202e", "\\u202e")[:13]
+        assert any(t.startswith(f"{i} {shown}") for t in ticks), (
+            shown,
+            [t for t in ticks if t.startswith(f"{i} ")][:2],
+        )
+    bold = "[...document.querySelectorAll('.xtick text tspan')].filter(t => t.style.fontWeight === 'bold').length"
+    assert visit.js(bold) == 0
+
+
+def test_the_first_screen_answers_the_question(visit):
+    """Question, verdict and the first numbers need no scrolling; on a desktop the stages neither."""
+    tall = visit.js("window.innerHeight")
+    assert visit.js("document.querySelector('h1').getBoundingClientRect().bottom") < tall / 3
+    assert visit.js("document.querySelector('.judgement .verdict').getBoundingClientRect().bottom") < tall / 2
+    last = "document.querySelectorAll('.numbers > li')[2].getBoundingClientRect().bottom"
+    assert visit.js(last) < tall
+    if visit.js("window.innerWidth") > 1000:
+        assert visit.js("document.querySelector('table.stages').getBoundingClientRect().bottom") < tall
+
+
+def test_folded_figures_are_drawn_when_they_are_opened(visit):
+    before = visit.js("document.querySelectorAll('.plot.drawn').length")
+    fold = visit.page.locator("details.more").first
+    fold.locator("> summary").click()
+    fold.locator(".plot.drawn").first.wait_for(timeout=20_000)
+    assert visit.js("document.querySelectorAll('.plot.drawn').length") > before and visit.said == []
+    assert visit.js("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def pasted(page):
+    """What Ctrl+V gives, in a textarea made for it."""
+    page.evaluate(
+        "(() => { const t = document.createElement('textarea'); t.id = 'paste'; document.body.prepend(t); t.focus(); })()"
+    )
+    page.keyboard.press("Control+V")
+    text = page.evaluate("document.getElementById('paste').value")
+    page.evaluate("document.getElementById('paste').remove()")
+    return text
+
+
+NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', {value: undefined});"
+NOTHING = NO_CLIPBOARD + "Document.prototype.execCommand = () => false;"
+
+
+@pytest.mark.parametrize("without", ["", NO_CLIPBOARD, NOTHING], ids=["clipboard", "old way", "by hand"])
+def test_copy_as_python_works_from_a_file(browser, report, without):
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    if without:
+        page.add_init_script(without)
+    page.goto(report[1].as_uri())
+    figure = page.locator("#stage-2 figure.fig").first
+    wanted = figure.locator("pre").text_content()
+    figure.locator("button.copy").focus()
+    page.keyboard.press("Enter")
+    said = figure.locator(".said")
+    if without == NOTHING:
+        page.wait_for_selector("#stage-2 .said:text('Ctrl+C')")
+        assert page.evaluate("window.getSelection().toString()").strip() == wanted.strip()
+        page.keyboard.press("Control+C")
+    else:
+        page.wait_for_selector("#stage-2 .said:text('Copied')")
+        assert said.text_content() == "Copied" and said.get_attribute("role") == "status"
+    assert pasted(page).strip() == wanted.strip() and "mt.open('runs/ioi').children[1].figure()" in wanted
+    context.close()
+
+
+def test_figures_follow_the_window(browser, report):
+    seen = Visit(browser, report[1], WIDTHS["desktop"]).drawn()
+    wide = seen.js("document.querySelector('.main-svg').getBoundingClientRect().width")
+    seen.page.set_viewport_size({"width": 390, "height": 844})
+    seen.page.wait_for_function  # noqa: B018  (needs eval, which the page forbids)
+    for _ in range(50):
+        seen.page.wait_for_timeout(100)
+        narrow = seen.js(
+            "Math.max(...[...document.querySelectorAll('.main-svg')].map(s => s.getBoundingClientRect().width))"
+        )
+        if narrow < 400:
+            break
+    assert (
+        narrow < 400 < wide
+        and seen.js("document.documentElement.scrollWidth <= window.innerWidth")
+        and seen.said == []
+    )
+    seen.context.close()
+
+
+def test_without_scripts_all_is_there(browser, report):
+    for size in WIDTHS.values():
+        seen = Visit(browser, report[1], size, java_script_enabled=False)
+        page = seen.page
+        assert (
+            page.locator("#stage-2 .plot > svg").first.is_visible()
+            and not page.locator("button.copy").first.is_visible()
+        )
+        assert (
+            page.locator("#stage-2 table.controls").is_visible()
+            and page.locator(".numbers > li").count() >= 3
+        )
+        widest = "Math.max(...[...document.querySelectorAll('.plot > svg')].map(s => s.getBoundingClientRect().right))"
+        assert seen.js(widest) <= size[0] and seen.js(
+            "document.documentElement.scrollWidth <= window.innerWidth"
+        )
+        assert seen.asked == [report[1].as_uri()]
+        seen.context.close()
+
+
+def test_a_dark_screen_gets_light_ink_and_the_same_data(browser, report):
+    light = Visit(browser, report[1], WIDTHS["phone"]).drawn()
+    dark = Visit(browser, report[1], WIDTHS["phone"], color_scheme="dark").drawn()
+    ink = "getComputedStyle(document.querySelector('.gtitle')).fill"
+    assert light.js(ink) == "rgb(32, 36, 42)" and dark.js(ink) == "rgb(231, 233, 236)"
+    cells = "JSON.stringify(document.querySelector('#stage-2 .live').data.filter(t => t.type === 'heatmap').map(t => [t.colorscale, t.zmin, t.zmax]))"
+    assert light.js(cells) == dark.js(cells)
+    dark.page.emulate_media(color_scheme="light")
+    dark.page.wait_for_timeout(300)
+    for _ in range(50):
+        if dark.js(ink) == "rgb(32, 36, 42)":
+            break
+        dark.page.wait_for_timeout(100)
+    assert dark.js(ink) == "rgb(32, 36, 42)" and dark.said == []
+    light.context.close()
+    dark.context.close()
+
+
+def test_the_keyboard_reaches_what_a_mouse_does(browser, report):
+    seen = Visit(browser, report[1], WIDTHS["desktop"])
+    seen.page.keyboard.press("Tab")
+    assert seen.js("document.activeElement.textContent") == "Skip to the stages"
+    assert seen.js("document.activeElement.getBoundingClientRect().left") >= 0
+    unreachable = "[...document.querySelectorAll('.scroll')].filter(s => s.tabIndex < 0).length"
+    assert seen.js(unreachable) == 0
+    assert seen.js("[...document.querySelectorAll('.live')].every(p => p.getAttribute('aria-label'))")
+    seen.context.close()
+
+
+def test_a_page_whose_script_was_tampered_with_runs_nothing_foreign(browser, report, tmp_path):
+    """The test of hostile tokens can fail: an injected script is stopped by the policy alone, and heard of."""
+    text = (
+        report[1]
+        .read_text("utf-8")
+        .replace(
+            "</header>", "<script>window.pwned=1</script><img src='http://evil.example/x.png'></header>", 1
+        )
+    )
+    bad = tmp_path / "bad.html"
+    bad.write_text(text, "utf-8")
+    seen = Visit(browser, bad, WIDTHS["desktop"])
+    assert seen.js("window.pwned === undefined") and any("Content Security Policy" in m for m in seen.said)
+    seen.context.close()
+
+
+def test_a_report_of_one_stage_fits_too(browser, tmp_path):
+    table = pd.DataFrame(
+        {"name": ["question"], "value": ["Averyveryverylongwordthatcannotbebrokenanywhere" * 3]}
+    )
+    path = write_report(
+        toy.components().__class__("component_set", tables={**toy.components().tables, "about": table}),
+        tmp_path / "r.html",
+    )
+    seen = Visit(browser, path, WIDTHS["phone"]).drawn()
+    assert seen.js("document.documentElement.scrollWidth <= window.innerWidth") and seen.said == []
+    seen.context.close()
