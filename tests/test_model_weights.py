@@ -50,7 +50,7 @@ def test_weights_reproduce_the_activations(name: str) -> None:
         and w.W_K(1).shape == (kv, m, d) == w.W_V(1).shape
         and w.W_O(1).shape == (heads, d, m)
     )
-    close = dict(rtol=1e-4, atol=1e-5)
+    close = {"rtol": 1e-4, "atol": 1e-5}
     if not qk:
         torch.testing.assert_close(_affine(t["L1.ln1_out"], w.W_Q(1), w.b_Q(1)), t["L1.q_pre"], **close)
         torch.testing.assert_close(_affine(t["L1.ln1_out"], w.W_K(1), w.b_K(1)), t["L1.k_pre"], **close)

@@ -40,6 +40,13 @@ def report(tmp_path_factory):
     return result, write_report(result, path, command=toy.EVIL[0], folder="runs/ioi")
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A report of one stage with three figures, for what does not depend on the number of figures."""
+    path = tmp_path_factory.mktemp("small") / "report.html"
+    return write_report(toy.patching(layers=3, metrics=("logit_diff",)), path, folder="runs/ioi")
+
+
 class Visit:
     """One page, opened and drawn, with what it said and what it asked for."""
 
@@ -107,7 +114,7 @@ def test_nothing_in_a_figure_is_cut_off_or_lies_on_its_title(visit):
     """Titles, keys and tick labels lie inside the picture, and titles above everything else."""
     outside = """[...document.querySelectorAll('.plot.drawn')].flatMap(p => {
         const box = p.getBoundingClientRect();
-        return [...p.querySelectorAll('.gtitle, .annotation-text, .xtick text, .ytick text, .xtitle, .ytitle')].filter(t => {
+        return [...p.querySelectorAll('.gtitle, .annotation-text, [class$=tick] text, [class$=title]')].filter(t => {
             const r = t.getBoundingClientRect();
             return r.width && (r.left < box.left - 2 || r.right > box.right + 3 || r.top < box.top - 2 || r.bottom > box.bottom + 3);
         }).map(t => t.textContent);
@@ -123,14 +130,14 @@ def test_nothing_in_a_figure_is_cut_off_or_lies_on_its_title(visit):
 def test_hostile_tokens_are_inert_and_shown_as_they_are(visit):
     assert visit.js("window.pwned === undefined")
     assert visit.js("document.querySelectorAll('.main-svg a, .main-svg image[href^=http], img').length") == 0
-    ticks = visit.js("[...document.querySelectorAll('.xtick text')].map(t => t.textContent)")
+    ticks = visit.js("[...document.querySelectorAll('[class$=tick] text')].map(t => t.textContent)")
     for i, token in enumerate(toy.EVIL):
         shown = token.replace(" ", "␣").replace("\u202e", "\\u202e")[:13]
         assert any(t.startswith(f"{i} {shown}") for t in ticks), (
             shown,
             [t for t in ticks if t.startswith(f"{i} ")][:2],
         )
-    bold = "[...document.querySelectorAll('.xtick text tspan')].filter(t => t.style.fontWeight === 'bold').length"
+    bold = "[...document.querySelectorAll('[class$=tick] text tspan')].filter(t => t.style.fontWeight === 'bold').length"
     assert visit.js(bold) == 0
 
 
@@ -170,33 +177,33 @@ NOTHING = NO_CLIPBOARD + "Document.prototype.execCommand = () => false;"
 
 
 @pytest.mark.parametrize("without", ["", NO_CLIPBOARD, NOTHING], ids=["clipboard", "old way", "by hand"])
-def test_copy_as_python_works_from_a_file(browser, report, without):
+def test_copy_as_python_works_from_a_file(browser, small, without):
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     if without:
         page.add_init_script(without)
-    page.goto(report[1].as_uri())
-    figure = page.locator("#stage-2 figure.fig").first
+    page.goto(small.as_uri())
+    figure = page.locator("#stage-1 figure.fig").first
     wanted = figure.locator("pre").text_content()
     figure.locator("button.copy").focus()
     page.keyboard.press("Enter")
     said = figure.locator(".said")
     if without == NOTHING:
-        page.wait_for_selector("#stage-2 .said:text('Ctrl+C')")
+        page.wait_for_selector("#stage-1 .said:text('Ctrl+C')")
         assert page.evaluate("window.getSelection().toString()").strip() == wanted.strip()
         page.keyboard.press("Control+C")
     else:
-        page.wait_for_selector("#stage-2 .said:text('Copied')")
+        page.wait_for_selector("#stage-1 .said:text('Copied')")
         assert said.text_content() == "Copied" and said.get_attribute("role") == "status"
-    assert pasted(page).strip() == wanted.strip() and "mt.open('runs/ioi').children[1].figure()" in wanted
+    assert pasted(page).strip() == wanted.strip() and "mt.open('runs/ioi').figure()" in wanted
     context.close()
 
 
-def test_figures_follow_the_window(browser, report):
-    seen = Visit(browser, report[1], WIDTHS["desktop"]).drawn()
+def test_figures_follow_the_window(browser, small):
+    seen = Visit(browser, small[1], WIDTHS["desktop"]).drawn()
     wide = seen.js("document.querySelector('.main-svg').getBoundingClientRect().width")
     seen.page.set_viewport_size({"width": 390, "height": 844})
-    seen.page.wait_for_function  # noqa: B018  (needs eval, which the page forbids)
+    # wait_for_function needs eval, which the page forbids
     for _ in range(50):
         seen.page.wait_for_timeout(100)
         narrow = seen.js(
@@ -232,12 +239,12 @@ def test_without_scripts_all_is_there(browser, report):
         seen.context.close()
 
 
-def test_a_dark_screen_gets_light_ink_and_the_same_data(browser, report):
-    light = Visit(browser, report[1], WIDTHS["phone"]).drawn()
-    dark = Visit(browser, report[1], WIDTHS["phone"], color_scheme="dark").drawn()
+def test_a_dark_screen_gets_light_ink_and_the_same_data(browser, small):
+    light = Visit(browser, small[1], WIDTHS["phone"]).drawn()
+    dark = Visit(browser, small[1], WIDTHS["phone"], color_scheme="dark").drawn()
     ink = "getComputedStyle(document.querySelector('.gtitle')).fill"
     assert light.js(ink) == "rgb(32, 36, 42)" and dark.js(ink) == "rgb(231, 233, 236)"
-    cells = "JSON.stringify(document.querySelector('#stage-2 .live').data.filter(t => t.type === 'heatmap').map(t => [t.colorscale, t.zmin, t.zmax]))"
+    cells = "JSON.stringify(document.querySelector('#stage-1 .live').data.filter(t => t.type === 'heatmap').map(t => [t.colorscale, t.zmin, t.zmax]))"
     assert light.js(cells) == dark.js(cells)
     dark.page.emulate_media(color_scheme="light")
     dark.page.wait_for_timeout(300)
@@ -250,8 +257,8 @@ def test_a_dark_screen_gets_light_ink_and_the_same_data(browser, report):
     dark.context.close()
 
 
-def test_the_keyboard_reaches_what_a_mouse_does(browser, report):
-    seen = Visit(browser, report[1], WIDTHS["desktop"])
+def test_the_keyboard_reaches_what_a_mouse_does(browser, small):
+    seen = Visit(browser, small[1], WIDTHS["desktop"])
     seen.page.keyboard.press("Tab")
     assert seen.js("document.activeElement.textContent") == "Skip to the stages"
     assert seen.js("document.activeElement.getBoundingClientRect().left") >= 0
@@ -261,14 +268,10 @@ def test_the_keyboard_reaches_what_a_mouse_does(browser, report):
     seen.context.close()
 
 
-def test_a_page_whose_script_was_tampered_with_runs_nothing_foreign(browser, report, tmp_path):
+def test_a_page_that_was_tampered_with_runs_and_asks_nothing(browser, small, tmp_path):
     """The test of hostile tokens can fail: an injected script is stopped by the policy alone, and heard of."""
-    text = (
-        report[1]
-        .read_text("utf-8")
-        .replace(
-            "</header>", "<script>window.pwned=1</script><img src='http://evil.example/x.png'></header>", 1
-        )
+    text = small.read_text("utf-8").replace(
+        "</header>", "<script>window.pwned=1</script><img src='http://evil.example/x.png'></header>", 1
     )
     bad = tmp_path / "bad.html"
     bad.write_text(text, "utf-8")

@@ -190,7 +190,7 @@ def test_a_forgotten_escape_would_be_seen(monkeypatch, tmp_path):
     monkeypatch.setattr(markup, "escape", lambda text: Html(str(text)))
     write_report(toy.behaviour(EVIL), tmp_path / "r.html")
     text = without_library((tmp_path / "r.html").read_text("utf-8"))
-    assert "<img src=http" in text
+    assert "<b>bold</b>" in text
 
 
 def test_every_stage_has_its_section_with_all_that_belongs_to_it(report):

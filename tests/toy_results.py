@@ -183,7 +183,7 @@ def heads(kind="activation_patching", layers=30, n_heads=9, n=8, seed=3, mlps=Tr
     )
     for site, size in (
         (f"L{layers // 2}H3", 1.9),
-        (f"L{layers // 2 + 3}H6", 1.2),
+        (f"L{min(layers // 2 + 3, layers - 1)}H6", 1.2),
         (f"L{layers - 1}H1", -0.9),
         (f"L{layers // 2 + 1}H0", 0.7),
     ):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..results.verdicts import SUPPORTED
 from .colours import GRID, INK, MUTED
 from .snippet import python
-from .text import inert, wrap
+from .text import inert, visible, wrap
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 CHAR = 6.3  # pixels that a character of a tick label takes, on average
 TITLE, LINE = 46, 54  # characters that fit 360 pixels in a title and in a key
+
+
+def words(text: str) -> str:
+    """Text of titles, headings and keys, which may hold names from outside: visible and inert."""
+    return inert(visible(text, most=200, prose=True))
 
 
 def axis(
@@ -38,7 +43,7 @@ def axis(
     """A Plotly axis with an explicit range (log axes: in powers of ten). Tick texts must be inert already."""
     made: dict[str, Any] = {
         "range": list(span), "showgrid": grid, "gridcolor": GRID, "zeroline": False, "fixedrange": False,
-        "ticks": "", "tickfont": {"size": 11, "color": INK}, "title": {"text": inert(title), "font": {"size": 12, "color": INK}, "standoff": 6},
+        "ticks": "", "tickfont": {"size": 11, "color": INK}, "title": {"text": words(title), "font": {"size": 12, "color": INK}, "standoff": 6},
         "type": "log" if log else "linear", "showticklabels": labels, "automargin": False, "tickangle": -90 if upright else 0,
     }  # fmt: skip
     if ticks is not None:
@@ -94,7 +99,7 @@ class Sheet:
         suffix = "" if count == 1 else str(count)
         lines = wrap(heading, LINE) if heading else []
         made = Panel(f"x{suffix}", f"y{suffix}", x, y, height, 17 * len(lines) + (5 if lines else 6), _below(x), domain,
-                     "<br>".join(map(inert, lines)))  # fmt: skip
+                     "<br>".join(map(words, lines)))  # fmt: skip
         if same_row and self.rows:
             self.rows[-1].append(made)
         else:
@@ -142,7 +147,7 @@ class Sheet:
         """The figure; its meta carries the Python that draws it again, its title the verdict unless supported."""
         import plotly.graph_objects as go
 
-        title = ["<b>" + inert(line) + "</b>" for line in wrap(self.title, TITLE)]
+        title = ["<b>" + words(line) + "</b>" for line in wrap(self.title, TITLE)]
         if self.result.verdict != SUPPORTED:
             title.append("Verdict: " + inert(self.result.verdict.word))
         top, left = 16 + 19 * len(title), self._left()
@@ -185,7 +190,7 @@ class Sheet:
         made: list[dict[str, Any]] = []
         at = max(p.below for p in last) + 8
         for glyph, colour, text in self.keys:
-            lines = [inert(line) for line in wrap(text, LINE)]
+            lines = [words(line) for line in wrap(text, LINE)]
             common = {
                 "xref": "paper",
                 "yref": "paper",

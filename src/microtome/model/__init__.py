@@ -1,0 +1,1 @@
+"""Where things are: loading, families, tokens, weights, facts."""

@@ -1,0 +1,1 @@
+"""Exact partial recomputation: the staircase sweep."""

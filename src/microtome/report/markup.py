@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable, Sequence
 
 from ..figures.text import visible
 
 _VOID = frozenset({"br", "hr", "img", "meta", "link", "wbr"})
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 Content = object  # text, Html, None, or any nesting of lists of them
 
@@ -19,10 +17,22 @@ class Html(str):
 
 
 def escape(text: object) -> Html:
-    """Text for element content or a quoted attribute; what UTF-8 or HTML cannot hold is written out."""
-    plain = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
-    plain = _CONTROL.sub(lambda m: f"\\x{ord(m[0]):02x}", plain)
+    """Text for element content or a quoted attribute.
+
+    What UTF-8 cannot hold, and controls that do not print or reorder the text beside them, are written out.
+    """
+    plain = "".join(c if c.isprintable() or c in "\n\t" else _written(c) for c in str(text))
     return Html(html.escape(plain, quote=True))
+
+
+def _written(c: str) -> str:
+    return (
+        f"\\x{ord(c):02x}"
+        if ord(c) < 0x100
+        else f"\\u{ord(c):04x}"
+        if ord(c) < 0x10000
+        else f"\\U{ord(c):08x}"
+    )
 
 
 def join(*content: Content) -> Html:

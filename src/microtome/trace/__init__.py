@@ -1,0 +1,1 @@
+"""Capture, edits, receipts: the only code that touches hooks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +96,8 @@ def record(
         kwargs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
         if cache:
             kwargs |= {"past_key_values": _Passing(session), "use_cache": True}
-        try:
+        with suppress(_Enough):
             binding.hf(**kwargs)
-        except _Enough:
-            pass
     return calls, final[0]
 
 

@@ -1,4 +1,4 @@
-/* Draws the figures over their static pictures, copies Python, follows the reader's light or dark. No network, no innerHTML. */
+/* Draws the figures over their static pictures, copies Python, follows light and dark. Data becomes text, never markup. */
 (function () {
   "use strict";
   var root = document.documentElement;
