@@ -249,13 +249,11 @@ def test_every_identity_has_a_fault_that_it_finds() -> None:
 
 def test_a_fault_in_an_unknown_family_withdraws_the_point_and_nothing_else() -> None:
     for name, fault, point in (
-        ("seed_oss", taps(lambda t: _as(Turned, t), "q_pre"), "q_pre"),
-        ("arcee", at("up", where.OUTPUT, "neurons"), "neurons"),
+        ("vaultgemma", taps(lambda t: _as(Turned, t), "q_pre"), "q_pre"),
         ("nemotron", next_layer("mlp_pre"), "mlp_pre"),
-        ("ernie4_5", taps(lambda t: _as(Deaf, t), "z"), "z"),
+        ("nemotron", taps(lambda t: _as(Deaf, t), "z"), "z"),
     ):
-        plain = bind(tiny.model(name))
-        certify(plain, withdraw=True)
+        plain, _ = tiny.certified(name)
         faulty = bind(tiny.model(name))
         fault(faulty)
         certificate = certify(faulty, withdraw=True)
@@ -270,7 +268,7 @@ def test_a_fault_in_an_unknown_family_withdraws_the_point_and_nothing_else() -> 
 
 
 def test_a_stream_that_is_not_found_is_a_model_error() -> None:
-    binding = bind(tiny.model("seed_oss"))
+    binding = bind(tiny.model("nemotron"))
     next_layer("resid_post")(binding)
     with pytest.raises(ModelError, match="residual stream"):
         certify(binding, withdraw=True)

@@ -316,6 +316,7 @@ def test_the_numbers_that_matter_have_interval_null_and_n(report):
     assert (
         page.all("ul", class_="numbers") and page.words.count("no interval") == 1
     )  # the rank correlation has none here
+    assert "n\xa032" in "".join(page.text) and "\\xa0" not in page.words
 
 
 def test_the_interval_of_the_agreement_comes_from_its_control():

@@ -292,7 +292,7 @@ def test_nothing_is_left_after_an_exception_inside_the_model() -> None:
 
         handle = binding.layers[1].register_forward_pre_hook(explode)
         out = binding.module(binding.slots[1].at("o") or "").register_forward_pre_hook(explode)
-        for broken in (handle, out):
+        for _ in (handle, out):
             with pytest.raises(ZeroDivisionError):
                 run(binding, tokens, capture=["L*.pattern", "L*.resid_post", "L*.k"])
         for broken in (handle, out):

@@ -644,3 +644,11 @@ def test_edits_do_not_touch_their_source() -> None:
     )
     for site, value in kept.items():
         assert torch.equal(source[site].nan_to_num(), value.nan_to_num())
+
+
+def test_nothing_is_left_of_heads_that_were_taken_away() -> None:
+    """A rounding of 1e-8 in place of an exact zero would be blown up by the post-norm that follows."""
+    for name in ("gemma2", "olmo2"):
+        gone = _run(name, ROWS, [Ablate("L1.head_out")], ["L1.attn_raw", "L1.attn_out"])
+        own = gone.mask
+        assert not gone["L1.attn_raw"][own].any() and not gone["L1.attn_out"][own].any()

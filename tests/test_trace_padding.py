@@ -17,7 +17,7 @@ from microtome.trace.edits import Ablate, Edit, Patch, Steer
 from microtome.trace.run import run
 from microtome.trace.trace import Trace
 
-ROWS = tiny.ragged([7, 3, 5, 1])
+ROWS = tiny.ragged([6, 3, 1])
 _HYBRID = ["jamba", "falcon_h1", "qwen3_next", "minimax", "recurrent_gemma", "granitemoehybrid"]
 NAMES = ["llama", "mistral", "gemma2", "gemma3", "olmo2", "phi3", "stablelm-parallel", "cohere2", "granite", "smollm3", "gpt2", "gpt_neox", "gptj", "gpt_neo",
          "opt", "opt-after", "bloom", "falcon", "falcon-alibi", "falcon-new", "mixtral", "gpt_oss", "deepseek_v3", "mpt", "codegen", "xglm", *_HYBRID]  # fmt: skip
@@ -42,12 +42,15 @@ def _own(t: Trace, site: str, row: int) -> Tensor:
     return value[mask]
 
 
-@pytest.mark.parametrize("name", NAMES)
+_MORE = {"mistral", "gemma3", "phi3", "stablelm-parallel", "smollm3", "gpt_neox", "opt-after", "falcon", "granite", "codegen", "xglm", "jamba", "minimax", "granitemoehybrid"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] * (n in _MORE)) for n in NAMES])
 def test_every_point_of_a_prompt_is_the_same_in_any_company(name: str) -> None:
     binding = tiny.bound(name)
     sites = _all_sites(binding)
     alone = [run(binding, pack([row]), capture=sites) for row in ROWS]
-    for padding, order in (("right", (0, 1, 2, 3)), ("left", (3, 1, 0, 2))):
+    for padding, order in (("right", (0, 1, 2)), ("left", (2, 0, 1))):
         if f"{padding} padding" in binding.limits:
             continue
         together = run(binding, pack([ROWS[i] for i in order], padding=padding), capture=sites)  # type: ignore[arg-type]
@@ -67,7 +70,7 @@ def test_every_point_of_a_prompt_is_the_same_in_any_company(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "bloom", "gpt_oss", "deepseek_v3", "gptj"])
 def test_edits_are_the_same_in_any_company(name: str) -> None:
     binding = tiny.bound(name)
-    rows = ROWS[:3]
+    rows = tiny.ragged([7, 3, 5])
     donors = tiny.ragged([7, 3, 5], seed=1)
     d = torch.randn(binding.facts.d_model, generator=torch.Generator().manual_seed(0))
     sites = ["L1.z", "L1.pattern", "L2.resid_post"]
@@ -117,7 +120,7 @@ _POINTS = [
 ]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(["llama", "gpt2", "gemma2"]),
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),

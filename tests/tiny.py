@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from microtome.certificate import certify
+from microtome.certificate import Certificate, certify
 from microtome.facade import Model
 from microtome.model.binding import Binding, bind
 from microtome.model.load import load_module
@@ -50,6 +50,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-mha": ("llama", {**_GQA, "num_key_value_heads": 4}),
     "llama-mqa": ("llama", {**_GQA, "num_key_value_heads": 1}),
     "mistral": ("mistral", {**_GQA, "sliding_window": 4}),
+    "ministral": ("ministral", {**_GQA, "sliding_window": 4, "layer_types": _t("s", "f", "s")}),
     "qwen2": ("qwen2", {**_SAME, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
     "qwen3": ("qwen3", _GQA),
     "gemma": ("gemma", _GQA),
@@ -126,7 +127,6 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "apertus": ("apertus", _GQA),
     "arcee": ("arcee", _GQA),
     "vaultgemma": ("vaultgemma", {**_GQA, "sliding_window": 4}),
-    "ministral": ("ministral", {**_GQA, "sliding_window": 4, "layer_types": _t("s", "f", "s")}),
     "nanochat": ("nanochat", _GQA),
     "minimax": ("minimax", {**_GQA, "num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ["full_attention", "linear_attention", "full_attention"], "block_size": 4}),
     "dbrx": ("dbrx", {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 64, "vocab_size": VOCAB, "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
@@ -230,17 +230,23 @@ def _shared(name: str, attention: str | None, dtype: torch.dtype) -> nn.Module:
 
 
 @cache
-def _bound(name: str, attention: str | None, dtype: torch.dtype) -> Binding:
+def _bound(name: str, attention: str | None, dtype: torch.dtype) -> tuple[Binding, Certificate | None]:
     binding = bind(_shared(name, attention, dtype))
-    if not binding.known:
-        certify(binding, withdraw=True)
-    return binding
+    return binding, None if binding.known else certify(binding, withdraw=True)
+
+
+def certified(name: str) -> tuple[Binding, Certificate]:
+    """The shared model of a family resolved by structure, with the certificate that it got at load."""
+    model(name)
+    binding, certificate = _bound(name, None, torch.float32)
+    assert certificate is not None
+    return binding, certificate
 
 
 def bound(name: str, attention: str | None = None, dtype: torch.dtype = torch.float32) -> Binding:
     """The shared model's binding; a family resolved by structure keeps what its certificate left."""
     model(name, attention, dtype)
-    return _bound(name, attention, dtype)
+    return _bound(name, attention, dtype)[0]
 
 
 def loaded(name: str, attention: str | None = None, dtype: torch.dtype = torch.float32) -> Model:

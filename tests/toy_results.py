@@ -260,10 +260,10 @@ def ablation(layers=30, n=8):
     )
 
 
-def attention(n_heads=6, all_heads=False, tokens=TOKENS):
+def attention(n_heads=6, all_heads=0, tokens=TOKENS):
     rng = np.random.default_rng(8)
     chosen = (
-        [(layer, head) for layer in range(30) for head in range(9)]
+        [(layer, head) for layer in range(all_heads) for head in range(9)]
         if all_heads
         else [(8 + 2 * i, (3 * i + 1) % 9) for i in range(n_heads)]
     )
@@ -309,7 +309,7 @@ def dissect(tokens=TOKENS, layers=30, p=0.0002, about=True):
     children = (
         behaviour(tokens), patching(tokens=tokens, layers=layers), patching(("attn_out",), layers=layers, tokens=tokens),
         heads(layers=layers), heads("attribution_patching", layers=layers), direct(layers), lens(layers, tokens=tokens),
-        attention(all_heads=layers >= 12, tokens=tokens), ablation(layers), components(),
+        attention(all_heads=30 if layers >= 12 else 0, tokens=tokens), ablation(layers), components(),
     )  # fmt: skip
     rows = [
         {"stage": name, "n": n, "seconds": seconds, "verdict": str(child.verdict), "note": "; ".join(child.verdict.reasons)[:400]}
@@ -351,4 +351,4 @@ def dissect(tokens=TOKENS, layers=30, p=0.0002, about=True):
 
 def every_kind():
     return (behaviour(), patching(), patching(("attn_out", "mlp_out"), 6), heads(), heads("attribution_patching"), direct(), lens(), ablation(),
-            attention(), attention(all_heads=True), components(), dissect())  # fmt: skip
+            attention(), attention(all_heads=30), components(), dissect())  # fmt: skip

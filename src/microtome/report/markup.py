@@ -21,7 +21,7 @@ def escape(text: object) -> Html:
 
     What UTF-8 cannot hold, and controls that do not print or reorder the text beside them, are written out.
     """
-    plain = "".join(c if c.isprintable() or c in "\n\t" else _written(c) for c in str(text))
+    plain = "".join(c if c.isprintable() or c in "\n\t\xa0" else _written(c) for c in str(text))
     return Html(html.escape(plain, quote=True))
 
 

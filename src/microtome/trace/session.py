@@ -404,7 +404,10 @@ class Session:
     def _heads(self, station: _Station, z: Tensor, out: Tensor) -> Tensor:
         batch, pos = self.frame.shape
         view = station.tap.layout.read(z, batch, pos)
-        weight = self.binding.module(station.tap.module).weight
+        weight, bias = (
+            self.binding.module(station.tap.module).weight,
+            self.binding.module(station.tap.module).bias,
+        )
         assert isinstance(weight, Tensor)
         if type(self.binding.module(station.tap.module)).__name__ != "Conv1D":
             weight = weight.T
@@ -413,7 +416,11 @@ class Session:
         if not changed:
             return out
         # not detached: what an edit takes away must also leave the gradient upstream
-        return out + (new - per_head).sum(2).reshape(out.shape)
+        whole = new.sum(2) + (bias if isinstance(bias, Tensor) else 0)
+        beside = out.reshape(whole.shape) + (new - per_head).sum(2)
+        # where heads were edited their sum, so that nothing of a removed head is left for a post-norm to blow up
+        edited = (new != per_head).flatten(2).any(-1, keepdim=True)
+        return whole.where(edited, beside).reshape(out.shape)
 
 
 def _inplace(station: _Station, raw: Tensor, frame: Frame) -> None:
