@@ -136,7 +136,7 @@ def _head_out(v: View) -> Pair:
     assert v.layer is not None
     z, w = v("z"), wide(v.weights.W_O(v.layer))
     expected = torch.einsum("bphd,hdm->bphm", z, w)
-    return pair(v.before("head_out"), expected, torch.einsum("bphd,hdm->bphm", z.abs(), w.abs()))
+    return pair(v.before("head_out"), expected, z.norm(dim=-1, keepdim=True) * w.norm(dim=1))
 
 
 def _attn_raw(v: View) -> Pair:
@@ -157,7 +157,12 @@ def _neurons(v: View) -> Pair:
     assert v.layer is not None
     x, w, bias = v("neurons"), wide(v.weights.W_out(v.layer)), v.weights.b_out(v.layer)
     expected = x @ w + (0 if bias is None else wide(bias))
-    return pair(v.before("mlp_raw"), expected, x.abs() @ w.abs(), expected)
+    return pair(v.before("mlp_raw"), expected, _bound(x, w), expected)
+
+
+def _bound(x: Tensor, w: Tensor) -> Tensor:
+    """The size of the terms of x @ w, by Cauchy-Schwarz: the rounding of a product grows with it, not with the result."""
+    return x.norm(dim=-1, keepdim=True) * w.norm(dim=0)
 
 
 def _ln1(v: View) -> Pair | None:
@@ -198,7 +203,7 @@ def _projected(v: View, which: str) -> Pair | None:
     if w is None:
         return None
     out = torch.einsum("bpm,hmd->bphd", x, wide(w)) + (0 if b is None else wide(b))
-    size = torch.einsum("bpm,hmd->bphd", x.abs(), wide(w).abs())
+    size = x.norm(dim=-1)[..., None, None] * wide(w).norm(dim=1)
     clip = getattr(v.binding.config, "clip_qkv", None)
     out = out if clip is None else out.clamp(-clip, clip)
     kind = v.slots.block.qk_norm if which in "qk" else ""
@@ -235,9 +240,8 @@ def _rotated(v: View, which: str) -> Pair | None:
     start, first = before[:, :1], after[:, :1]
     size = first.norm(dim=-1, keepdim=True).expand_as(first)
     factor = _rotary_factor(v.binding)
-    if (
-        factor != 1.0
-    ):  # yarn and its kin make the turned coordinates longer; which ones turn is not known here
+    # yarn and its kin make the turned coordinates longer; which ones turn is not known here
+    if factor != 1.0:
         longer = (first - factor * start).abs() < (first - start).abs()
         return Pair(first.flatten(1)[..., None], start.where(~longer, factor * start).flatten(1)[..., None], size.flatten(1)[..., None])  # fmt: skip
     lengths = pair(after.norm(dim=-1, keepdim=True), before.norm(dim=-1, keepdim=True))
@@ -310,7 +314,7 @@ def _mlp_in(v: View, point: str) -> Pair | None:
     bias = getattr(v.weights, f"b_{part}")(v.layer)
     x, w = v("ln2_out"), wide(weight)
     expected = x @ w + (0 if bias is None else wide(bias))
-    return pair(v.before(point), expected, x.abs() @ w.abs(), expected)
+    return pair(v.before(point), expected, _bound(x, w), expected)
 
 
 def _embed(v: View) -> Pair | None:

@@ -60,11 +60,31 @@ def off_task(result: Result, named: int = 3) -> go.Figure:
 
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of an ablation."""
-    made = [Picture("map", "Negative: the model does worse without the part. Other parts may take over (self-repair), so a small number "
-                    "does not say that a part is unused.", partial(draw, result))]  # fmt: skip
+    made = [
+        Picture(
+            "map",
+            "Negative: the model does worse without the part. Other parts may take over (self-repair), so a small number "
+            "does not say that a part is unused.",
+            partial(draw, result),
+        )
+    ]
     if len(result.tables.get("off_task", ())):
-        made.append(Picture("on and off the task", "The first MLP matters on every input: only damage above the line belongs to the task.",
-                            partial(off_task, result), call("ablation", "off_task")))  # fmt: skip
-    made += [Picture(f"map under {m}", "The same under another metric.", partial(draw, result, m), call("ablation", "draw", metric=m),
-                     secondary=True) for m in other_metrics(result)]  # fmt: skip
+        made.append(
+            Picture(
+                "on and off the task",
+                "The first MLP matters on every input: only damage above the line belongs to the task.",
+                partial(off_task, result),
+                call("ablation", "off_task"),
+            )
+        )
+    made += [
+        Picture(
+            f"map under {m}",
+            "The same under another metric.",
+            partial(draw, result, m),
+            call("ablation", "draw", metric=m),
+            secondary=True,
+        )
+        for m in other_metrics(result)
+    ]
     return tuple(made)

@@ -190,11 +190,24 @@ def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of attention patterns: detectors first, then the first dozen patterns."""
     made = []
     if len(result.tables.get("detectors", ())):
-        made.append(Picture("detectors", "How much of its attention each head spends on the token that a detector names. A head's name "
-                            "holds for the texts it was measured on.", partial(draw, result)))  # fmt: skip
+        made.append(
+            Picture(
+                "detectors",
+                "How much of its attention each head spends on the token that a detector names. A head's name "
+                "holds for the texts it was measured on.",
+                partial(draw, result),
+            )
+        )
         if _many(result):
-            made.append(Picture("every head", "The same for all heads.", partial(every_head, result), call("attention", "every_head"),
-                                secondary=True))  # fmt: skip
+            made.append(
+                Picture(
+                    "every head",
+                    "The same for all heads.",
+                    partial(every_head, result),
+                    call("attention", "every_head"),
+                    secondary=True,
+                )
+            )
     sites = [name.removeprefix(_PREFIX) for name in result.tensors if name.startswith(_PREFIX)]
     for i, site in enumerate(sites[:PATTERNS]):
         more = (
@@ -202,6 +215,13 @@ def pictures(result: Result) -> tuple[Picture, ...]:
             if i == PATTERNS - 1 and len(sites) > PATTERNS
             else ""
         )
-        made.append(Picture(f"pattern of {visible(site, most=20)}", f"Rows look at columns; each row sums to 1.{more}",
-                            partial(pattern, result, site), call("attention", "pattern", site=site), secondary=i >= 4))  # fmt: skip
+        made.append(
+            Picture(
+                f"pattern of {visible(site, most=20)}",
+                f"Rows look at columns; each row sums to 1.{more}",
+                partial(pattern, result, site),
+                call("attention", "pattern", site=site),
+                secondary=i >= 4,
+            )
+        )
     return tuple(made)

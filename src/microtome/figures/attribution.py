@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 def draw(result: Result, metric: str | None = None) -> go.Figure:
     """The map of the estimates. Raises ResultError without effects or this metric."""
-    return draw_map(result, "Attribution: the estimated effect of every patch", "estimated effect", metric=metric,
-                    call="" if metric is None else call("attribution", "draw", metric=metric))  # fmt: skip
+    return draw_map(
+        result,
+        "Attribution: the estimated effect of every patch",
+        "estimated effect",
+        metric=metric,
+        call="" if metric is None else call("attribution", "draw", metric=metric),
+    )
 
 
 def strongest(result: Result, metric: str | None = None, most: int = 16) -> go.Figure:
@@ -95,11 +100,30 @@ def agreement_picture(result: Result) -> tuple[Picture, ...]:
 
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of an attribution."""
-    made = [Picture("map", "A first-order estimate: saturated attention and effects that cancel are missed. Believe a cell once "
-                    "it was patched exactly.", partial(draw, result)),
-            Picture("largest estimates", "The largest of them, with intervals where there are some.", partial(strongest, result),
-                    call("attribution", "strongest"), secondary=True)]  # fmt: skip
-    made += [Picture(f"map under {m}", "The same under another metric.", partial(draw, result, m), call("attribution", "draw", metric=m),
-                     secondary=True) for m in other_metrics(result)]  # fmt: skip
+    made = [
+        Picture(
+            "map",
+            "A first-order estimate: saturated attention and effects that cancel are missed. Believe a cell once "
+            "it was patched exactly.",
+            partial(draw, result),
+        ),
+        Picture(
+            "largest estimates",
+            "The largest of them, with intervals where there are some.",
+            partial(strongest, result),
+            call("attribution", "strongest"),
+            secondary=True,
+        ),
+    ]
+    made += [
+        Picture(
+            f"map under {m}",
+            "The same under another metric.",
+            partial(draw, result, m),
+            call("attribution", "draw", metric=m),
+            secondary=True,
+        )
+        for m in other_metrics(result)
+    ]
     made[1:1] = agreement_picture(result)
     return tuple(made)

@@ -51,10 +51,21 @@ def _accuracy(sheet: Sheet, sides: list[dict[Any, Any]]) -> None:
     panel = sheet.panel(30 * len(rows) + 10, x, axis(span=(len(rows) - 0.5, -0.5), grid=False, ticks=ticks))
     whiskers(sheet, panel, rows)
     colours = [series(i)[0] for i in range(len(rows))]
-    text = [inert(f"{r.name}: {number(r.value)} {interval(r.low, r.high)}, chance {number(_bound(s, 'chance'))}")
-            for r, s in zip(rows, sides, strict=True)]  # fmt: skip
-    sheet.add(panel, go.Scatter(x=[r.value for r in rows], y=list(range(len(rows))), mode="markers", hoverinfo="text", hovertext=text,
-                                marker={"size": 11, "color": colours, "symbol": "circle"}))  # fmt: skip
+    text = [
+        inert(f"{r.name}: {number(r.value)} {interval(r.low, r.high)}, chance {number(_bound(s, 'chance'))}")
+        for r, s in zip(rows, sides, strict=True)
+    ]
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=[r.value for r in rows],
+            y=list(range(len(rows))),
+            mode="markers",
+            hoverinfo="text",
+            hovertext=text,
+            marker={"size": 11, "color": colours, "symbol": "circle"},
+        ),
+    )
     chance = [_bound(s, "chance") for s in sides]
     xs = [v for c in chance for v in (c, c, None)]
     ys = [v for i in range(len(rows)) for v in (i - 0.35, i + 0.35, None)]
@@ -86,8 +97,17 @@ def _prompts(sheet: Sheet, result: Result, side: dict[Any, Any] | None) -> None:
         inert(f"prompt {label}: {number(v)}")
         for label, v in zip(result.effects.coords["prompt"], values, strict=True)
     ]
-    sheet.add(panel, go.Scatter(x=values, y=spread(len(values)), mode="markers", hoverinfo="text", hovertext=labels,
-                                marker={"size": 6, "color": SERIES[0], "opacity": 0.55}))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=values,
+            y=spread(len(values)),
+            mode="markers",
+            hoverinfo="text",
+            hovertext=labels,
+            marker={"size": 6, "color": SERIES[0], "opacity": 0.55},
+        ),
+    )
     mean = float(known.mean())
     row = Row(
         "mean",
@@ -95,8 +115,17 @@ def _prompts(sheet: Sheet, result: Result, side: dict[Any, Any] | None) -> None:
         NAN if side is None else _bound(side, "mean_low"),
         NAN if side is None else _bound(side, "mean_high"),
     )
-    sheet.add(panel, go.Scatter(x=[mean, mean], y=[-0.9, 0.9], mode="lines", line={"color": INK, "width": 2}, hoverinfo="text",
-                                hovertext=inert(f"mean {number(mean)}")))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=[mean, mean],
+            y=[-0.9, 0.9],
+            mode="lines",
+            line={"color": INK, "width": 2},
+            hoverinfo="text",
+            hovertext=inert(f"mean {number(mean)}"),
+        ),
+    )
     if np.isfinite(row.low) and np.isfinite(row.high):
         sheet.box(panel, (row.low, row.high), None, BAND)
     sheet.key(
@@ -119,5 +148,10 @@ def _bound(row: dict[Any, Any], name: str) -> float:
 
 def pictures(result: Result) -> tuple[Picture, ...]:
     """The one picture of a behaviour."""
-    return (Picture("behaviour", "Every later number is about this: a model that does not do the task has nothing to take apart.",
-                    partial(draw, result)),)  # fmt: skip
+    return (
+        Picture(
+            "behaviour",
+            "Every later number is about this: a model that does not do the task has nothing to take apart.",
+            partial(draw, result),
+        ),
+    )

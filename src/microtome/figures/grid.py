@@ -19,6 +19,7 @@ from .text import inert, number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 HATCHED = "cannot differ, so never run: exactly 0"
 CROSSED = "not measured"
@@ -81,8 +82,19 @@ def draw_bar(sheet: Sheet, scale: Scale) -> None:
     for made in (x, y):
         made["fixedrange"] = True
     panel = sheet.panel(12, x, y, heading=scale.title)
-    sheet.add(panel, go.Heatmap(z=[steps], x=steps, y=[0.5], zmin=scale.low, zmax=scale.limit, colorscale=scale.colours,
-                                showscale=False, hoverinfo="skip"))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Heatmap(
+            z=[steps],
+            x=steps,
+            y=[0.5],
+            zmin=scale.low,
+            zmax=scale.limit,
+            colorscale=scale.colours,
+            showscale=False,
+            hoverinfo="skip",
+        ),
+    )
     if scale.null is None:
         return
     low, high = (float(np.clip(v, scale.low, scale.limit)) for v in scale.null)
@@ -96,9 +108,7 @@ def draw_bar(sheet: Sheet, scale: Scale) -> None:
 
 
 def draw_grid(sheet: Sheet, grid: Grid, scale: Scale, *, cell: int | None = None) -> Panel:
-    """One heatmap with its hatching, crosses and dots."""
-    import plotly.graph_objects as go
-
+    """One heatmap with its hatching, crosses and dots. cell: a row's height in pixels."""
     n_rows, n_columns = grid.values.shape
     size = cell or (14 if n_rows > 20 else 18 if n_rows > 8 else 26)
     upright = max(map(len, grid.columns), default=0) > 3
@@ -114,11 +124,7 @@ def draw_grid(sheet: Sheet, grid: Grid, scale: Scale, *, cell: int | None = None
     panel = sheet.panel(max(size * n_rows, 60), x, y, heading=grid.heading)
     values = np.where(grid.zero, np.nan, grid.values)
     gap = 1 if n_rows * n_columns <= 900 else 0
-    sheet.add(panel, go.Heatmap(
-        z=values, x=np.arange(n_columns), y=np.arange(n_rows), zmin=scale.low, zmax=scale.limit, colorscale=scale.colours, showscale=False,
-        hoverinfo="text", hovertext=[["<br>".join(map(inert, t.split("\n"))) for t in row] for row in grid.hover], xgap=gap, ygap=gap,
-        hoverongaps=True, **_words(grid),
-    ))  # fmt: skip
+    sheet.add(panel, _heatmap(grid, scale, values, gap))
     absent = np.zeros_like(grid.zero) if grid.absent is None else grid.absent
     _hatch(sheet, panel, grid.zero, gap)
     _marks(sheet, panel, ~np.isfinite(grid.values) & ~grid.zero & ~absent, "x-thin-open", MUTED, 6)
@@ -187,8 +193,14 @@ def by_position(cells: Cells, points: Sequence[str]) -> Grid:
         for s in sites
     ]
     columns = list(cells.positions)
-    return fill(cells, frame, heading, (sites, names, "layer" if plain else "site"), (columns, [cells.position(c) for c in columns], "position"),
-                 ("site", "position"))  # fmt: skip
+    return fill(
+        cells,
+        frame,
+        heading,
+        (sites, names, "layer" if plain else "site"),
+        (columns, [cells.position(c) for c in columns], "position"),
+        ("site", "position"),
+    )
 
 
 def by_head(cells: Cells, point: str) -> Grid:
@@ -201,8 +213,14 @@ def by_head(cells: Cells, point: str) -> Grid:
         heading += f", each head at the position of its largest effect (of {len(cells.positions)})"
     rows, columns = sorted(unique(frame["layer"].tolist())), sorted(unique(frame["index"].tolist()))
     word = "key/value head" if (frame["unit"] == "KV").any() else "head"
-    return fill(cells, frame, heading, (rows, [str(int(r)) for r in rows], "layer"), (columns, [str(int(c)) for c in columns], word),
-                 ("layer", "index"))  # fmt: skip
+    return fill(
+        cells,
+        frame,
+        heading,
+        (rows, [str(int(r)) for r in rows], "layer"),
+        (columns, [str(int(c)) for c in columns], word),
+        ("layer", "index"),
+    )
 
 
 def by_part(cells: Cells, points: Sequence[str]) -> Grid:
@@ -250,6 +268,26 @@ def fill(
     return Grid(heading, rows[1], columns[1], rows[2], columns[2], values, zero, dots, hover, absent)
 
 
+def _heatmap(grid: Grid, scale: Scale, values: np.ndarray, gap: int) -> go.Heatmap:
+    import plotly.graph_objects as go
+
+    return go.Heatmap(
+        z=values,
+        x=np.arange(values.shape[1]),
+        y=np.arange(values.shape[0]),
+        zmin=scale.low,
+        zmax=scale.limit,
+        colorscale=scale.colours,
+        showscale=False,
+        hoverinfo="text",
+        hovertext=[["<br>".join(map(inert, cell.split("\n"))) for cell in row] for row in grid.hover],
+        hoverongaps=True,
+        xgap=gap,
+        ygap=gap,
+        **_words(grid),
+    )
+
+
 def _words(grid: Grid) -> dict[str, Any]:
     if grid.words is None:
         return {}
@@ -272,8 +310,21 @@ def _hatch(sheet: Sheet, panel: Panel, zero: np.ndarray, gap: int) -> None:
     if not zero.any():
         return
     flat = [[0.0, EMPTY], [1.0, EMPTY]]
-    sheet.add(panel, go.Heatmap(z=np.where(zero, 1.0, np.nan), x=np.arange(zero.shape[1]), y=np.arange(zero.shape[0]), zmin=0, zmax=2,
-                                colorscale=flat, showscale=False, hoverinfo="skip", xgap=gap, ygap=gap))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Heatmap(
+            z=np.where(zero, 1.0, np.nan),
+            x=np.arange(zero.shape[1]),
+            y=np.arange(zero.shape[0]),
+            zmin=0,
+            zmax=2,
+            colorscale=flat,
+            showscale=False,
+            hoverinfo="skip",
+            xgap=gap,
+            ygap=gap,
+        ),
+    )
     xs: list[float | None] = []
     ys: list[float | None] = []
     for r, c in np.argwhere(zero):
@@ -293,8 +344,16 @@ def _marks(
         return
     r, c = np.nonzero(where)
     line = {"color": WHITE, "width": 1} if symbol == "circle" else {"color": colour, "width": 1}
-    sheet.add(panel, go.Scatter(x=c + shift, y=r, mode="markers", hoverinfo="skip",
-                                marker={"symbol": symbol, "color": colour, "size": size, "line": line}))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=c + shift,
+            y=r,
+            mode="markers",
+            hoverinfo="skip",
+            marker={"symbol": symbol, "color": colour, "size": size, "line": line},
+        ),
+    )
 
 
 def point_label(point: str) -> str:

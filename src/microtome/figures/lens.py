@@ -85,8 +85,18 @@ def _null(sheet: Sheet, panel: Any, frame: Any, sites: list[str]) -> None:
     if not ok.any():
         return
     xs = np.arange(len(sites))[ok]
-    sheet.add(panel, go.Scatter(x=[*xs, *xs[::-1]], y=[*high[ok], *low[ok][::-1]], mode="lines", fill="toself", fillcolor=BAND,
-                                line={"width": 0, "color": BAND}, hoverinfo="skip"))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=[*xs, *xs[::-1]],
+            y=[*high[ok], *low[ok][::-1]],
+            mode="lines",
+            fill="toself",
+            fillcolor=BAND,
+            line={"width": 0, "color": BAND},
+            hoverinfo="skip",
+        ),
+    )
     sheet.key("■", BAND, "null band")
 
 
@@ -98,15 +108,35 @@ def _line(sheet: Sheet, panel: Any, cells: Cells, part: Any, k: int) -> None:
     ok = np.isfinite(low) & np.isfinite(high)
     xs = np.arange(len(part))
     if ok.any():
-        sheet.add(panel, go.Scatter(x=[*xs[ok], *xs[ok][::-1]], y=[*high[ok], *low[ok][::-1]], mode="lines", fill="toself",
-                                    fillcolor=pale(colour), line={"width": 0, "color": colour}, hoverinfo="skip"))  # fmt: skip
+        sheet.add(
+            panel,
+            go.Scatter(
+                x=[*xs[ok], *xs[ok][::-1]],
+                y=[*high[ok], *low[ok][::-1]],
+                mode="lines",
+                fill="toself",
+                fillcolor=pale(colour),
+                line={"width": 0, "color": colour},
+                hoverinfo="skip",
+            ),
+        )
     rows = part.to_dict("records")
     hover = [
         "<br>".join(map(inert, describe(row, cells).split("\n"))) if np.isfinite(row["value"]) else ""
         for row in rows
     ]
-    sheet.add(panel, go.Scatter(x=xs, y=value, mode="lines+markers", line={"color": colour, "width": 2}, hoverinfo="text", hovertext=hover,
-                                marker={"size": 6, "color": colour, "symbol": symbol}))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=xs,
+            y=value,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            hoverinfo="text",
+            hovertext=hover,
+            marker={"size": 6, "color": colour, "symbol": symbol},
+        ),
+    )
 
 
 def top_tokens(result: Result, prompt: int | str | None = None, most: int = 5) -> go.Figure:
@@ -160,8 +190,23 @@ def pictures(result: Result) -> tuple[Picture, ...]:
     if table is not None and "prompt" in table.columns:
         for prompt in unique(table["prompt"].tolist())[:2]:
             label = int(prompt) if isinstance(prompt, (int, np.integer)) else str(prompt)
-            made.append(Picture(f"tokens of prompt {visible(label)}", "The tokens behind the lines, for one prompt.",
-                                partial(top_tokens, result, label), call("lens", "top_tokens", prompt=label), secondary=True))  # fmt: skip
-    made += [Picture(f"lines of {m}", "The same under another metric.", partial(draw, result, m), call("lens", "draw", metric=m),
-                     secondary=True) for m in other_metrics(result)]  # fmt: skip
+            made.append(
+                Picture(
+                    f"tokens of prompt {visible(label)}",
+                    "The tokens behind the lines, for one prompt.",
+                    partial(top_tokens, result, label),
+                    call("lens", "top_tokens", prompt=label),
+                    secondary=True,
+                )
+            )
+    made += [
+        Picture(
+            f"lines of {m}",
+            "The same under another metric.",
+            partial(draw, result, m),
+            call("lens", "draw", metric=m),
+            secondary=True,
+        )
+        for m in other_metrics(result)
+    ]
     return tuple(made)

@@ -82,6 +82,14 @@ def pictures(result: Result) -> tuple[Picture, ...]:
                 call("logits", "by_layer"),
             )
         )
-    made += [Picture(f"pieces of {m}", "The same under another metric.", partial(draw, result, m), call("logits", "draw", metric=m),
-                     secondary=True) for m in other_metrics(result)]  # fmt: skip
+    made += [
+        Picture(
+            f"pieces of {m}",
+            "The same under another metric.",
+            partial(draw, result, m),
+            call("logits", "draw", metric=m),
+            secondary=True,
+        )
+        for m in other_metrics(result)
+    ]
     return tuple(made)

@@ -85,17 +85,43 @@ def _donor_key(sheet: Sheet, groups: dict[str, list[Row]]) -> None:
 
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of a patching result."""
-    made = [Picture("map", "Each cell is one intervention, run exactly. Colour is the mean change of the metric; a dot says that "
-                    "the cell stands out from its null, colour alone does not.", partial(draw, result))]  # fmt: skip
+    made = [
+        Picture(
+            "map",
+            "Each cell is one intervention, run exactly. Colour is the mean change of the metric; a dot says that "
+            "the cell stands out from its null, colour alone does not.",
+            partial(draw, result),
+        )
+    ]
     if "cells" in result.tables and np.isfinite(result.frame()["value"].to_numpy(float)).any():
-        made.append(Picture("largest effects", "The same numbers with their intervals, each on its null band.", partial(strongest, result),
-                            call("patching", "strongest")))  # fmt: skip
+        made.append(
+            Picture(
+                "largest effects",
+                "The same numbers with their intervals, each on its null band.",
+                partial(strongest, result),
+                call("patching", "strongest"),
+            )
+        )
     if len(result.tables.get("donors", ())):
-        made.append(Picture("other donors", "If only the task's own donor moves the answer, it is the content that matters and not that "
-                            "something was replaced.", partial(donors, result), call("patching", "donors")))  # fmt: skip
+        made.append(
+            Picture(
+                "other donors",
+                "If only the task's own donor moves the answer, it is the content that matters and not that "
+                "something was replaced.",
+                partial(donors, result),
+                call("patching", "donors"),
+            )
+        )
     for metric in other_metrics(result):
-        made.append(Picture(f"map under {metric}", "The same interventions under another metric (no test was made on it).",
-                            partial(draw, result, metric), call("patching", "draw", metric=metric), secondary=True))  # fmt: skip
+        made.append(
+            Picture(
+                f"map under {metric}",
+                "The same interventions under another metric (no test was made on it).",
+                partial(draw, result, metric),
+                call("patching", "draw", metric=metric),
+                secondary=True,
+            )
+        )
     return tuple(made)
 
 

@@ -86,10 +86,20 @@ def draw_bars(
                 if (r.value >= 0) == (sign > 0) and (r.clear is not False) == clear
             ]
             if found:
-                sheet.add(panel, go.Bar(
-                    orientation="h", y=found, x=[rows[i].value for i in found], width=0.56, marker={"color": ramp[2], "line": {"width": 0}},
-                    opacity=opacity, hoverinfo="text", hovertext=[hover(rows[i]) for i in found], textposition="none",
-                ))  # fmt: skip
+                sheet.add(
+                    panel,
+                    go.Bar(
+                        orientation="h",
+                        y=found,
+                        x=[rows[i].value for i in found],
+                        width=0.56,
+                        marker={"color": ramp[2], "line": {"width": 0}},
+                        opacity=opacity,
+                        hoverinfo="text",
+                        hovertext=[hover(rows[i]) for i in found],
+                        textposition="none",
+                    ),
+                )
     whiskers(sheet, panel, rows)
     return panel
 
@@ -103,10 +113,26 @@ def whiskers(sheet: Sheet, panel: Panel, rows: Sequence[Row]) -> None:
     ]
     if not known:
         return
-    bars = {"type": "data", "symmetric": False, "array": [rows[i].high - rows[i].value for i in known],
-            "arrayminus": [rows[i].value - rows[i].low for i in known], "color": INK, "thickness": 1.2, "width": 3}  # fmt: skip
-    sheet.add(panel, go.Scatter(x=[rows[i].value for i in known], y=known, mode="markers", hoverinfo="skip", error_x=bars,
-                                marker={"size": 3, "color": INK, "symbol": "circle"}))  # fmt: skip
+    bars = {
+        "type": "data",
+        "symmetric": False,
+        "array": [rows[i].high - rows[i].value for i in known],
+        "arrayminus": [rows[i].value - rows[i].low for i in known],
+        "color": INK,
+        "thickness": 1.2,
+        "width": 3,
+    }
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=[rows[i].value for i in known],
+            y=known,
+            mode="markers",
+            hoverinfo="skip",
+            error_x=bars,
+            marker={"size": 3, "color": INK, "symbol": "circle"},
+        ),
+    )
 
 
 def draw_points(
@@ -138,8 +164,15 @@ def draw_points(
             for row in rows
             if row.name == name
         ]
-        bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 3,
-                "array": [_gap(r.high, r.value) for _, r in at], "arrayminus": [_gap(r.value, r.low) for _, r in at]}  # fmt: skip
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "color": colour,
+            "thickness": 1.5,
+            "width": 3,
+            "array": [_gap(r.high, r.value) for _, r in at],
+            "arrayminus": [_gap(r.value, r.low) for _, r in at],
+        }
         for place, row in at:
             if np.isfinite(row.null_low) and np.isfinite(row.null_high):
                 sheet.box(
@@ -148,8 +181,18 @@ def draw_points(
                     (place - 0.4 / len(names), place + 0.4 / len(names)),
                     BAND,
                 )
-        sheet.add(panel, go.Scatter(x=[r.value for _, r in at], y=[p for p, _ in at], mode="markers", error_x=bars, hoverinfo="text",
-                                    hovertext=[hover(r) for _, r in at], marker={"size": 8, "color": colour, "symbol": symbol}))  # fmt: skip
+        sheet.add(
+            panel,
+            go.Scatter(
+                x=[r.value for _, r in at],
+                y=[p for p, _ in at],
+                mode="markers",
+                error_x=bars,
+                hoverinfo="text",
+                hovertext=[hover(r) for _, r in at],
+                marker={"size": 8, "color": colour, "symbol": symbol},
+            ),
+        )
     return panel
 
 

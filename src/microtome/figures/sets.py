@@ -60,12 +60,32 @@ def _curve(sheet: Sheet, panel: Panel, curve: pd.DataFrame) -> None:
         known = curve[np.isfinite(curve["low"].to_numpy(float)) & np.isfinite(curve["high"].to_numpy(float))]
         xs = [*known["k"], *reversed(list(known["k"]))]
         ys = [*known["high"], *reversed(list(known["low"]))]
-        sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", fill="toself", fillcolor=pale(SERIES[0]), line={"width": 0, "color": SERIES[0]},
-                                    hoverinfo="skip"))  # fmt: skip
+        sheet.add(
+            panel,
+            go.Scatter(
+                x=xs,
+                y=ys,
+                mode="lines",
+                fill="toself",
+                fillcolor=pale(SERIES[0]),
+                line={"width": 0, "color": SERIES[0]},
+                hoverinfo="skip",
+            ),
+        )
     n = curve["n"].tolist() if "n" in curve.columns else [""] * len(curve)
     hover = [inert(f"{int(a)} parts: {number(b)}, n {c}") for a, b, c in zip(k, value, n, strict=True)]
-    sheet.add(panel, go.Scatter(x=k, y=value, mode="lines+markers", line={"color": SERIES[0], "width": 2}, hoverinfo="text", hovertext=hover,
-                                marker={"size": 6, "color": SERIES[0]}))  # fmt: skip
+    sheet.add(
+        panel,
+        go.Scatter(
+            x=k,
+            y=value,
+            mode="lines+markers",
+            line={"color": SERIES[0], "width": 2},
+            hoverinfo="text",
+            hovertext=hover,
+            marker={"size": 6, "color": SERIES[0]},
+        ),
+    )
     sheet.key("━", SERIES[0], "the parts in order of rank, with interval; 1: the whole model, 0: none of it")
 
 
@@ -83,11 +103,28 @@ def _strips(sheet: Sheet, nulls: pd.DataFrame | None, held: Row | None, span: tu
         sheet.line(panel, y=level, colour=MUTED, dash="dot")
     at = 0
     if held:
-        bars = {"type": "data", "symmetric": False, "array": [_gap(held.high, held.value)], "arrayminus": [_gap(held.value, held.low)],
-                "color": SERIES[0], "thickness": 2, "width": 5}  # fmt: skip
+        bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": [_gap(held.high, held.value)],
+            "arrayminus": [_gap(held.value, held.low)],
+            "color": SERIES[0],
+            "thickness": 2,
+            "width": 5,
+        }
         sheet.line(panel, y=held.value, colour=SERIES[0], dash="dash")
-        sheet.add(panel, go.Scatter(x=[0], y=[held.value], mode="markers", error_y=bars, hoverinfo="text", hovertext=inert(held.hover),
-                                    marker={"size": 11, "symbol": "diamond", "color": SERIES[0]}))  # fmt: skip
+        sheet.add(
+            panel,
+            go.Scatter(
+                x=[0],
+                y=[held.value],
+                mode="markers",
+                error_y=bars,
+                hoverinfo="text",
+                hovertext=inert(held.hover),
+                marker={"size": 11, "symbol": "diamond", "color": SERIES[0]},
+            ),
+        )
         sheet.key(
             "◆",
             SERIES[0],
@@ -97,9 +134,17 @@ def _strips(sheet: Sheet, nulls: pd.DataFrame | None, held: Row | None, span: tu
     for i, (family, values) in enumerate(groups):
         colour, symbol = series(i + 1)
         values = values[np.isfinite(values)]
-        sheet.add(panel, go.Scatter(x=at + i + spread(len(values)) * 0.42, y=values, mode="markers", hoverinfo="text",
-                                    hovertext=[inert(f"{visible(family)}: {number(v)}") for v in values],
-                                    marker={"size": 5, "color": colour, "symbol": symbol, "opacity": 0.6}))  # fmt: skip
+        sheet.add(
+            panel,
+            go.Scatter(
+                x=at + i + spread(len(values)) * 0.42,
+                y=values,
+                mode="markers",
+                hoverinfo="text",
+                hovertext=[inert(f"{visible(family)}: {number(v)}") for v in values],
+                marker={"size": 5, "color": colour, "symbol": symbol, "opacity": 0.6},
+            ),
+        )
         sheet.key(GLYPHS[(i + 1) % len(GLYPHS)], colour, _null_words(family, values))
 
 
@@ -165,8 +210,14 @@ def _gap(high: float, low: float) -> float:
 
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of a set of components."""
-    made = [Picture("faithfulness", "A set is only worth its name if it carries the effect on prompts it was not chosen on, and sets "
-                    "made like it by chance do not.", partial(draw, result))]  # fmt: skip
+    made = [
+        Picture(
+            "faithfulness",
+            "A set is only worth its name if it carries the effect on prompts it was not chosen on, and sets "
+            "made like it by chance do not.",
+            partial(draw, result),
+        )
+    ]
     if len(result.tables.get("components", ())):
         made.append(
             Picture("parts", "What the set is made of.", partial(parts, result), call("sets", "parts"))

@@ -42,10 +42,19 @@ def axis(
 ) -> dict[str, Any]:
     """A Plotly axis with an explicit range (log axes: in powers of ten). Tick texts must be inert already."""
     made: dict[str, Any] = {
-        "range": list(span), "showgrid": grid, "gridcolor": GRID, "zeroline": False, "fixedrange": False,
-        "ticks": "", "tickfont": {"size": 11, "color": INK}, "title": {"text": words(title), "font": {"size": 12, "color": INK}, "standoff": 6},
-        "type": "log" if log else "linear", "showticklabels": labels, "automargin": False, "tickangle": -90 if upright else 0,
-    }  # fmt: skip
+        "range": list(span),
+        "showgrid": grid,
+        "gridcolor": GRID,
+        "zeroline": False,
+        "fixedrange": False,
+        "ticks": "",
+        "tickfont": {"size": 11, "color": INK},
+        "title": {"text": words(title), "font": {"size": 12, "color": INK}, "standoff": 6},
+        "type": "log" if log else "linear",
+        "showticklabels": labels,
+        "automargin": False,
+        "tickangle": -90 if upright else 0,
+    }
     if ticks is not None:
         made |= {"tickmode": "array", "tickvals": list(ticks[0]), "ticktext": list(ticks[1])}
     elif log:
@@ -98,8 +107,17 @@ class Sheet:
         count = sum(map(len, self.rows)) + 1
         suffix = "" if count == 1 else str(count)
         lines = wrap(heading, LINE) if heading else []
-        made = Panel(f"x{suffix}", f"y{suffix}", x, y, height, 17 * len(lines) + (5 if lines else 6), _below(x), domain,
-                     "<br>".join(map(words, lines)))  # fmt: skip
+        made = Panel(
+            f"x{suffix}",
+            f"y{suffix}",
+            x,
+            y,
+            height,
+            17 * len(lines) + (5 if lines else 6),
+            _below(x),
+            domain,
+            "<br>".join(map(words, lines)),
+        )
         if same_row and self.rows:
             self.rows[-1].append(made)
         else:
@@ -155,13 +173,31 @@ class Sheet:
         keys, depth = self._keys(self.rows[-1], left)
         bottom = max(p.below for p in self.rows[-1]) + depth
         layout: dict[str, Any] = {
-            "template": {}, "height": top + area + bottom, "margin": {"l": left, "r": self.right, "t": top, "b": bottom},
-            "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "showlegend": False, "dragmode": False,
-            "font": {"family": FONT, "size": 12, "color": INK}, "hoverlabel": {"align": "left", "font": {"family": FONT, "size": 12}},
-            "title": {"text": "<br>".join(title), "x": 0, "xref": "container", "xanchor": "left", "y": 1, "yref": "container", "yanchor": "top",
-                      "pad": {"l": 8, "t": 12 if len(title) == 1 else 22}, "font": {"size": 14, "color": INK}, "automargin": False},
-            "shapes": self.shapes, "annotations": [*self.notes, *keys], "meta": {"python": python(self.call)},
-        }  # fmt: skip
+            "template": {},
+            "height": top + area + bottom,
+            "margin": {"l": left, "r": self.right, "t": top, "b": bottom},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "showlegend": False,
+            "dragmode": False,
+            "font": {"family": FONT, "size": 12, "color": INK},
+            "hoverlabel": {"align": "left", "font": {"family": FONT, "size": 12}},
+            "title": {
+                "text": "<br>".join(title),
+                "x": 0,
+                "xref": "container",
+                "xanchor": "left",
+                "y": 1,
+                "yref": "container",
+                "yanchor": "top",
+                "pad": {"l": 8, "t": 12 if len(title) == 1 else 22},
+                "font": {"size": 14, "color": INK},
+                "automargin": False,
+            },
+            "shapes": self.shapes,
+            "annotations": [*self.notes, *keys],
+            "meta": {"python": python(self.call)},
+        }
         for row, (low, high) in zip(self.rows, places, strict=True):
             for p in row:
                 layout["xaxis" + p.x[1:]] = {**p.xaxis, "domain": list(p.domain), "anchor": p.y}
@@ -217,8 +253,20 @@ class Sheet:
 
 def _heading(p: Panel, left: int) -> dict[str, Any]:
     shift = 8 - left if p.domain[0] == 0 else 0
-    return {"xref": f"{p.x} domain", "yref": f"{p.y} domain", "x": 0, "y": 1, "xshift": shift, "yshift": 2, "xanchor": "left",
-            "yanchor": "bottom", "align": "left", "showarrow": False, "text": p.heading, "font": {"size": 12, "color": MUTED}}  # fmt: skip
+    return {
+        "xref": f"{p.x} domain",
+        "yref": f"{p.y} domain",
+        "x": 0,
+        "y": 1,
+        "xshift": shift,
+        "yshift": 2,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "align": "left",
+        "showarrow": False,
+        "text": p.heading,
+        "font": {"size": 12, "color": MUTED},
+    }
 
 
 def _longest(made: dict[str, Any], default: int) -> int:

@@ -73,8 +73,15 @@ class Gallery:
         self.drawn += 1
         height = int(figure.layout.height or 450)
         plot = tag("div", still, cls="plot", style=f"--height:{height}px", data_title=_plain_title(figure))
-        made = tag("figure", plot, tag("script", data, type="application/json", cls="plot-data"),
-                   tag("figcaption", tag("p", picture.caption), _python(code, name)), cls="fig", id=name, aria_label=picture.name)  # fmt: skip
+        made = tag(
+            "figure",
+            plot,
+            tag("script", data, type="application/json", cls="plot-data"),
+            tag("figcaption", tag("p", picture.caption), _python(code, name)),
+            cls="fig",
+            id=name,
+            aria_label=picture.name,
+        )
         return made, height + 130
 
 

@@ -95,11 +95,33 @@ def _behaviour(result: Result) -> list[Number]:
         return []
     row: dict[Any, Any] = table.to_dict("records")[0]
     chance = _real(row.get("chance"))
-    made = [Number("prefers the answer, clean prompts", float(row["accuracy"]), _real(row.get("low")), _real(row.get("high")), chance, chance,
-                   "chance", "of prompts", int(row["n"]))]  # fmt: skip
+    made = [
+        Number(
+            "prefers the answer, clean prompts",
+            float(row["accuracy"]),
+            _real(row.get("low")),
+            _real(row.get("high")),
+            chance,
+            chance,
+            "chance",
+            "of prompts",
+            int(row["n"]),
+        )
+    ]
     if row["mean"] == row["mean"]:
-        made.append(Number("by how much, on average", float(row["mean"]), _real(row.get("mean_low")), _real(row.get("mean_high")), 0.0, 0.0,
-                           "no preference", unit(str(row.get("metric", ""))), int(row["n"])))  # fmt: skip
+        made.append(
+            Number(
+                "by how much, on average",
+                float(row["mean"]),
+                _real(row.get("mean_low")),
+                _real(row.get("mean_high")),
+                0.0,
+                0.0,
+                "no preference",
+                unit(str(row.get("metric", ""))),
+                int(row["n"]),
+            )
+        )
     return made
 
 
@@ -116,8 +138,13 @@ def _strongest(result: Result) -> tuple[Number | None, bool]:
     place = visible(row["site"], most=24) + (
         f" @ {cells.position(row['position'])}" if row["position"] is not None else ""
     )
-    kind = {"activation_patching": "largest effect", "ablation": "largest damage", "attribution_patching": "largest estimate",
-            "direct_logit_attribution": "largest piece", "logit_lens": "largest reading"}[result.kind]  # fmt: skip
+    kind = {
+        "activation_patching": "largest effect",
+        "ablation": "largest damage",
+        "attribution_patching": "largest estimate",
+        "direct_logit_attribution": "largest piece",
+        "logit_lens": "largest reading",
+    }[result.kind]
     made = Number(f"{kind}: {place}", row["value"], row["low"], row["high"], row["null_low"], row["null_high"],
                   f"null over {len(frame)} cells", unit(cells.metric), int(row["n"]))  # fmt: skip
     return made, row["unit"] == "H"
@@ -132,8 +159,19 @@ def _set(result: Result) -> list[Number]:
     size = len(result.tables["components"]) if "components" in result.tables else None
     low, high, words = _null_sets(result)
     of = f" of {size} parts" if size else ""
-    return [Number(f"held-out {visible(row['quantity'])}{of}", float(row["value"]), _real(row.get("low")), _real(row.get("high")), low, high, words,
-                   "of the effect", int(row["n"]) if row["n"] == row["n"] else None)]  # fmt: skip
+    return [
+        Number(
+            f"held-out {visible(row['quantity'])}{of}",
+            float(row["value"]),
+            _real(row.get("low")),
+            _real(row.get("high")),
+            low,
+            high,
+            words,
+            "of the effect",
+            int(row["n"]) if row["n"] == row["n"] else None,
+        )
+    ]
 
 
 def _null_sets(result: Result) -> tuple[float, float, str]:
@@ -161,8 +199,24 @@ def _agreement(result: Result, stages: Sequence[Stage]) -> list[Number]:
     chance = chance_correlation(n)
     low, high = _interval(result)
     anchor = next((s.anchor for s in stages if s.result.kind == "attribution_patching"), "whole")
-    return [] if rho != rho else [Number("attribution ranks parts as exact patching does", rho, low, high, -chance, chance, "unrelated ranks, 95 %",
-                                         "rank correlation", n, anchor)]  # fmt: skip
+    return (
+        []
+        if rho != rho
+        else [
+            Number(
+                "attribution ranks parts as exact patching does",
+                rho,
+                low,
+                high,
+                -chance,
+                chance,
+                "unrelated ranks, 95 %",
+                "rank correlation",
+                n,
+                anchor,
+            )
+        ]
+    )
 
 
 def _interval(result: Result) -> tuple[float, float]:

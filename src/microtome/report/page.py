@@ -82,11 +82,24 @@ def page(result: Result, *, command: str = "", folder: str | Path = "") -> str:
         tag("a", "Skip to the stages", href="#stages", cls="skip"),
         summary(result, stages),
         _contents(result, stages),
-        tag("main", [section(s, gallery) for s in stages], whole(result, gallery), checked(result, stages, gallery.left_out),
-            provenance(result, stages, command), id="stages"),
-        tag("footer", tag("p", "One file, no network. Figures need a script to be interactive; without it they are still here.")),
-        tag("script", library), tag("script", own),
-    ]  # fmt: skip
+        tag(
+            "main",
+            [section(s, gallery) for s in stages],
+            whole(result, gallery),
+            checked(result, stages, gallery.left_out),
+            provenance(result, stages, command),
+            id="stages",
+        ),
+        tag(
+            "footer",
+            tag(
+                "p",
+                "One file, no network. Figures need a script to be interactive; without it they are still here.",
+            ),
+        ),
+        tag("script", library),
+        tag("script", own),
+    ]
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=_policy(library, own)),
@@ -114,8 +127,11 @@ def _script(text: str) -> Html:
     """Code that cannot end its element. Raises ResultError where it would."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if "</script" in text.lower() or "<!--" in text:
-        raise ResultError("a script of the report would end its own element", why="it contains </script or <!--",
-                          instead="install another version of plotly")  # fmt: skip
+        raise ResultError(
+            "a script of the report would end its own element",
+            why="it contains </script or <!--",
+            instead="install another version of plotly",
+        )
     return Html(text)
 
 

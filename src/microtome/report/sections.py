@@ -60,8 +60,13 @@ def whole(result: Result, gallery: Gallery) -> Html | None:
         return None
     pictures = gallery.of(result, (), "whole")
     return tag(
-        "section", tag("h2", "The stages together"), pictures, controls(result) if result.controls else None, examples(result), id="whole",
-    )  # fmt: skip
+        "section",
+        tag("h2", "The stages together"),
+        pictures,
+        controls(result) if result.controls else None,
+        examples(result),
+        id="whole",
+    )
 
 
 def checked(result: Result, stages: Sequence[Stage], left_out: Sequence[str]) -> Html:
@@ -126,9 +131,15 @@ def provenance(result: Result, stages: Sequence[Stage], command: str) -> Html:
     if command:
         facts.append(("command", command))
     if query is not None:
-        facts += [("method", f"{query.method}, version {query.version}"), ("model (content hash)", query.model or "–"), ("task (content hash)", query.task or "–"),
-                  ("data (content hash)", query.data or "–"), ("seed", "none: nothing is drawn" if query.seed is None else str(query.seed)),
-                  ("numerics", _flat(query.numerics)), ("query", query.id)]  # fmt: skip
+        facts += [
+            ("method", f"{query.method}, version {query.version}"),
+            ("model (content hash)", query.model or "–"),
+            ("task (content hash)", query.task or "–"),
+            ("data (content hash)", query.data or "–"),
+            ("seed", "none: nothing is drawn" if query.seed is None else str(query.seed)),
+            ("numerics", _flat(query.numerics)),
+            ("query", query.id),
+        ]
     facts += [("page made with", f"microtome {_version('microtome')}, plotly {_version('plotly')}")]
     body = [
         join(tag("dt", k), tag("dd", tag("code", v) if k in ("command", "query") else v)) for k, v in facts

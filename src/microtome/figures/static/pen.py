@@ -126,8 +126,17 @@ class Pen:
         steps = " ".join(f"{x:.1f},{y:.1f}" for x, y in points if x == x and y == y)
         self.element("polygon", points=steps, **self.paint("fill", fill, opacity))
 
-    def label(self, at: tuple[float, float], text: object, *, size: float, colour: object, anchor: str = "start", turn: float = 0.0,
-              down: bool = True) -> None:  # fmt: skip
+    def label(
+        self,
+        at: tuple[float, float],
+        text: object,
+        *,
+        size: float,
+        colour: object,
+        anchor: str = "start",
+        turn: float = 0.0,
+        down: bool = True,
+    ) -> None:
         """Lines of text. at: the first line's top (down) or the last line's bottom, at the anchor's side."""
         x, y = at
         lines = lines_of(text)
@@ -136,8 +145,17 @@ class Pen:
         for i, (line, bold) in enumerate(lines):
             if line.strip():
                 turned = f"rotate({turn:g} {x:.1f} {y:.1f})" if turn else None
-                self.element("text", clean(line), x=x, y=top + i * step, font_size=size, text_anchor=anchor if anchor != "start" else None,
-                             font_weight="600" if bold else None, transform=turned, **self.paint("fill", colour))  # fmt: skip
+                self.element(
+                    "text",
+                    clean(line),
+                    x=x,
+                    y=top + i * step,
+                    font_size=size,
+                    text_anchor=anchor if anchor != "start" else None,
+                    font_weight="600" if bold else None,
+                    transform=turned,
+                    **self.paint("fill", colour),
+                )
 
     def svg(self) -> str:
         """All that was drawn."""

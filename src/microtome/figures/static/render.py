@@ -51,8 +51,16 @@ def static_svg(figure: go.Figure, *, width: int = 560, theme: Mapping[str, str] 
     pen = Pen(colours)
     page = _Page(given, traces, float(width))
     title = " ".join(line for line, _ in lines_of(given.layout.title.text or "")) or "figure"
-    pen.open("svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width} {page.height:g}", width=width, height=page.height, role="img",
-             aria_label=title, font_family=FONT)  # fmt: skip
+    pen.open(
+        "svg",
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width} {page.height:g}",
+        width=width,
+        height=page.height,
+        role="img",
+        aria_label=title,
+        font_family=FONT,
+    )
     if paper != "none":
         pen.rect((0, 0, width, page.height), paper)
     places = page.places()
