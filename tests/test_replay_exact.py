@@ -260,3 +260,27 @@ def test_estimate_counts_what_is_computed() -> None:
     few, many = estimate(_bench(binding, ids), cells[-1:]), estimate(_bench(binding, ids), cells)
     assert 0 < few < many
     assert mode_of(binding, torch.tensor(ids)) == "packed"
+
+
+def test_a_patch_of_all_positions_starts_where_the_prompts_part() -> None:
+    """Only what follows the first differing token is computed, and the numbers are those of the whole."""
+    binding = tiny.bound("llama", "eager", torch.float64)
+    ids, donor = _prompts(5)
+    cells = [Cell((Change(parse("L1.mlp_out")),)), Cell((Change(parse("L0H1.z")), Change(parse("L1H0.z"))))]
+    short, whole = (sweep(_bench(binding, ids), cells, {"donor": Prompts(donor)}, Settings(skip=skip)) for skip in (True, False))  # fmt: skip
+    torch.testing.assert_close(short.effects, whole.effects, rtol=0, atol=1e-9)
+    assert short.tokens < whole.tokens
+    assert short.effects.abs().max() > 0
+    assert short.fired == short.planned
+
+
+def test_a_value_equal_to_the_base_still_undoes_another_change() -> None:
+    """Patching L1 from a donor that agrees there is no empty change once an earlier layer was ablated."""
+    binding = tiny.bound("llama", "eager", torch.float64)
+    ids, donor = _prompts(5)
+    both = [Cell((Change(parse("L0.mlp_out"), source="zero"), Change(parse("L1.resid_pre"))))]
+    sources = {"donor": Prompts(donor), "zero": Zero()}
+    short, whole = (sweep(_bench(binding, ids), both, sources, Settings(skip=skip)) for skip in (True, False))
+    torch.testing.assert_close(short.effects, whole.effects, rtol=0, atol=1e-9)
+    alone = sweep(_bench(binding, ids), [Cell((Change(parse("L1.resid_pre")),))], sources)
+    torch.testing.assert_close(short.effects, alone.effects, rtol=0, atol=1e-9)

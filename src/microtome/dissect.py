@@ -86,18 +86,20 @@ def _spread(task: PairTask, n: int) -> PairTask:
 def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) -> list[Stage]:
     """What a dissection will do and how long, from this machine's measured rate; controls included."""
     from microtome.methods.setting import cell, columns, setting, sites_of
+    from microtome.replay.sources import Prompts
     from microtome.replay.sweep import estimate
 
     chosen, held_out = draw(model, task, pairs, seed)
     s = setting(model, chosen)
     found, wide = columns(s, None)
     n, forward = chosen.n, estimate(s.bench, [])
+    donor = {"donor": Prompts(s.donor.ids)}
     out = [Stage("behaviour", n, 2 * forward)]
     for name, sites in _sweeps(model).items():
-        seconds = estimate(wide.bench, [cell(x, c) for x in sites_of(model, sites) for c in found])
+        seconds = estimate(wide.bench, [cell(x, c) for x in sites_of(model, sites) for c in found], donor)
         out.append(Stage(name, n, 1.4 * seconds + 4 * forward))
     single = [cell(x, None) for x in sites_of(model, _components(model))]
-    heads = estimate(s.bench, single)
+    heads = estimate(s.bench, single, donor)
     out.append(Stage("components", n, 1.4 * heads + 4 * forward))
     out += [
         Stage("attribution", n, 6 * forward),

@@ -112,10 +112,11 @@ def noise(s: Setting, chosen: Chosen, seed: int) -> Control:
     """Noise of the patch's norm, drawn from the covariance of natural differences at each cell."""
     cells, sources = [], {}
     try:
-        for number, (site, column) in enumerate(chosen.cells):
+        found = _natural(s, chosen.cells)
+        for number, ((site, column), natural) in enumerate(zip(chosen.cells, found, strict=True)):
             for draw in range(NOISE_DRAWS):
                 name = f"noise {number} {draw}"
-                sources[name] = Given(_noise_values(s, site, column, seeds.child(seed, name)))
+                sources[name] = Given(_noisy(natural, seeds.child(seed, name)))
                 cells.append(cell(site, column, name))
     except ControlError as error:
         return not_run("noise", error.what)
@@ -125,49 +126,57 @@ def noise(s: Setting, chosen: Chosen, seed: int) -> Control:
     return checks.noise_donor_control(effects, chosen.real, list(s.clusters), cells=chosen.names)
 
 
-def _noise_values(
-    s: Setting, site: Site, column: Column | None, seed: int
-) -> Callable[[str, int, Tensor, Tensor, Tensor | None], Tensor]:
-    """base + noise at the cell's positions, prompt by prompt."""
-    stream = _as_stream(site, len(s.model.binding.slots))
-    assert isinstance(stream.layer, int)
-    key = (stream.point, stream.layer)
-    table: dict[tuple[int, int], Tensor] = {}
-    base_rows, rows, where = [], [], []
-    lengths = sorted({len(r) for r in s.base.ids})
-    for length in lengths:
+@dataclass
+class _Natural:
+    """Base values of one cell at every (prompt, column) it touches, and donor minus base there [place, d]."""
+
+    name: str
+    where: list[tuple[int, int]] = field(default_factory=list)
+    base: list[Tensor] = field(default_factory=list)
+    differences: list[Tensor] = field(default_factory=list)
+
+
+def _natural(s: Setting, cells: list[tuple[Site, Column | None]]) -> list[_Natural]:
+    """Base and donor are run once for all cells."""
+    streams = [_as_stream(site, len(s.model.binding.slots)) for site, _ in cells]
+    points = {(x.point, x.layer) for x in streams if isinstance(x.layer, int)}
+    eager = any(x.row is not None and x.row.square for x in streams)
+    out = [_Natural(f"{site}@{column and column.label}") for site, column in cells]
+    for length in sorted({len(r) for r in s.base.ids}):
         prompts = [i for i, r in enumerate(s.base.ids) if len(r) == length]
-        eager = stream.row is not None and stream.row.square
         base, donor = (
-            capture(s.model.binding, [side.ids[i] for i in prompts], {key}, eager)[key]
+            capture(s.model.binding, [side.ids[i] for i in prompts], points, eager)
             for side in (s.base, s.donor)
         )
-        for place, prompt in enumerate(prompts):
-            for col in _cols(s, column, prompt, length):
-                pair = [
-                    v[place, col] if not isinstance(site.index, int) else v[place, col, site.index]
-                    for v in (base, donor)
-                ]
-                base_rows.append(pair[0])
-                rows.append((pair[1] - pair[0]).double().reshape(-1))
-                where.append((prompt, col))
-    differences = torch.stack(rows).numpy()
+        for (_, column), stream, natural in zip(cells, streams, out, strict=True):
+            assert isinstance(stream.layer, int)
+            pair = [store[stream.point, stream.layer] for store in (base, donor)]
+            if isinstance(stream.index, int):
+                pair = [value[:, :, stream.index] for value in pair]
+            for place, prompt in enumerate(prompts):
+                for col in _cols(s, column, prompt, length):
+                    old, new = (value[place, col] for value in pair)
+                    natural.where.append((prompt, col))
+                    natural.base.append(old)
+                    natural.differences.append((new - old).double().reshape(-1).cpu())
+    return out
+
+
+def _noisy(natural: _Natural, seed: int) -> Callable[[str, int, Tensor, Tensor, Tensor | None], Tensor]:
+    """base + noise at the cell's positions, prompt by prompt."""
+    differences = torch.stack(natural.differences).numpy()
     moved = np.abs(differences).max(1) > 0
-    drawn = np.zeros_like(differences)
     if moved.sum() < 3:
         raise ControlError(
-            f"{site} differs in {int(moved.sum())} places only: no natural covariance to draw from"
+            f"{natural.name} differs in {int(moved.sum())} places only: no natural covariance to draw from"
         )
-    drawn[moved] = directions.noise_donor(
-        differences[moved],
-        np.linalg.norm(differences[moved], axis=1),
-        seed=seed,
-        name=f"{site}@{column and column.label}",
-    )
-    for k, pair_key in enumerate(where):
-        table[pair_key] = base_rows[k] + torch.from_numpy(drawn[k]).to(base_rows[k]).reshape(
-            base_rows[k].shape
-        )
+    drawn = np.zeros_like(differences)
+    norms = np.linalg.norm(differences[moved], axis=1)
+    drawn[moved] = directions.noise_donor(differences[moved], norms, seed=seed, name=natural.name)
+    table = {
+        place: old + torch.from_numpy(step).to(old).reshape(old.shape)
+        for place, old, step in zip(natural.where, natural.base, drawn, strict=True)
+    }
 
     def values(point: str, layer: int, prompts: Tensor, cols: Tensor, heads: Tensor | None) -> Tensor:
         return torch.stack([table[int(p), int(c)] for p, c in zip(prompts, cols, strict=True)])

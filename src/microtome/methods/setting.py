@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -60,12 +60,17 @@ class Setting:
     ) -> Bench:
         """The same base prompts under another question."""
         return Bench(
-            self.model.binding, self.base.ids, scoring(answers, wrong), (metric(name),), self.bench.spans
+            self.model.binding,
+            self.base.ids,
+            scoring(answers, wrong),
+            (metric(name),),
+            self.bench.spans,
+            self.bench.memo,
         )
 
     def donor_bench(self) -> Bench:
         """The donor prompts under the same question."""
-        return Bench(self.model.binding, self.donor.ids, self.bench.scoring, self.bench.metrics)
+        return replace(self.bench, ids=self.donor.ids, spans=())
 
 
 def setting(model: Model, task: PairTask, mode: Mode = "denoise", metrics: Sequence[str] = ()) -> Setting:
@@ -123,8 +128,6 @@ def columns(s: Setting, positions: Sequence[Label] | None) -> tuple[list[Column]
             raise TaskError(f"position {label} is another place in each prompt", why="these prompts are not aligned",
                             instead=f"use spans: {', '.join(_common(s.base))}, or -1")  # fmt: skip
         out.append(_column(s, label, spans))
-    from dataclasses import replace
-
     return out, replace(s, bench=replace(s.bench, spans=spans))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from microtome.replay.base import CACHES, PER_TOKEN, Base, mask_slice, per_token, pick_rows
-from microtome.trace import seam
 from microtome.trace.frame import Frame
 from microtome.trace.session import Session, Tapping, Write
 
@@ -125,7 +123,7 @@ class _Prefix(DynamicCache):
 def call_layer(
     base: Base, layer: int, segments: list[Segment], writes: list[Write], rows: int
 ) -> list[Tensor]:
-    """Run one layer on several segments.
+    """Run one layer on several segments, under the base's attention implementation (the caller sets it).
 
     Parameters
     ----------
@@ -159,9 +157,7 @@ def _packed(base: Base, layer: int, segments: list[Segment], writes: list[Write]
         elif name in CACHES:
             kwargs[name] = Tapping(session, keep=False)
     hidden = torch.cat([s.hidden.reshape(-1, s.hidden.shape[-1]) for s in segments])[None]
-    with ExitStack() as stack:
-        stack.enter_context(seam.implementation(base.binding.hf, base.attention))
-        stack.enter_context(session)
+    with session:
         out = base.binding.layers[layer](hidden, **kwargs)
     out = out[0] if isinstance(out, tuple) else out
     sizes = [s.tokens for s in segments]
@@ -189,9 +185,7 @@ def _rectangle(base: Base, layer: int, segment: Segment, writes: list[Write], ro
     for name in CACHES:
         if name in kwargs:
             kwargs[name] = _Prefix(base, segment, session) if base.mode == "sliced" else _none_kept(session)
-    with ExitStack() as stack:
-        stack.enter_context(seam.implementation(base.binding.hf, base.attention))
-        stack.enter_context(session)
+    with session:
         out = base.binding.layers[layer](segment.hidden, **kwargs)
     return out[0] if isinstance(out, tuple) else out
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from microtome.replay.base import Base
 from microtome.replay.call import Segment, call_layer
+from microtome.trace import seam
 from microtome.trace.frame import Frame
 from microtome.trace.session import Write
 
@@ -38,7 +39,6 @@ class Rows:
         return Rows(*(getattr(self, f)[which] for f in ("base", "entry", "start", "stop", "narrow")))
 
 
-@torch.no_grad()
 def climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tensor:
     """The final stream of every row at its scored columns.
 
@@ -48,6 +48,11 @@ def climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tensor
 
     Shapes: scored [base row, step] columns -> [row, step, d_model].
     """
+    with torch.no_grad(), seam.implementation(base.binding.hf, base.attention):
+        return _climb(base, rows, writes, scored)
+
+
+def _climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tensor:
     n_layers = len(base.binding.slots)
     by_layer: dict[int, list[Write]] = defaultdict(list)
     for write in writes:

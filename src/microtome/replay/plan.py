@@ -112,10 +112,9 @@ def plan(
     owner: list[tuple[int, int, int]] = []
     for c, cell in enumerate(cells):
         for p in range(len(group.prompts)):
-            placed = [q for change in cell.changes if (q := _place(change, group, p, n_layers)) is not None]
-            live = [
-                q for q in placed if not (skip and _dead(q, sources[q.source], group, p, n_layers, causal))
-            ]
+            live = [q for change in cell.changes if (q := _place(change, group, p, n_layers)) is not None]
+            if skip and causal:
+                live = _alive(live, sources, group, p, n_layers)
             if not live:
                 zero[c, p] = True
                 continue
@@ -172,12 +171,23 @@ def _as_stream(site: Site, n_layers: int) -> Site:
     return site
 
 
-def _dead(q: _Place, source: Source, group: Group, prompt: int, n_layers: int, causal: bool) -> bool:
+def _alive(
+    placed: list[_Place], sources: Mapping[str, Source], group: Group, prompt: int, n_layers: int
+) -> list[_Place]:
+    """What can change the metric, from the first position at which any change writes another value than the base's.
+
+    Before it every change writes back what is there; behind it even a value equal to the base's may undo another change.
+    """
+    starts = [max(q.low, sources[q.source].agree[prompt]) for q in placed]
+    first = min((start for start, q in zip(starts, placed, strict=True) if start < q.high), default=None)
+    if first is None:
+        return []
+    out = [_Place(q.site, q.source, max(q.low, first), q.high) for q in placed if first < q.high]
+    return [q for q in out if not _dead(q, group, prompt, n_layers)]
+
+
+def _dead(q: _Place, group: Group, prompt: int, n_layers: int) -> bool:
     """True when the change cannot reach the metric, decided from tokens and structure, never from tensors."""
-    if not causal:
-        return False
-    if q.high <= source.agree[prompt]:
-        return True
     if q.low > group.last_scored[prompt]:
         return True
     layer = q.site.layer

@@ -24,6 +24,9 @@ Point = tuple[str, int]
 class SourceSpec(Protocol):
     """Builds a source for one group of prompts."""
 
+    def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Per prompt of the group, the first position at which source and base may differ, from tokens alone."""
+
     def build(
         self,
         binding: Binding,
@@ -90,10 +93,18 @@ class Prompts:
                     instead="use donors of equal length",
                 )
         store = capture(binding, rows, points, eager)
-        agree = tuple(_agree(row, base_ids[p]) for p, row in zip(group.prompts, rows, strict=True))
         return Source(
-            lambda point, layer, prompt, col, head: _gather(store, point, layer, prompt, col, head), agree
+            lambda point, layer, prompt, col, head: _gather(store, point, layer, prompt, col, head),
+            self.agree(group, base_ids),
         )
+
+    def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Where base and donor tokens part."""
+        return tuple(_agree(self.ids[p], base_ids[p]) for p in group.prompts)
+
+
+def _unknown(group: Group) -> tuple[int, ...]:
+    return (0,) * len(group.prompts)
 
 
 def _agree(one: Sequence[int], other: Sequence[int]) -> int:
@@ -103,6 +114,10 @@ def _agree(one: Sequence[int], other: Sequence[int]) -> int:
 @dataclass(frozen=True)
 class Zero:
     """Zeros."""
+
+    def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Anywhere."""
+        return _unknown(group)
 
     def build(
         self,
@@ -120,7 +135,7 @@ class Zero:
                 (len(prompt), *_inner(binding, point, layer, head, group.length)), device=device
             )
 
-        return Source(values, (0,) * len(group.prompts))
+        return Source(values, _unknown(group))
 
 
 def _inner(binding: Binding, point: str, layer: int, head: Tensor | None, width: int) -> tuple[int, ...]:
@@ -146,6 +161,10 @@ class Reference:
     how: Literal["mean", "resample"]
     seed: int = 0
 
+    def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Anywhere."""
+        return _unknown(group)
+
     def build(
         self,
         binding: Binding,
@@ -169,13 +188,13 @@ class Reference:
             means = {key: value.mean(0, keepdim=True) for key, value in store.items()}
             return Source(
                 lambda point, layer, prompt, col, head: _gather(means, point, layer, prompt * 0, col, head),
-                (0,) * len(group.prompts),
+                _unknown(group),
             )
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + group.length)
         drawn = torch.randint(len(rows), (len(group.prompts),), generator=generator)
         return Source(
             lambda point, layer, prompt, col, head: _gather(store, point, layer, drawn[prompt], col, head),
-            (0,) * len(group.prompts),
+            _unknown(group),
         )
 
 
@@ -184,6 +203,10 @@ class Given:
     """Values from a function of (point, layer, task prompt [pair], column [pair], head [pair] or None)."""
 
     fn: Callable[[str, int, Tensor, Tensor, Tensor | None], Tensor]
+
+    def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """Anywhere."""
+        return _unknown(group)
 
     def build(
         self,
@@ -197,5 +220,5 @@ class Given:
         numbers = torch.tensor(group.prompts)
         return Source(
             lambda point, layer, prompt, col, head: self.fn(point, layer, numbers[prompt], col, head),
-            (0,) * len(group.prompts),
+            _unknown(group),
         )

@@ -19,8 +19,10 @@ from microtome.replay.base import Base, make_base
 from microtome.replay.call import Segment, call_layer
 from microtome.replay.check import mode_of
 from microtome.replay.climb import Rows, climb, tokens_of
-from microtome.replay.plan import Cell, Group, Planned, plan
-from microtome.replay.sources import Point, SourceSpec
+from microtome.replay.memo import Memo
+from microtome.replay.plan import Cell, Group, Planned, Source, plan
+from microtome.replay.sources import Point, SourceSpec, Zero
+from microtome.trace import seam
 from microtome.trace.run import check_runnable, numerics_of
 from microtome.trace.session import Receipt, Write
 
@@ -32,7 +34,8 @@ Progress = Callable[[float, float], None]
 class Bench:
     """Base prompts with their scoring: everything a sweep needs besides its cells.
 
-    ids: token ids per prompt; spans: named spans per prompt (empty mappings where there are none).
+    ids: token ids per prompt; spans: named spans per prompt (empty mappings where there are none); memo: recorded runs,
+    shared by the benches of one method call.
     """
 
     binding: Binding
@@ -40,6 +43,7 @@ class Bench:
     scoring: Scoring
     metrics: tuple[Metric, ...]
     spans: Sequence[Spans] = ()
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
 
 @dataclass
@@ -137,23 +141,25 @@ def estimate(
     sources: Mapping[str, SourceSpec] | None = None,
     settings: Settings | None = None,
 ) -> float:
-    """Seconds a sweep will take, from its layer-tokens and this machine's measured rate (donor runs included)."""
-    settings = settings or Settings()
+    """Seconds a sweep will take, from its layer-tokens and this machine's measured rate (donor runs included).
+
+    Sources that are not given count as differing everywhere.
+    """
+    settings, n_layers = settings or Settings(), len(bench.binding.slots)
+    names = {c.source for cell in cells for c in cell.changes}
+    specs = {name: (sources or {}).get(name, Zero()) for name in names}
     total = 0
     for group in _groups(bench, settings.memory):
-        total += group.length * len(bench.binding.slots) * len(group.prompts) * 2
-        for cell in cells:
-            total += _cell_tokens(bench, group, cell)
+        width = group.length + bench.scoring.steps - 1
+        total += 2 * width * n_layers * sum(map(len, group.rows_of))
+        free = {name: Source(_not_needed, spec.agree(group, bench.ids)) for name, spec in specs.items()}
+        planned = plan(bench.binding, group, cells, free, causal=True, skip=settings.skip)
+        total += int(tokens_of(planned.rows, width, n_layers).sum())
     return total * _rate(bench, settings.tokens)
 
 
-def _cell_tokens(bench: Bench, group: Group, cell: Cell) -> int:
-    from microtome.replay.sources import Zero
-
-    free = {c.source: Zero().build(bench.binding, group, bench.ids, set(), False) for c in cell.changes}
-    planned = plan(bench.binding, group, [cell], free, causal=True)
-    width = group.length + bench.scoring.steps - 1
-    return int(tokens_of(planned.rows, width, len(bench.binding.slots)).sum()) if len(planned.rows) else 0
+def _not_needed(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tensor | None) -> Tensor:
+    raise AssertionError("an estimate reads no values")
 
 
 def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping[str, SourceSpec], settings: Settings, eager: bool,
@@ -247,7 +253,11 @@ def _record(bench: Bench, group: Group, *, eager: bool) -> Base:
         if owner == p
     ]
     ids = pack(rows).ids
-    return make_base(bench.binding, ids, [], mode=mode_of(bench.binding, ids, eager=eager), eager=eager)
+
+    def made() -> Base:
+        return make_base(bench.binding, ids, [], mode=mode_of(bench.binding, ids, eager=eager), eager=eager)
+
+    return bench.memo.base((tuple(map(tuple, rows)), eager), made)
 
 
 def _base_metrics(bench: Bench, group: Group, base: Base) -> tuple[Tensor, Tensor]:
@@ -348,7 +358,7 @@ def _rate(bench: Bench, tokens: int) -> float:
                 base.resid[middle].expand(n, -1, -1),
             )
             begun = time.perf_counter()
-            with torch.no_grad():
+            with torch.no_grad(), seam.implementation(bench.binding.hf, base.attention):
                 call_layer(base, middle, [segment], [], n)
             times.append(time.perf_counter() - begun)
         _rates[key] = min(times[1:]) / (n * base.width)
