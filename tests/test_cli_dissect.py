@@ -100,7 +100,8 @@ def test_ctrl_c_keeps_the_finished_stages_and_says_where(state, tmp_path):
 
 def test_a_real_ctrl_c_in_a_real_process(tmp_path):
     code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
 import cli_toys, pytest
 cli_toys.install(pytest.MonkeyPatch()); cli_toys.STATE.then = "wait"
 from microtome.cli.main import main

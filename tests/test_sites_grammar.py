@@ -138,7 +138,7 @@ def test_positions(text: str, at: At, source: At | None) -> None:
         ("L1.z@", "not a position"), ("L1.z@5:3", "reversed or empty"), ("L1.z@-1:-3", "reversed or empty"), ("L1.z@3:3", "reversed or empty"), ("L1.z@1.5", "not a position"), ("L1.z@a b", "not a position"),
         ("L1.z@subject[", "not a position"), ("L1.z@subject[x]", "does not count tokens"), ("L1.z@-1<-0", "one position axis"), ("L1.pattern@-1<-", "not a position"), ("L1.z!after", "not a flag"), ("L1.z!", "not a flag"),
         ("L5H3.z->L9KV2.k", "is an edge"), ("enc.L3.z", "reserved"), ("L3E5N10.neurons", "reserved"), ("L3.router", "reserved"), ("L3.ssm_state", "reserved"), ("L5F7.z", "dictionary"),
-        ("hook_z", "no point called"), ("blocks.5.attn.hook_z", "does not say where"),
+        ("hook_z", "no exact counterpart"), ("blocks.5.attn.hook_zz", "no exact counterpart"), ("blocks.5.attn.z", "does not say where"),
     ],
 )  # fmt: skip
 def test_what_is_no_address(text: str, match: str) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from microtome.errors import MicrotomeError, TaskError
+from microtome.metrics import scoring
 from microtome.tasks import (
     DONOR_KINDS,
     Donors,
@@ -175,6 +176,7 @@ def test_a_wrong_value_donor_is_set_against_the_answer_of_the_base(made):
     t = made("words", "greater_than", 24, 0, counterfactual="year_01").subset(range(4))
     donors = t.donors("wrong_value", 0)
     for i in range(4):  # nested sets: only its own rest is disjoint from the donor's answer
+        assert not set(donors.answers[i]) & set(donors.wrong[i])
         assert len(donors.answers[i]) + len(donors.wrong[i]) == 100
 
 
@@ -264,10 +266,15 @@ def test_greater_than_covers_all_endings_whatever_the_digits_tokens(made):
         assert t.metric == "logprob_diff"
         for i in range(t.n):
             year = int(t.clean.variables[i]["year"])
-            assert len(t.answers[i]) == 99 - year and len(t.wrong[i]) == year + 1
-            assert {len(one) for one in t.answers[i] + t.wrong[i]} == {width}
-            texts = {"".join(MODELS[model]().tokenizer.decode(list(one)).split()) for one in t.answers[i]}
-            assert texts == {f"{y:02d}" for y in range(year + 1, 100)}
+            decode = MODELS[model]().tokenizer.decode
+            later, others = (["".join(decode(list(one)).split()) for one in side] for side in (t.answers[i], t.wrong[i]))  # fmt: skip
+            for ending in (f"{y:02d}" for y in range(100)):
+                inside = [sum(ending.startswith(text) for text in side) for side in (later, others)]
+                assert inside == ([1, 0] if int(ending) > year else [0, 1]), (ending, year)
+            assert max(len(one) for one in t.answers[i] + t.wrong[i]) <= width
+            assert (
+                len(scoring(t.answers, t.wrong).tails) == t.n
+            )  # one row for each prompt, whatever the digits' tokens
             assert t.corrupt.variables[i]["year"] == "01"
 
 

@@ -29,6 +29,8 @@ PAIRS = 12
 HELD_OUT = 3
 """Held-out pairs for each pair of the sweeps."""
 STREAM = ("L*.resid_pre", "final_resid")
+RESTS_ON = ("behaviour", "residual stream", "components", "component set")
+"""The stages that the conclusion (this set of components carries this behaviour) stands on; the others are read beside it."""
 
 
 class Stage(NamedTuple):
@@ -289,11 +291,11 @@ class _Stages:
         )
 
     def _p(self) -> tuple[float | None, float | None]:
-        """The weakest link of the stages that a dissection stands on: behaviour, where, and components."""
+        """The weakest link of the stages that the conclusion stands on, but for the set, whose level is its own."""
         found = [
             c.verdict
-            for c in self.done
-            if c.kind in ("behaviour", "activation_patching") and c.verdict.p is not None
+            for name, c in self._named()
+            if name in RESTS_ON and name != "component set" and c.verdict.p is not None
         ]
         return (
             (max(v.p for v in found if v.p is not None), max(v.smallest_p or 0.0 for v in found))
@@ -302,23 +304,30 @@ class _Stages:
         )
 
     def _stages(self, stopped: str) -> Control:
-        rules_out, expected = "that a conclusion stands on a stage that failed", "every stage is supported"
+        rules_out = "that the conclusion stands on a stage that failed"
+        expected = f"supported: {', '.join(RESTS_ON)}"
         if stopped:
             return Control("stages", rules_out, expected, stopped, False, max(len(self.rows), 1))
-        weak = [f"{r['stage']}: {r['verdict']}" for r in self.rows if r["verdict"] != "supported"]
+        weak = [str(r["stage"]) for r in self.rows if r["verdict"] != "supported"]
+        missing = [name for name in RESTS_ON if name in weak or name not in {r["stage"] for r in self.rows}]
         return Control(
             "stages",
             rules_out,
             expected,
             {"supported": len(self.rows) - len(weak), "of": len(self.rows)},
-            not weak,
+            not missing,
             len(self.rows),
-            detail="; ".join(weak),
+            detail="; ".join(f"{r['stage']}: {r['verdict']}" for r in self.rows if r["stage"] in weak),
         )
+
+    def _named(self) -> list[tuple[str, Result]]:
+        """Stages that came to a result, by name."""
+        names = [str(row["stage"]) for row in self.rows if row["verdict"] != "refused"]
+        return list(zip(names, self.done, strict=True))
 
     def _checks(self) -> pd.DataFrame:
         import pandas as pd
 
-        rows = [{"stage": row["stage"], "check": c.name, "outcome": c.outcome, "rules_out": c.rules_out, "expected": c.expected, "observed": str(c.observed), "detail": c.detail}
-                for row, child in zip((r for r in self.rows if r["verdict"] != "refused"), self.done, strict=True) for c in child.controls]  # fmt: skip
+        rows = [{"stage": name, "check": c.name, "outcome": c.outcome, "rules_out": c.rules_out, "expected": c.expected, "observed": str(c.observed), "detail": c.detail}
+                for name, child in self._named() for c in child.controls]  # fmt: skip
         return pd.DataFrame(rows)

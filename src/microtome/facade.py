@@ -23,9 +23,12 @@ from microtome.trace.generate import generate as _generate
 from microtome.trace.grad import grad as _grad
 from microtome.trace.run import Logits, numerics_of
 from microtome.trace.run import run as _run
+from microtome.trace.spill import Spill
 from microtome.trace.trace import Trace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from microtome.certificate import Certificate
     from microtome.model.load import Loaded
 
@@ -125,8 +128,13 @@ class Model:
         bos: Bos = "model",
         padding: Padding = "right",
         attention: str | None = None,
+        memory: int | None = None,
+        folder: str | Path | None = None,
     ) -> Trace:
         """One forward with captures and edits; see `trace.run.run`.
+
+        memory: bytes of captures to hold (None: half of what is free); what exceeds it is written to safetensors files
+        in `folder` (None: a temporary one, removed with the trace) and read from there when asked for.
 
         Example: `t = model.run("Hello", capture=["L*.resid_pre", "L9H6.pattern"]); t["L9H6.pattern"]`.
         """  # fmt: skip
@@ -140,6 +148,7 @@ class Model:
             edits=self._with_scope(edits, len(tokens)),
             logits=logits,
             attention=attention,
+            spill=Spill(memory, folder),
         )
 
     def grad(

@@ -9,7 +9,8 @@
     span      = letter { letter | digit | "_" }
 
 `@` is only ever a position and counts the prompt's own tokens: 0 is the first (BOS where present) and
--1 the last, whatever the padding side. `parse(str(site)) == site`.
+-1 the last, whatever the padding side. `parse(str(site)) == site`. TransformerLens's names are read too
+(`blocks.5.attn.hook_z` is `L5.z`): hook_names.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from microtome.errors import SiteError
+from microtome.hook_names import is_hook_name, translate
 from microtome.points import LAYER, POINTS, Point, point
 
 if TYPE_CHECKING:
@@ -223,6 +225,8 @@ def parse(text: str | Site) -> Site:
                         instead="read the layer's mlp_out")  # fmt: skip
     body, at_sign, tail = text.strip().partition("@")
     body, bang, flag = body.partition("!")
+    if is_hook_name(body):
+        body = translate(body)
     if bang and flag != "before":
         raise _bad(text, f'"!{flag}" is not a flag', 'the only flag is "!before"')
     where, dot, name = body.rpartition(".")
@@ -262,6 +266,8 @@ def expand(site: str | Site, facts: Facts) -> list[Site]:
     ------
     SiteError: out of range, a point this family lacks, or a query head asked of a grouped key.
     """
+    if isinstance(site, str) and is_hook_name(name := re.split("[@!]", site, maxsplit=1)[0]):
+        site = translate(name, facts) + site[len(name) :]
     site = parse(site)
     if site.row is None:
         raise SiteError(

@@ -121,6 +121,10 @@ class Generator:
         """The same template with every other variable and the surface drawn anew."""
         raise NotImplementedError
 
+    def settle(self, answers: Continuations, wrong: Continuations) -> tuple[Continuations, Continuations]:
+        """The encoded answers as they are scored; a task with large sets may say the same with fewer."""
+        return answers, wrong
+
     def details(self) -> Mapping[str, object]:
         """What else the provenance should say, such as pool sizes."""
         return {}
@@ -186,7 +190,7 @@ class Generator:
                     raise TaskError(
                         f"the slots of {clean.text!r} and {corrupt.text!r} are not at the same tokens"
                     )
-                answers, wrong = self._ids(clean, draw.answers), self._ids(clean, draw.wrong)
+                answers, wrong = self.settle(self._ids(clean, draw.answers), self._ids(clean, draw.wrong))
             except TaskError as error:
                 last = error
                 continue
@@ -235,8 +239,9 @@ class Generator:
             prompt, values, answers = self._fitting(task, i, make, seed, name)
             rows.append((prompt, values))
             if kind == "wrong_value":
-                right.append(self._ids(prompt, answers[0]))
-                wrong.append(self._ids(prompt, answers[1]))
+                sides = self.settle(self._ids(prompt, answers[0]), self._ids(prompt, answers[1]))
+                right.append(sides[0])
+                wrong.append(sides[1])
         side = to_side(
             self.encoder,
             [prompt for prompt, _ in rows],

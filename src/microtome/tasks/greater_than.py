@@ -1,7 +1,11 @@
 """Greater-than: an end year must come after the start year (Hanna et al. 2023, arXiv 2305.00586).
 
 The score is the probability of all later two-digit endings against all others, each as this tokenizer's own
-sequence of tokens: one token where it has two-digit tokens (GPT-2), two where digits stand alone (SmolLM2).
+sequence of tokens: one token where it has two-digit tokens (GPT-2), two where digits stand alone (SmolLM2). There
+the prefix tree is cut where it is decided: a first digit after which every ending is later counts by its own
+probability, and only the start year's own first digit is followed further. That is one teacher-forced row for a
+prompt instead of ten; it differs from the sum over all endings by what the model puts on a first digit and no digit
+after it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from microtome.tasks.encode import Prompt, render
 from microtome.tasks.generator import Answers, Draw, Generator, Values
+from microtome.tasks.pairs import Continuations
 from microtome.tasks.rng import choose, spread
 
 if TYPE_CHECKING:
@@ -69,6 +74,7 @@ class GreaterThan(Generator):
     variables = ("century", "year", "template")
     counterfactuals: ClassVar[Mapping[str, frozenset[str]]] = {"year_01": frozenset({"year"})}
     metric = "logprob_diff"
+    version = "2"
     flips = False
 
     def __init__(self, model: Any, counterfactual: str | None = None) -> None:
@@ -90,6 +96,10 @@ class GreaterThan(Generator):
         }
         entity = f"year-{clean['year']}"
         return Draw(clean, {**clean, "year": "01"}, *_endings(clean["year"]), clean["template"], entity)
+
+    def settle(self, answers: Continuations, wrong: Continuations) -> tuple[Continuations, Continuations]:
+        """Both sets with decided subtrees cut to their first token; together they hold all hundred endings."""
+        return _cut(answers, wrong), _cut(wrong, answers)
 
     def render(self, values: Values) -> Prompt:
         """The sentence up to the last two digits."""
@@ -117,6 +127,11 @@ class GreaterThan(Generator):
         """Any event in any year of the same century digits' length."""
         drawn = {"year": choose(_YEARS, random), "century": choose(_CENTURIES, random)}
         return {**values, **drawn, "noun": choose(self.nouns, random)}
+
+
+def _cut(side: Continuations, other: Continuations) -> Continuations:
+    undecided = {c[0] for c in other}
+    return tuple(dict.fromkeys(c if c[0] in undecided else c[:1] for c in side))
 
 
 def _endings(year: str) -> tuple[list[str], list[str]]:

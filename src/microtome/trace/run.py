@@ -20,6 +20,7 @@ from microtome.trace.edits import Edits, per_row
 from microtome.trace.frame import Frame
 from microtome.trace.place import Placer, places
 from microtome.trace.session import Read, Receipt, Session, StopRun, Tapping, Write
+from microtome.trace.spill import Spill
 from microtome.trace.trace import Key, Trace
 
 Logits = Literal["all", "last"] | None
@@ -132,6 +133,7 @@ def run(
     logits: Logits = "all",
     attention: str | None = None,
     check: bool = True,
+    spill: Spill | None = None,
 ) -> Trace:
     """One forward.
 
@@ -143,12 +145,15 @@ def run(
     attention: "eager" or "sdpa" to set the implementation for this run; None leaves the model's own, except that
         scores and pattern need eager.
     check: refuse NaN in logits and captures, naming the first site.
+    spill: where captures go that exceed a memory budget; None keeps all in memory.
 
     Raises
     ------
     SiteError, EditError, ModelError: see the parts; an edit that never fired is an EditError.
     """  # fmt: skip
     plan = prepare(binding, tokens, capture=capture, edits=edits, attention=attention)
+    for read in plan.reads.values():
+        read.spill = spill
     raw = forward(
         binding, tokens, list(plan.reads.values()), plan.writes, logits=logits, attention=plan.attention
     )

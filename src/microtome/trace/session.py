@@ -21,6 +21,7 @@ from microtome.model.binding import Binding, Tap
 from microtome.points import POINTS
 from microtome.trace.frame import Frame
 from microtome.trace.seam import Softmax, attending
+from microtome.trace.spill import Spill
 
 _ORDER = {name: place for place, name in enumerate(POINTS)}
 _ATTENTION = (where.QUERY, where.KEY, where.VALUE, where.SCORES, where.PATTERN)
@@ -99,6 +100,7 @@ class Read:
     cols: Tensor | None = None
     heads: Tensor | None = None
     live: bool = False
+    spill: Spill | None = None
     value: Tensor | None = None
 
     def take(self, view: Tensor, frame: Frame) -> None:
@@ -110,6 +112,14 @@ class Read:
             self.value = view[i, j]
         else:
             self.value = view if self.live else view.clone()
+        if self.spill is not None:
+            self.value = self.spill.keep(self.name, self.value)
+
+    @property
+    def name(self) -> str:
+        """The address read, as a file name."""
+        layer = "" if self.layer is None else f"L{self.layer}."
+        return layer + self.point + ("!before" if self.before else "")
 
 
 @dataclass

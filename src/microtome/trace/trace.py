@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,6 +50,12 @@ class Trace:
         if self.raw_logits.shape[1] == 1 and self.tokens.ids.shape[1] != 1:
             return self.raw_logits
         return _blank(self.raw_logits, self.mask)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The safetensors files that hold captures beyond the run's memory budget."""
+        spills = {id(r.spill): r.spill for r in self.reads.values() if r.spill is not None}
+        return tuple(path for spill in spills.values() for path in spill.files)
 
     @property
     def mask(self) -> Bool[Tensor, "prompt pos"]:

@@ -1,0 +1,270 @@
+"""Measure everything in one run, contestants turn by turn, and write benchmarks/results.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import startup
+from benchmarks.cases import cells, pairs, some, whole_layers
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
+PEERS = ("transformer-lens==4.3.0", "nnsight==0.8.1")
+LAYERS, HEADS = 30, 9
+SOME = {1: 30, 4: 15, 16: 6}
+"""Cells that a contestant of one forward per cell runs, by number of pairs."""
+
+
+def peers_python(venv: Path) -> str:
+    """An environment of their own for the peers, made when it is not there. Raises CalledProcessError."""
+    python = venv / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        constraints = ["-c", str(HERE.parent / "constraints.txt")]
+        torch = "torch==" + version("torch").split("+")[0]
+        for wanted in ([torch], [*constraints, *PEERS]):
+            subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True)
+    return str(python)
+
+
+class Worker:
+    """A contestant in a process of its own; idle while others are measured."""
+
+    def __init__(self, python: str, name: str, *arguments: str) -> None:
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        self.name = name
+        self.process = subprocess.Popen([python, str(HERE / "worker.py"), name, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, text=True, cwd=HERE.parent, env=environment)  # fmt: skip
+        self._answer()
+
+    def __call__(self, job: str, work: dict) -> dict:
+        """One job; its answer. Raises SystemExit when the contestant is gone."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"job": job, "work": work}) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def turns(entries: dict, repeats: int) -> dict[str, dict]:
+    """Every entry once to warm up, then `repeats` rounds in which each has its turn.
+
+    entries: name -> (worker, job, work, cells of the whole map / cells run). Returns name -> median, spread, values.
+    """
+    kept: dict[str, list[dict]] = {name: [] for name in entries}
+    for turn in range(repeats + 1):
+        for name, (worker, job, work, _) in entries.items():
+            if kept[name] and "failed" in kept[name][-1]:
+                continue
+            said = worker(job, work)
+            if turn or "failed" in said:
+                kept[name].append(said)
+    out = {}
+    for name, answers in kept.items():
+        if "failed" in answers[-1]:
+            out[name] = {"failed": answers[-1]["failed"]}
+            continue
+        scale = entries[name][3]
+        seconds = [a["seconds"] * scale for a in answers]
+        last = {k: v for k, v in answers[-1].items() if k != "seconds"}
+        out[name] = {
+            "seconds": statistics.median(seconds),
+            "low": min(seconds),
+            "high": max(seconds),
+            "scaled_by": scale,
+            **last,
+        }
+        print(
+            f"    {name:<34}{out[name]['seconds']:9.2f} s  ({min(seconds):.2f} to {max(seconds):.2f})",
+            flush=True,
+        )
+    return out
+
+
+def sweeps(
+    team: dict[str, Worker], tokenizer, n: int, shared: bool, kind: str, repeats: int, last: bool = False
+) -> dict:
+    """One sweep by everyone who can do it."""
+    work = pairs(tokenizer, n, shared)
+    every = cells(kind, LAYERS, HEADS, len(work["ids"][0]), last)
+    work |= {"kind": kind, "every": every}
+    few = some(every, SOME[n])
+    loop = work | {"cells": few}
+    layers = work | {
+        "cells": whole_layers(every, {1: 10, 4: 5, 16: 2}[n] if kind == "resid" else {1: 3, 4: 1, 16: 1}[n])
+    }
+    lone, several = len(every) / len(few), len(every) / len(layers["cells"])
+    entries = {
+        "microtome": (team["own"], "sweep", work, 1.0),
+        "microtome, nothing skipped": (team["own"], "sweep", work | {"skip": False}, 1.0),
+        "batched loop": (team["plain"], "batched", layers, several),
+        "plain loop": (team["plain"], "loop", loop, lone),
+    }
+    if shared:
+        entries["batched loop behind the prefix"] = (team["plain"], "batched_prefix", layers, several)
+    if "transformerlens" in team:
+        entries["TransformerLens"] = (team["transformerlens"], "loop", loop, lone)
+    if "nnsight_" in team and kind == "resid":
+        entries["nnsight"] = (team["nnsight_"], "loop", loop, lone)
+    if kind == "resid":
+        entries["microtome with controls"] = (team["own"], "controlled", work, 1.0)
+    found = turns(entries, repeats)
+    found["largest difference from the plain loop"] = _gaps(found, every, few, layers["cells"])
+    if kind == "resid":
+        limits = {skip: team["own"]("limit", work | {"skip": skip}) for skip in (True, False)}
+        for name, skip in (("microtome", True), ("microtome, nothing skipped", False)):
+            found[name]["limit"] = limits[skip]
+    return {"pairs": n, "shared_prefix": shared, "kind": kind, "last": last, "tokens": len(work["ids"][0]), "same_tokens": work["shared"], "cells": len(every), "who": found}  # fmt: skip
+
+
+def _gaps(found: dict, every: list, few: list, layers: list) -> dict[str, float]:
+    """Largest difference of a patched metric, on the cells that both ran."""
+    run = {"plain loop": few, "TransformerLens": few, "nnsight": few, "batched loop": layers, "batched loop behind the prefix": layers}  # fmt: skip
+    values = {name: dict(zip(map(tuple, run.get(name, every)), row.pop("values"), strict=True)) for name, row in found.items() if "values" in row}  # fmt: skip
+    truth = values["plain loop"]
+    return {name: max((abs(v[c] - truth[c]) for c in truth if c in v), default=float("nan")) for name, v in values.items()}  # fmt: skip
+
+
+def captures(team: dict[str, Worker], tokenizer, repeats: int) -> dict:
+    """One forward with everything captured, beside a plain one."""
+    work = {"ids": pairs(tokenizer, 16, True)["ids"]}
+    entries = {
+        "plain forward": (team["plain"], "forward", work, 1.0),
+        "nothing": (team["own"], "capture", work | {"kind": "nothing"}, 1.0),
+        "every residual": (team["own"], "capture", work | {"kind": "resid"}, 1.0),
+        "plain forward, eager attention": (team["eager"], "forward", work, 1.0),
+        "every pattern": (team["own"], "capture", work | {"kind": "pattern"}, 1.0),
+    }
+    if "transformerlens" in team:
+        entries["TransformerLens, every residual"] = (
+            team["transformerlens"],
+            "capture",
+            work | {"kind": "resid"},
+            1.0,
+        )
+        entries["TransformerLens, every pattern"] = (
+            team["transformerlens"],
+            "capture",
+            work | {"kind": "pattern"},
+            1.0,
+        )
+    if "nnsight_" in team:
+        entries["nnsight, every residual"] = (team["nnsight_"], "capture", work, 1.0)
+    return turns(entries, repeats)
+
+
+def cold(folder: str, repeats: int) -> dict:
+    """Fresh processes."""
+    taken: dict[str, list[float]] = {}
+    for turn in range(repeats + 1):
+        for name, command in startup.commands(folder).items():
+            seconds = startup.run(command)
+            if turn:
+                taken.setdefault(name, []).append(seconds)
+    return {
+        name: {"seconds": statistics.median(s), "low": min(s), "high": max(s)} for name, s in taken.items()
+    }
+
+
+def memory(folder: str, sizes: tuple[int, ...], budget: int) -> list[dict]:
+    """Peak memory of a sweep above the loaded model."""
+    rows = []
+    for n in sizes:
+        command = [sys.executable, "-m", "benchmarks.memory", folder, str(n), str(budget)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE.parent)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    return rows
+
+
+def machine() -> dict:
+    """Where this was measured."""
+    names = [
+        x.split(":")[1].strip()
+        for x in Path("/proc/cpuinfo").read_text().splitlines()
+        if x.startswith("model name")
+    ]
+    return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(),
+            "torch": version("torch"), "transformers": version("transformers"), "peers": list(PEERS)}  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write."""
+    import torch
+
+    import microtome as mt
+    from microtome.model.load import load_module
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-peers", action="store_true", help="leave TransformerLens and nnsight out")
+    parser.add_argument(
+        "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
+    )
+    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold"])
+    parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    begun = time.time()
+    loaded = load_module("default")
+    folder, tokenizer = str(loaded.folder), loaded.tokenizer
+    own, out = sys.executable, json.loads(given.out.read_text()) if given.out.exists() else {}
+    out |= {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "microtome": mt.__version__, "machine": machine(), "threads": torch.get_num_threads(), "repeats": given.repeats}  # fmt: skip
+    del loaded
+    if "cold" in given.only:
+        out["cold"] = cold(folder, given.repeats)
+    if "memory" in given.only:
+        out["memory"] = memory(folder, (4, 16, 64, 256), 256 << 20)
+    team = {"own": Worker(own, "own", folder), "plain": Worker(own, "plain", folder)}
+    try:
+        if not given.no_peers:
+            python = peers_python(given.peers)
+            team |= {name: Worker(python, name, folder) for name in ("transformerlens", "nnsight_")}
+        if "capture" in given.only:
+            print("capture", flush=True)
+            team["eager"] = Worker(own, "plain", folder, "eager")
+            out["capture"] = captures(team, tokenizer, 4 * given.repeats)
+        jobs = (
+            [("resid", n, shared, False) for shared in (True, False) for n in given.pairs]
+            if "resid" in given.only
+            else []
+        )
+        jobs += [("heads", 1, True, False), ("heads", 4, True, True)] if "heads" in given.only else []
+        for kind, n, shared, last in jobs:
+            print(
+                f"{kind}, {n} pairs, {'shared prefix' if shared else 'differ from the first token'}{', last position' if last else ''}",
+                flush=True,
+            )
+            row = sweeps(team, tokenizer, n, shared, kind, given.repeats, last)
+            key = f"{kind} {n} {'shared' if shared else 'first'}{' last' if last else ''}"
+            out.setdefault("sweeps", {})[key] = row
+            given.out.write_text(json.dumps(out, indent=1) + "\n")
+    finally:
+        for worker in team.values():
+            worker.close()
+    given.out.write_text(json.dumps(out, indent=1) + "\n")
+    print(f"written to {given.out} after {time.time() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

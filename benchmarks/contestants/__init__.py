@@ -1,0 +1,1 @@
+"""One file per contestant: a class `Contestant(folder)` with the jobs it can do."""

@@ -1,0 +1,49 @@
+"""TransformerLens 4: `TransformerBridge`, its own patching idiom, one hooked forward per cell."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+
+class Contestant:
+    """The bridge over the same checkpoint."""
+
+    def __init__(self, folder: str) -> None:
+        self.model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float32)
+
+    @torch.no_grad()
+    def loop(self, work: dict) -> dict:
+        """Donor by run_with_cache, cells by run_with_hooks."""
+        ids, donor = torch.tensor(work["ids"]), torch.tensor(work["donor"])
+        end = "hook_resid_pre" if work["kind"] == "resid" else "attn.hook_z"
+        begun = time.perf_counter()
+        _, cache = self.model.run_with_cache(donor, names_filter=lambda name: name.endswith(end))
+        values = []
+        for layer, position, head in work["cells"]:
+            name = f"blocks.{layer}.{end}"
+
+            def patch(value, hook, name=name, position=position, head=head):
+                if head is None:
+                    value[:, position] = cache[name][:, position]
+                else:
+                    value[:, position, head] = cache[name][:, position, head]
+                return value
+
+            logits = self.model.run_with_hooks(ids, fwd_hooks=[(name, patch)])[:, -1]
+            rows = torch.arange(len(logits))
+            gap = logits[rows, torch.tensor(work["answer"])] - logits[rows, torch.tensor(work["wrong"])]
+            values.append(float(gap.mean()))
+        return {"seconds": time.perf_counter() - begun, "values": values}
+
+    @torch.no_grad()
+    def capture(self, work: dict) -> dict:
+        """Every residual, or every pattern, by run_with_cache with a filter."""
+        ids = torch.tensor(work["ids"])
+        end = "hook_resid_pre" if work["kind"] == "resid" else "attn.hook_pattern"
+        begun = time.perf_counter()
+        _, cache = self.model.run_with_cache(ids, names_filter=lambda name: name.endswith(end))
+        seconds = time.perf_counter() - begun
+        return {"seconds": seconds, "kept": len(cache)}
