@@ -14,7 +14,7 @@ from microtome.replay.base import make_base, possible
 from microtome.replay.check import mode_of, probe_error
 from microtome.replay.plan import Cell, Change
 from microtome.replay.sources import Prompts, Reference, Zero
-from microtome.replay.sweep import Bench, Interrupted, Settings, estimate, measure, sweep
+from microtome.replay.sweep import Bench, Interrupted, Settings, estimate, groups_of, measure, sweep
 from microtome.sites import At, parse
 from microtome.trace.edits import Patch
 from microtome.trace.run import run
@@ -239,18 +239,66 @@ def test_interrupted_keeps_the_finished_part() -> None:
     assert calls == sorted(calls) and calls[0] >= 0 and calls[-1] <= 1
 
 
-def test_prompts_of_different_lengths_are_swept_in_groups() -> None:
+LENGTHS = (5, 9, 6, 9)
+
+
+def _ragged_bench(binding, ids, which):
+    answers, wrong = (
+        [((5,), (7, 9)), ((6,),), ((5, 11),), ((3, 2, 8),)],
+        [((8,),), ((9, 13, 2),), ((4,),), ((6,),)],
+    )
+    plan = scoring([answers[i] for i in which], [wrong[i] for i in which])
+    return Bench(binding, [ids[i] for i in which], plan, (metric("logprob_diff"),))
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
+def test_prompts_of_different_lengths_share_a_sweep_and_change_nothing(family) -> None:
+    """Each prompt alone gives the numbers that it has among longer and shorter ones."""
+    mixture = family in ("gpt_oss", "deepseek_v3")
+    binding = tiny.bound(family, "eager", torch.float32 if mixture else torch.float64)
+    ids, donor = tiny.ragged(list(LENGTHS)), tiny.ragged(list(LENGTHS), seed=1)
+    reference = [*tiny.ragged(list(LENGTHS), seed=2), *tiny.ragged(list(LENGTHS), seed=3)]
+    points = ["L1.attn_out", "L0.resid_pre", "L1.mlp_out", *(["L1.pattern"] if "pattern" not in binding.facts.layers[1].lacks else [])]  # fmt: skip
+    cells = [Cell((Change(parse(p), at, source),)) for p in points for at in (None, At(-2, single=True)) for source in ("donor", "mean")]  # fmt: skip
+
+    def outcome(which):
+        sources = {"donor": Prompts([donor[i] for i in which]), "mean": Reference(reference, "mean")}
+        return sweep(_ragged_bench(binding, ids, which), cells, sources)
+
+    together = outcome(range(4))
+    assert together.effects.abs().max() > 0
+    for i in range(4):
+        alone = outcome([i])
+        torch.testing.assert_close(together.effects[:, i], alone.effects[:, 0], rtol=0, atol=2e-3 if mixture else 1e-6)  # fmt: skip
+
+
+def test_padding_costs_no_tokens_and_lengths_far_apart_are_not_padded() -> None:
     binding = tiny.bound("llama", "eager", torch.float64)
-    ids = tiny.ragged([7, 9, 7])
-    donor = tiny.ragged([7, 9, 7], seed=1)
-    bench = Bench(binding, ids, scoring([((5,),)] * 3, [((6,),)] * 3), (metric("logit_diff"),))
-    cells = [Cell((Change(parse("L1.attn_out"), At(-1, single=True)),))]
-    together = sweep(bench, cells, {"donor": Prompts(donor)}).effects[0, :, 0]
-    for i in range(3):
-        alone = Bench(binding, [ids[i]], scoring([((5,),)], [((6,),)]), (metric("logit_diff"),))
-        assert float(sweep(alone, cells, {"donor": Prompts([donor[i]])}).effects[0, 0, 0]) == pytest.approx(
-            float(together[i]), abs=1e-9
-        )
+    ids, donor = tiny.ragged(list(LENGTHS)), tiny.ragged(list(LENGTHS), seed=1)
+    cells = [Cell((Change(parse("L0.resid_pre"), At(-1, single=True)),))]
+    tokens = [sweep(_ragged_bench(binding, ids, w), cells, {"donor": Prompts([donor[i] for i in w])}).tokens for w in ([0], [1], [2], [3], range(4))]  # fmt: skip
+    assert tokens[-1] == sum(tokens[:-1])
+    far = Bench(
+        binding, tiny.ragged([3, 4, 9]), scoring([((5,),)] * 3, [((6,),)] * 3), (metric("logit_diff"),)
+    )
+    assert [g.lengths for g in groups_of(far, 1 << 30)] == [(3, 4), (9,)]
+    near = Bench(binding, tiny.ragged([7, 9, 9]), far.scoring, far.metrics)
+    facts = binding.facts
+    kv = facts.layers[0].n_kv_heads * 2 * facts.layers[0].d_head
+    two_rows = 2 * (9 + 1) * facts.n_layers * 4 * 3 * (facts.d_model + kv)
+    assert [g.lengths for g in groups_of(near, 1 << 30)] == [(7, 9, 9)]
+    assert [g.lengths for g in groups_of(near, two_rows)] == [(7, 9), (9,)]
+
+
+def test_lengths_stay_apart_where_angles_depend_on_them_or_replay_is_not_causal(monkeypatch) -> None:
+    binding = tiny.bound("llama", "eager", torch.float64)
+    bench = _ragged_bench(binding, tiny.ragged(list(LENGTHS)), range(4))
+    apart = [(5,), (6,), (9, 9)]
+    with monkeypatch.context() as patched:
+        patched.setattr(binding.config, "rope_parameters", {"rope_type": "dynamic"})
+        assert [g.lengths for g in groups_of(bench, 1 << 30)] == apart
+    monkeypatch.setattr("microtome.replay.sweep.mode_of", lambda *a, **k: "layers")
+    assert [g.lengths for g in groups_of(bench, 1 << 30)] == apart
 
 
 def test_estimate_counts_what_is_computed() -> None:

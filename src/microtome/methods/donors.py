@@ -15,7 +15,7 @@ from microtome.errors import ControlError, TaskError
 from microtome.methods.setting import Column, Setting, cell
 from microtome.replay.plan import _as_stream
 from microtome.replay.sources import Given, Prompts, capture
-from microtome.replay.sweep import Bench, measure, sweep
+from microtome.replay.sweep import Bench, Settings, groups_of, measure, sweep
 from microtome.results import seeds
 from microtome.results.verdicts import Control
 from microtome.sites import Site
@@ -142,10 +142,9 @@ def _natural(s: Setting, cells: list[tuple[Site, Column | None]]) -> list[_Natur
     points = {(x.point, x.layer) for x in streams if isinstance(x.layer, int)}
     eager = any(x.row is not None and x.row.square for x in streams)
     out = [_Natural(f"{site}@{column and column.label}") for site, column in cells]
-    for length in sorted({len(r) for r in s.base.ids}):
-        prompts = [i for i, r in enumerate(s.base.ids) if len(r) == length]
+    for group in groups_of(s.bench, Settings().memory, eager=eager):
         base, donor = (
-            capture(s.model.binding, [side.ids[i] for i in prompts], points, eager)
+            capture(s.model.binding, [side.ids[i] for i in group.prompts], points, eager)
             for side in (s.base, s.donor)
         )
         for (_, column), stream, natural in zip(cells, streams, out, strict=True):
@@ -153,7 +152,7 @@ def _natural(s: Setting, cells: list[tuple[Site, Column | None]]) -> list[_Natur
             pair = [store[stream.point, stream.layer] for store in (base, donor)]
             if isinstance(stream.index, int):
                 pair = [value[:, :, stream.index] for value in pair]
-            for place, prompt in enumerate(prompts):
+            for place, (prompt, length) in enumerate(zip(group.prompts, group.lengths, strict=True)):
                 for col in _cols(s, column, prompt, length):
                     old, new = (value[place, col] for value in pair)
                     natural.where.append((prompt, col))

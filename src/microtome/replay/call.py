@@ -20,7 +20,7 @@ class Segment:
     """Rows that share their columns start..stop.
 
     Shapes: number [row] their numbers in the sweep; base [row] the recorded row each continues; hidden [row, stop -
-    start, d_model].
+    start, d_model]. `end` is where the rows end once all their columns are computed.
     """
 
     start: int
@@ -28,6 +28,7 @@ class Segment:
     number: Tensor
     base: Tensor
     hidden: Tensor
+    end: int
 
     @property
     def tokens(self) -> int:

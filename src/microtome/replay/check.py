@@ -43,6 +43,7 @@ def probe_error(base: Base) -> tuple[float, float]:
             torch.tensor([entry]),
             torch.tensor([first]),
             torch.tensor([start + 1]),
+            torch.tensor([base.width]),
             whole,
         )
         columns = torch.arange(base.width).expand(base.n, -1)

@@ -20,7 +20,8 @@ class Rows:
     """Rows to replay.
 
     Shapes [row]: base, the recorded row each continues; entry, the first layer with a change (n_layers: only the
-    final stream changes); start and stop, the columns changed at that layer. `narrow` is True where every change is
+    final stream changes); start and stop, the columns changed at that layer; end, behind the last column that is
+    scored. `narrow` is True where every change is
     at the entry layer and at points whose change stays at its position, so that the entry layer need only be run on
     the changed columns.
     """
@@ -29,6 +30,7 @@ class Rows:
     entry: Tensor
     start: Tensor
     stop: Tensor
+    end: Tensor
     narrow: Tensor
 
     def __len__(self) -> int:
@@ -36,7 +38,7 @@ class Rows:
 
     def take(self, which: Tensor) -> Rows:
         """Some of the rows."""
-        return Rows(*(getattr(self, f)[which] for f in ("base", "entry", "start", "stop", "narrow")))
+        return Rows(*(getattr(self, f)[which] for f in ("base", "entry", "start", "stop", "end", "narrow")))
 
 
 def climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ def _climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tenso
     by_layer: dict[int, list[Write]] = defaultdict(list)
     for write in writes:
         by_layer[write.layer or 0].append(write)
-    active: dict[int, Segment] = {}
+    active: dict[tuple[int, int], Segment] = {}
     for layer in range(int(rows.entry.min()), n_layers):
         here = rows.entry == layer
         for segment in _segments(base, rows, (here & ~rows.narrow).nonzero()[:, 0], layer, whole=True):
@@ -81,10 +83,10 @@ def _climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tenso
     return _scored(base, rows, active, scored)
 
 
-def tokens_of(rows: Rows, width: int, n_layers: int) -> Tensor:
+def tokens_of(rows: Rows, n_layers: int) -> Tensor:
     """Tokens per row that all its layer calls together compute. Shapes: [row]."""
-    wide = (width - rows.start) * (n_layers - rows.entry)
-    narrow = (rows.stop - rows.start) + (width - rows.start) * (n_layers - rows.entry - 1).clamp_min(0)
+    wide = (rows.end - rows.start) * (n_layers - rows.entry)
+    narrow = (rows.stop - rows.start) + (rows.end - rows.start) * (n_layers - rows.entry - 1).clamp_min(0)
     return torch.where(rows.narrow & (rows.entry < n_layers), narrow, wide)
 
 
@@ -93,22 +95,22 @@ def _segments(base: Base, rows: Rows, which: Tensor, layer: int, *, whole: bool)
     if not len(which):
         return []
     device = base.resid[0].device
-    stops = torch.full_like(rows.stop[which], base.width) if whole else rows.stop[which]
-    keys = rows.start[which] * (base.width + 1) + stops
+    ends = rows.end[which]
+    keys = torch.stack([rows.start[which], ends if whole else rows.stop[which], ends], 1)
+    distinct, kind = keys.unique(dim=0, return_inverse=True)
     out = []
-    for key in keys.unique().tolist():
-        start, stop = divmod(key, base.width + 1)
-        number = which[keys == key].to(device)
+    for k, (start, stop, end) in enumerate(distinct.tolist()):
+        number = which[kind == k].to(device)
         owner = rows.base[number.cpu()].to(device)
         hidden = base.resid[layer][owner, start:stop]
-        out.append(Segment(start, stop, number, owner, hidden))
+        out.append(Segment(start, stop, number, owner, hidden, end))
     return out
 
 
-def _join(active: dict[int, Segment], new: Segment) -> None:
-    old = active.get(new.start)
+def _join(active: dict[tuple[int, int], Segment], new: Segment) -> None:
+    old = active.get((new.start, new.stop))
     if old is None:
-        active[new.start] = new
+        active[new.start, new.stop] = new
         return
     old.hidden = torch.cat([old.hidden, new.hidden])
     old.number, old.base = torch.cat([old.number, new.number]), torch.cat([old.base, new.base])
@@ -116,9 +118,9 @@ def _join(active: dict[int, Segment], new: Segment) -> None:
 
 def _widen(base: Base, segment: Segment, layer: int) -> Segment:
     """Changed columns put into the recorded stream of the next layer."""
-    hidden = base.resid[layer][segment.base, segment.start :]
+    hidden = base.resid[layer][segment.base, segment.start : segment.end]
     hidden[:, : segment.stop - segment.start] = segment.hidden
-    return Segment(segment.start, base.width, segment.number, segment.base, hidden)
+    return Segment(segment.start, segment.end, segment.number, segment.base, hidden, segment.end)
 
 
 def _split(writes: list[Write]) -> tuple[list[Write], list[Write]]:
@@ -136,7 +138,7 @@ def _edit_stream(segment: Segment, writes: list[Write], rows: int) -> None:
         segment.hidden = write.apply(segment.hidden, frame)
 
 
-def _scored(base: Base, rows: Rows, active: dict[int, Segment], scored: Tensor) -> Tensor:
+def _scored(base: Base, rows: Rows, active: dict[tuple[int, int], Segment], scored: Tensor) -> Tensor:
     final = base.resid[-1]
     owner = rows.base.to(final.device)
     cols = scored.to(final.device)[owner]

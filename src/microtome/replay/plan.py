@@ -55,18 +55,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Group:
-    """Prompts of one length and their recorded rows.
+    """Prompts that are recorded together, shorter ones padded behind their end, and their recorded rows.
 
-    prompts: their numbers in the task. rows_of[i]: the base rows (teacher-forced tails) of the group's prompt i.
-    scored [base row, step]: the columns whose logits are read. `spans[i]` are prompt i's spans.
+    prompts: their numbers in the task; lengths: their tokens. rows_of[i]: the base rows (teacher-forced tails) of the
+    group's prompt i. scored [base row, step]: the columns whose logits are read. `spans[i]` are prompt i's spans.
     """
 
     prompts: tuple[int, ...]
-    length: int
+    lengths: tuple[int, ...]
     rows_of: tuple[tuple[int, ...], ...]
     scored: Tensor
     last_scored: tuple[int, ...]
     spans: tuple[Mapping[str, tuple[int, int] | None], ...]
+
+    @property
+    def width(self) -> int:
+        """Columns of the recorded rows."""
+        return int(self.scored.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,9 @@ def plan(
     n_layers = len(binding.slots)
     zero = torch.zeros((len(cells), len(group.prompts)), dtype=torch.bool)
     ranges: dict[tuple[str, int, str, bool], list[tuple[int, int, int, int, int]]] = defaultdict(list)
-    fields: list[tuple[int, int, int, bool]] = []
+    fields: list[tuple[int, int, int, int, bool]] = []
     owner: list[tuple[int, int, int]] = []
+    ends = [e + 1 if causal else group.width for e in group.scored.max(1).values.tolist()]
     for c, cell in enumerate(cells):
         for p in range(len(group.prompts)):
             live = [q for change in cell.changes if (q := _place(change, group, p, n_layers)) is not None]
@@ -118,11 +124,11 @@ def plan(
             if not live:
                 zero[c, p] = True
                 continue
-            shape = _shape(live, n_layers, causal)
+            entry, start, stop, narrow = _shape(live, n_layers, causal)
             for base_row in group.rows_of[p]:
                 number = len(owner)
                 owner.append((c, p, base_row))
-                fields.append(shape)
+                fields.append((entry, start, stop, ends[base_row], narrow))
                 for q in live:
                     head = q.site.index if isinstance(q.site.index, int) else -1
                     layer = q.site.layer if isinstance(q.site.layer, int) else 0
@@ -134,21 +140,21 @@ def plan(
     return Planned(rows, table[:, 0], table[:, 1], writes, zero)
 
 
-def _rows(owner: list[tuple[int, int, int]], fields: list[tuple[int, int, int, bool]]) -> Rows:
+def _rows(owner: list[tuple[int, int, int]], fields: list[tuple[int, int, int, int, bool]]) -> Rows:
     table = torch.tensor(owner, dtype=torch.long).reshape(-1, 3)
-    entry, start, stop, narrow = (
-        torch.tensor(side, dtype=torch.long) for side in (zip(*fields, strict=True) if fields else ((),) * 4)
+    entry, start, stop, end, narrow = (
+        torch.tensor(side, dtype=torch.long) for side in (zip(*fields, strict=True) if fields else ((),) * 5)
     )
-    return Rows(table[:, 2], entry, start, stop, narrow.bool())
+    return Rows(table[:, 2], entry, start, stop, end, narrow.bool())
 
 
 def _place(change: Change, group: Group, prompt: int, n_layers: int) -> _Place | None:
     if change.optional and change.at is not None and group.spans[prompt].get(change.at.span) is None:
         return None
     site = _as_stream(change.site, n_layers)
-    low, high = 0, group.length
+    low, high = 0, group.lengths[prompt]
     if change.at is not None:
-        low, high = change.at.resolve(group.length, group.spans[prompt])
+        low, high = change.at.resolve(high, group.spans[prompt])
     return _Place(site, change.source, low, high)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from microtome.errors import TaskError
 from microtome.model.binding import Binding
-from microtome.model.tokens import pack
+from microtome.model.tokens import Tokens, pack
 from microtome.points import POINTS
 from microtome.replay.base import replay_attention
 from microtome.replay.plan import Group, Source
@@ -41,10 +41,15 @@ class SourceSpec(Protocol):
 def capture(
     binding: Binding, rows: Sequence[Sequence[int]], points: set[Point], eager: bool
 ) -> dict[Point, Tensor]:
-    """Whole points over prompts of one length, under the sweep's numerics. Shapes: [row, pos, ...]."""
+    """Whole points under the sweep's numerics. Shapes: [row, pos, ...]; behind a shorter prompt's end, anything.
+
+    Pads come last and carry no mask: in a causal model they change nothing before them.
+    """
+    packed = pack(rows)
+    tokens = Tokens(packed.ids, torch.ones_like(packed.mask), packed.padding)
     reads = [Read(*_name(point, layer, binding)) for point, layer in sorted(points)]
     with torch.no_grad():
-        forward(binding, pack(rows), reads, [], logits=None, attention=replay_attention(binding, eager))
+        forward(binding, tokens, reads, [], logits=None, attention=replay_attention(binding, eager))
     return {key: r.value for key, r in zip(sorted(points), reads, strict=True) if r.value is not None}
 
 
@@ -85,10 +90,10 @@ class Prompts:
         TaskError: a donor of another length.
         """
         rows = [list(self.ids[p]) for p in group.prompts]
-        for p, row in zip(group.prompts, rows, strict=True):
-            if len(row) != group.length:
+        for p, row, length in zip(group.prompts, rows, group.lengths, strict=True):
+            if len(row) != length:
                 raise TaskError(
-                    f"donor {p} has {len(row)} tokens, its base {group.length}",
+                    f"donor {p} has {len(row)} tokens, its base {length}",
                     why="positions must align",
                     instead="use donors of equal length",
                 )
@@ -132,7 +137,7 @@ class Zero:
 
         def values(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tensor | None) -> Tensor:
             return torch.zeros(
-                (len(prompt), *_inner(binding, point, layer, head, group.length)), device=device
+                (len(prompt), *_inner(binding, point, layer, head, group.width)), device=device
             )
 
         return Source(values, _unknown(group))
@@ -179,23 +184,46 @@ class Reference:
         ------
         TaskError: no reference prompt of this length.
         """
-        rows = [list(r) for r in self.ids if len(r) == group.length]
-        if not rows:
-            raise TaskError(f"no reference prompt has {group.length} tokens", why="positions of unaligned prompts are not averaged",
-                            instead="give reference prompts of the same lengths, e.g. task.reference(64, seed=0)")  # fmt: skip
-        store = capture(binding, rows, points, eager)
-        if self.how == "mean":
-            means = {key: value.mean(0, keepdim=True) for key, value in store.items()}
-            return Source(
-                lambda point, layer, prompt, col, head: _gather(means, point, layer, prompt * 0, col, head),
-                _unknown(group),
-            )
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + group.length)
-        drawn = torch.randint(len(rows), (len(group.prompts),), generator=generator)
+        stores: list[dict[Point, Tensor]] = []
+        place = torch.zeros(len(group.prompts), dtype=torch.long)
+        for length in sorted(set(group.lengths)):
+            rows = [list(r) for r in self.ids if len(r) == length]
+            if not rows:
+                raise TaskError(f"no reference prompt has {length} tokens", why="positions of unaligned prompts are not averaged",
+                                instead="give reference prompts of the same lengths, e.g. task.reference(64, seed=0)")  # fmt: skip
+            mine = torch.tensor([n == length for n in group.lengths])
+            store, drawn = self._of_length(capture(binding, rows, points, eager), len(rows), mine, length)
+            place[mine] = drawn + sum(next(iter(s.values())).shape[0] for s in stores)
+            stores.append(store)
+        joined = {key: _stacked([store[key] for store in stores]) for key in stores[0]}
         return Source(
-            lambda point, layer, prompt, col, head: _gather(store, point, layer, drawn[prompt], col, head),
+            lambda point, layer, prompt, col, head: _gather(joined, point, layer, place[prompt], col, head),
             _unknown(group),
         )
+
+    def _of_length(
+        self, store: dict[Point, Tensor], n: int, mine: Tensor, length: int
+    ) -> tuple[dict[Point, Tensor], Tensor]:
+        """Reference values of one length, and which of them each prompt of that length gets."""
+        count = int(mine.sum())
+        if self.how == "mean":
+            means = {key: value.mean(0, keepdim=True) for key, value in store.items()}
+            return means, torch.zeros(count, dtype=torch.long)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + length)
+        return store, torch.randint(n, (count,), generator=generator)
+
+
+def _stacked(values: list[Tensor]) -> Tensor:
+    """Values of several lengths one under the other, zeros behind the shorter ones' positions (and keys)."""
+    if len(values) == 1:
+        return values[0]
+    shape = [max(v.shape[d] for v in values) for d in range(1, values[0].dim())]
+    out = values[0].new_zeros(sum(len(v) for v in values), *shape)
+    start = 0
+    for v in values:
+        out[(slice(start, start + len(v)), *(slice(0, size) for size in v.shape[1:]))] = v
+        start += len(v)
+    return out
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def sweep(
     begun = time.perf_counter()
     out = Outcome(torch.full(shape, float("nan"), dtype=torch.float64), torch.zeros(shape[1:], dtype=torch.float64), torch.zeros(shape[:2], dtype=torch.bool),
                   torch.zeros(shape[:2], dtype=torch.bool), 0.0, 0, "", {})  # fmt: skip
-    groups = list(_groups(bench, settings.memory))
+    groups = groups_of(bench, settings.memory, eager=eager)
     meter = _Meter(settings.progress, len(groups))
     try:
         for group in groups:
@@ -129,7 +129,7 @@ def measure(bench: Bench, settings: Settings | None = None) -> Tensor:
     settings = settings or Settings()
     check_runnable(bench.binding)
     out = torch.zeros(len(bench.ids), len(bench.metrics), dtype=torch.float64)
-    for group in _groups(bench, settings.memory):
+    for group in groups_of(bench, settings.memory):
         base = _record(bench, group, eager=False)
         out[list(group.prompts)] = _base_metrics(bench, group, base)[0]
     return out
@@ -149,12 +149,11 @@ def estimate(
     names = {c.source for cell in cells for c in cell.changes}
     specs = {name: (sources or {}).get(name, Zero()) for name in names}
     total = 0
-    for group in _groups(bench, settings.memory):
-        width = group.length + bench.scoring.steps - 1
-        total += 2 * width * n_layers * sum(map(len, group.rows_of))
+    for group in groups_of(bench, settings.memory):
+        total += 2 * group.width * n_layers * sum(map(len, group.rows_of))
         free = {name: Source(_not_needed, spec.agree(group, bench.ids)) for name, spec in specs.items()}
         planned = plan(bench.binding, group, cells, free, causal=True, skip=settings.skip)
-        total += int(tokens_of(planned.rows, width, n_layers).sum())
+        total += int(tokens_of(planned.rows, n_layers).sum())
     return total * _rate(bench, settings.tokens)
 
 
@@ -179,7 +178,7 @@ def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping
     zeros = torch.zeros(int(planned.zero.sum()), len(bench.metrics), dtype=torch.float64)
     c, p = planned.zero.nonzero(as_tuple=True)
     out.effects[c, prompts[p]] = zeros
-    cost = tokens_of(planned.rows, base.width, len(bench.binding.slots))
+    cost = tokens_of(planned.rows, len(bench.binding.slots))
     meter.group(int(cost.sum()))
     for which in _chunks(planned, base, cost, settings.tokens):
         values = _measure_rows(bench, group, base, planned, which, base_logits, out)
@@ -203,46 +202,65 @@ def _points(cells: Sequence[Cell], name: str, bench: Bench) -> set[Point]:
     return {(s.point, s.layer) for s in sites if isinstance(s.layer, int)}
 
 
-def _groups(bench: Bench, memory: int) -> Iterator[Group]:
-    """Prompts of equal length, few enough that their recorded runs fit the memory."""
-    lengths: dict[int, list[int]] = defaultdict(list)
-    for i, row in enumerate(bench.ids):
-        lengths[len(row)].append(i)
+def groups_of(bench: Bench, memory: int, *, eager: bool = False) -> list[Group]:
+    """Prompts that are recorded together: as many as fit the memory, in order of length.
+
+    Shorter prompts are padded behind their end, which changes nothing before it in a causal model; where the model is
+    not certified so, or where its rotary angles depend on the length of the whole, lengths are kept apart.
+
+    Raises
+    ------
+    ResourceError: one prompt alone does not fit.
+    """
     facts = bench.binding.facts
     check_ids(pack(bench.ids), facts.d_vocab, facts.n_ctx)
     rows_of: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(bench.scoring.prompt):
         rows_of[prompt].append(number)
+    apart = _lengths_apart(bench, eager)
     kv = max(s.n_kv_heads * (s.d_head + s.d_value) for s in facts.layers)
-    for length, prompts in sorted(lengths.items()):
-        per_prompt = (
-            max(len(rows_of[p]) for p in prompts)
-            * (length + bench.scoring.steps)
-            * facts.n_layers
-            * 4
-            * 3
-            * (facts.d_model + kv)
-        )
-        most = memory // max(per_prompt, 1)
-        if most < 1:
-            raise ResourceError(f"one prompt of {length} tokens needs {per_prompt / 1e9:.1f} GB of recorded activations", why=f"the budget is {memory / 1e9:.1f} GB",
-                                instead="raise the memory budget or shorten the prompt")  # fmt: skip
-        for start in range(0, len(prompts), int(most)):
-            yield _group(bench, length, prompts[start : start + int(most)], rows_of)
+    per_token = facts.n_layers * 4 * 3 * (facts.d_model + kv)
+    out: list[Group] = []
+    held: list[int] = []
+    for prompt in sorted(range(len(bench.ids)), key=lambda i: (len(bench.ids[i]), i)):
+        length = len(bench.ids[prompt])
+        bytes_each = (length + bench.scoring.steps) * per_token
+        if len(rows_of[prompt]) * bytes_each > memory:
+            raise ResourceError(f"one prompt of {length} tokens needs {len(rows_of[prompt]) * bytes_each / 1e9:.1f} GB of recorded activations",
+                                why=f"the budget is {memory / 1e9:.1f} GB", instead="raise the memory budget or shorten the prompt")  # fmt: skip
+        shortest = len(bench.ids[held[0]]) if held else length
+        rows = sum(len(rows_of[p]) for p in (*held, prompt))
+        if held and (rows * bytes_each > memory or length > (shortest if apart else 2 * shortest)):
+            out.append(_group(bench, held, rows_of))
+            held = []
+        held.append(prompt)
+    return [*out, _group(bench, held, rows_of)]
 
 
-def _group(bench: Bench, length: int, prompts: list[int], rows_of: Mapping[int, list[int]]) -> Group:
+def _lengths_apart(bench: Bench, eager: bool) -> bool:
+    """Whether padding could change numbers: not a causal replay, or rotary angles that depend on the length."""
+    rope = getattr(bench.binding.config, "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))}
+    if kinds & {"dynamic", "longrope"}:
+        return True
+    ids = pack([bench.ids[0], bench.ids[-1]]).ids
+    return mode_of(bench.binding, ids, eager=eager) == "layers"
+
+
+def _group(bench: Bench, prompts: list[int], rows_of: Mapping[int, list[int]]) -> Group:
     numbers: list[tuple[int, ...]] = []
     scored: list[list[int]] = []
     for prompt in prompts:
+        length = len(bench.ids[prompt])
         numbers.append(tuple(range(len(scored), len(scored) + len(rows_of[prompt]))))
         for row in rows_of[prompt]:
             last = length - 1 + len(bench.scoring.tails[row])
             scored.append([min(length - 1 + step, last) for step in range(bench.scoring.steps)])
     table = torch.tensor(scored)
     spans = tuple(bench.spans[p] if bench.spans else {} for p in prompts)
+    lengths = tuple(len(bench.ids[p]) for p in prompts)
     last_scored = tuple(max(int(table[r].max()) for r in rows) for rows in numbers)
-    return Group(tuple(prompts), length, tuple(numbers), table, last_scored, spans)
+    return Group(tuple(prompts), lengths, tuple(numbers), table, last_scored, spans)
 
 
 def _record(bench: Bench, group: Group, *, eager: bool) -> Base:
@@ -294,7 +312,7 @@ def _chunks(planned: Planned, base: Base, cost: Tensor, budget: int) -> Iterator
     last = None
     for r in order:
         item = (int(planned.cell[r]), int(planned.prompt[r]))
-        width = base.width - int(rows.start[r])
+        width = int(rows.end[r] - rows.start[r])
         if chunk and size + width > budget and item != last:
             yield torch.tensor(chunk)
             chunk, size = [], 0
@@ -356,6 +374,7 @@ def _rate(bench: Bench, tokens: int) -> float:
                 torch.arange(n),
                 torch.zeros(n, dtype=torch.long),
                 base.resid[middle].expand(n, -1, -1),
+                base.width,
             )
             begun = time.perf_counter()
             with torch.no_grad(), seam.implementation(bench.binding.hf, base.attention):
@@ -387,4 +406,14 @@ class _Meter:
             self.report((self.begun - 1 + share) / self.groups if self.begun else 0.0, 1.0)
 
 
-__all__ = ["Bench", "Interrupted", "Outcome", "Rows", "Settings", "estimate", "measure", "sweep"]
+__all__ = [
+    "Bench",
+    "Interrupted",
+    "Outcome",
+    "Rows",
+    "Settings",
+    "estimate",
+    "groups_of",
+    "measure",
+    "sweep",
+]
