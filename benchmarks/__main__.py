@@ -117,24 +117,24 @@ def sweeps(
     lone, several = len(every) / len(few), len(every) / len(layers["cells"])
     entries = {
         "microtome": (team["own"], "sweep", work, 1.0),
-        "microtome, nothing skipped": (team["own"], "sweep", work | {"skip": False}, 1.0),
         "batched loop": (team["plain"], "batched", layers, several),
         "plain loop": (team["plain"], "loop", loop, lone),
     }
+    if shared and n < 16:  # pairs that differ from the first token skip next to nothing anyway
+        entries["microtome, nothing skipped"] = (team["own"], "sweep", work | {"skip": False}, 1.0)
     if shared:
         entries["batched loop behind the prefix"] = (team["plain"], "batched_prefix", layers, several)
     if "transformerlens" in team:
         entries["TransformerLens"] = (team["transformerlens"], "loop", loop, lone)
     if "nnsight_" in team and kind == "resid":
         entries["nnsight"] = (team["nnsight_"], "loop", loop, lone)
-    if kind == "resid":
+    if kind == "resid" and shared:
         entries["microtome with controls"] = (team["own"], "controlled", work, 1.0)
     found = turns(entries, repeats)
     found["largest difference from the plain loop"] = _gaps(found, every, few, layers["cells"])
-    if kind == "resid":
-        limits = {skip: team["own"]("limit", work | {"skip": skip}) for skip in (True, False)}
-        for name, skip in (("microtome", True), ("microtome, nothing skipped", False)):
-            found[name]["limit"] = limits[skip]
+    for name, skip in (("microtome", True), ("microtome, nothing skipped", False)):
+        if kind == "resid" and name in found:
+            found[name]["limit"] = team["own"]("limit", work | {"skip": skip})
     return {"pairs": n, "shared_prefix": shared, "kind": kind, "last": last, "tokens": len(work["ids"][0]), "same_tokens": work["shared"], "cells": len(every), "who": found}  # fmt: skip
 
 
@@ -227,14 +227,14 @@ def main() -> None:
     given = parser.parse_args()
     begun = time.time()
     loaded = load_module("default")
-    folder, tokenizer = str(loaded.folder), loaded.tokenizer
+    folder, tokenizer = str(loaded.hf.config._name_or_path), loaded.tokenizer
     own, out = sys.executable, json.loads(given.out.read_text()) if given.out.exists() else {}
     out |= {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "microtome": mt.__version__, "machine": machine(), "threads": torch.get_num_threads(), "repeats": given.repeats}  # fmt: skip
     del loaded
     if "cold" in given.only:
         out["cold"] = cold(folder, given.repeats)
     if "memory" in given.only:
-        out["memory"] = memory(folder, (4, 16, 64, 256), 256 << 20)
+        out["memory"] = memory(folder, (4, 16, 64), 64 << 20)
     team = {"own": Worker(own, "own", folder), "plain": Worker(own, "plain", folder)}
     try:
         if not given.no_peers:

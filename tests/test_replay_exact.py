@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +15,7 @@ from microtome.metrics import metric, scoring
 from microtome.model.tokens import pack
 from microtome.replay.base import make_base, possible
 from microtome.replay.check import mode_of, probe_error
+from microtome.replay.memo import Memo
 from microtome.replay.plan import Cell, Change
 from microtome.replay.sources import Prompts, Reference, Zero
 from microtome.replay.sweep import Bench, Interrupted, Settings, estimate, groups_of, measure, sweep
@@ -332,3 +336,37 @@ def test_a_value_equal_to_the_base_still_undoes_another_change() -> None:
     torch.testing.assert_close(short.effects, whole.effects, rtol=0, atol=1e-9)
     alone = sweep(_bench(binding, ids), [Cell((Change(parse("L1.resid_pre")),))], sources)
     torch.testing.assert_close(short.effects, alone.effects, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "gpt2"])
+def test_a_recorded_run_is_freed_when_it_is_dropped(family) -> None:
+    """No cycle keeps it until the next collection: memory would grow with the number of prompts."""
+    binding = tiny.bound(family)
+    ids = torch.tensor(_prompts(0)[0])
+    gc.collect()
+    gc.disable()
+    try:
+        base = make_base(binding, ids, [], mode=mode_of(binding, ids))
+        kept = [weakref.ref(base.calls[0]), weakref.ref(base.resid[1])]
+        del base
+        assert [ref() for ref in kept] == [None, None]
+    finally:
+        gc.enable()
+
+
+def test_runs_kept_for_later_sweeps_stay_within_their_budget() -> None:
+    binding = tiny.bound("llama")
+    ids = torch.tensor(_prompts(0)[0])
+    made = []
+
+    def make():
+        made.append(make_base(binding, ids, [], mode=mode_of(binding, ids)))
+        return made[-1]
+
+    memo = Memo()
+    first = memo.base("a", make, 1 << 30)
+    assert memo.base("a", make, 1 << 30) is first and len(made) == 1
+    memo.base("b", make, int(1.5 * first.nbytes()))
+    assert memo.base("a", make, 1 << 30) is not first and len(made) == 3
+    memo.base("c", make, 0)
+    assert memo.base("c", make, 0) is not made[3]

@@ -142,7 +142,7 @@ def _natural(s: Setting, cells: list[tuple[Site, Column | None]]) -> list[_Natur
     points = {(x.point, x.layer) for x in streams if isinstance(x.layer, int)}
     eager = any(x.row is not None and x.row.square for x in streams)
     out = [_Natural(f"{site}@{column and column.label}") for site, column in cells]
-    for group in groups_of(s.bench, Settings().memory, eager=eager):
+    for group in groups_of(s.bench, Settings().share, eager=eager):
         base, donor = (
             capture(s.model.binding, [side.ids[i] for i in group.prompts], points, eager)
             for side in (s.base, s.donor)

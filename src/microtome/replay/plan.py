@@ -116,11 +116,19 @@ def plan(
     fields: list[tuple[int, int, int, int, bool]] = []
     owner: list[tuple[int, int, int]] = []
     ends = [e + 1 if causal else group.width for e in group.scored.max(1).values.tolist()]
+    layouts = [_layout(group, sources, p) for p in range(len(group.prompts))]
     for c, cell in enumerate(cells):
+        names = sorted(
+            {change.at.span for change in cell.changes if change.at is not None and change.at.span}
+        )
+        known: dict[object, list[_Place]] = {}
         for p in range(len(group.prompts)):
-            live = [q for change in cell.changes if (q := _place(change, group, p, n_layers)) is not None]
-            if skip and causal:
-                live = _alive(live, sources, group, p, n_layers)
+            alike = (layouts[p], tuple(group.spans[p].get(name) for name in names))
+            if (
+                alike not in known
+            ):  # many prompts have the same layout, and a cell may have hundreds of changes
+                known[alike] = _live(cell, sources, group, p, n_layers, skip and causal)
+            live = known[alike]
             if not live:
                 zero[c, p] = True
                 continue
@@ -146,6 +154,19 @@ def _rows(owner: list[tuple[int, int, int]], fields: list[tuple[int, int, int, i
         torch.tensor(side, dtype=torch.long) for side in (zip(*fields, strict=True) if fields else ((),) * 5)
     )
     return Rows(table[:, 2], entry, start, stop, end, narrow.bool())
+
+
+def _layout(group: Group, sources: Mapping[str, Source], prompt: int) -> object:
+    """All of a prompt, but for its spans, on which the places of a cell depend."""
+    scored = {int(col) for row in group.rows_of[prompt] for col in group.scored[row].tolist()}
+    return group.lengths[prompt], frozenset(scored), tuple(s.agree[prompt] for s in sources.values())
+
+
+def _live(
+    cell: Cell, sources: Mapping[str, Source], group: Group, prompt: int, n_layers: int, skip: bool
+) -> list[_Place]:
+    placed = [q for change in cell.changes if (q := _place(change, group, prompt, n_layers)) is not None]
+    return _alive(placed, sources, group, prompt, n_layers) if skip else placed
 
 
 def _place(change: Change, group: Group, prompt: int, n_layers: int) -> _Place | None:

@@ -85,14 +85,28 @@ class Interrupted(KeyboardInterrupt):
 class Settings:
     """How a sweep runs; none of it changes a number beyond rounding.
 
-    tokens: most tokens in one layer call; memory: bytes for recorded runs of one group of prompts; skip: leave out
-    what cannot have changed.
+    tokens: most tokens in one layer call; memory: bytes beside the model, a third each for the recorded runs of one
+    group of prompts, for runs kept for later sweeps, and for the layer calls; skip: leave out what cannot have changed.
     """
 
     tokens: int = 2048
     memory: int = 1 << 30
     skip: bool = True
     progress: Progress | None = None
+
+    @property
+    def share(self) -> int:
+        """Bytes for each of the three."""
+        return self.memory // 3
+
+    def chunk(self, binding: Binding) -> int:
+        """Tokens per layer call that fit."""
+        layers = binding.facts.layers
+        widest = (
+            max(4 * (s.d_mlp or 0) + 4 * s.n_heads * s.d_head for s in layers) + 8 * binding.facts.d_model
+        )
+        size = next(binding.hf.parameters()).element_size()
+        return max(64, min(self.tokens, self.share // (widest * size)))
 
 
 def sweep(
@@ -112,7 +126,7 @@ def sweep(
     begun = time.perf_counter()
     out = Outcome(torch.full(shape, float("nan"), dtype=torch.float64), torch.zeros(shape[1:], dtype=torch.float64), torch.zeros(shape[:2], dtype=torch.bool),
                   torch.zeros(shape[:2], dtype=torch.bool), 0.0, 0, "", {})  # fmt: skip
-    groups = groups_of(bench, settings.memory, eager=eager)
+    groups = groups_of(bench, settings.share, eager=eager)
     meter = _Meter(settings.progress, len(groups))
     try:
         for group in groups:
@@ -129,8 +143,8 @@ def measure(bench: Bench, settings: Settings | None = None) -> Tensor:
     settings = settings or Settings()
     check_runnable(bench.binding)
     out = torch.zeros(len(bench.ids), len(bench.metrics), dtype=torch.float64)
-    for group in groups_of(bench, settings.memory):
-        base = _record(bench, group, eager=False)
+    for group in groups_of(bench, settings.share):
+        base = _record(bench, group, settings, eager=False)
         out[list(group.prompts)] = _base_metrics(bench, group, base)[0]
     return out
 
@@ -149,7 +163,7 @@ def estimate(
     names = {c.source for cell in cells for c in cell.changes}
     specs = {name: (sources or {}).get(name, Zero()) for name in names}
     total = 0
-    for group in groups_of(bench, settings.memory):
+    for group in groups_of(bench, settings.share):
         total += 2 * group.width * n_layers * sum(map(len, group.rows_of))
         free = {name: Source(_not_needed, spec.agree(group, bench.ids)) for name, spec in specs.items()}
         planned = plan(bench.binding, group, cells, free, causal=True, skip=settings.skip)
@@ -163,7 +177,7 @@ def _not_needed(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tenso
 
 def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping[str, SourceSpec], settings: Settings, eager: bool,
                out: Outcome, meter: _Meter) -> None:  # fmt: skip
-    base = _record(bench, group, eager=eager)
+    base = _record(bench, group, settings, eager=eager)
     out.mode, out.numerics = base.mode, numerics_of(bench.binding, base.attention)
     sources = {
         name: spec.build(bench.binding, group, bench.ids, points, eager)
@@ -180,7 +194,7 @@ def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping
     out.effects[c, prompts[p]] = zeros
     cost = tokens_of(planned.rows, len(bench.binding.slots))
     meter.group(int(cost.sum()))
-    for which in _chunks(planned, base, cost, settings.tokens):
+    for which in _chunks(planned, base, cost, settings.chunk(bench.binding)):
         values = _measure_rows(bench, group, base, planned, which, base_logits, out)
         items = torch.stack([planned.cell[which], planned.prompt[which]], 1).unique_consecutive(dim=0)
         out.effects[items[:, 0], prompts[items[:, 1]]] = values - metrics[items[:, 1]]
@@ -263,7 +277,7 @@ def _group(bench: Bench, prompts: list[int], rows_of: Mapping[int, list[int]]) -
     return Group(tuple(prompts), lengths, tuple(numbers), table, last_scored, spans)
 
 
-def _record(bench: Bench, group: Group, *, eager: bool) -> Base:
+def _record(bench: Bench, group: Group, settings: Settings, *, eager: bool) -> Base:
     rows = [
         [*bench.ids[p], *bench.scoring.tails[r]]
         for p in group.prompts
@@ -275,7 +289,7 @@ def _record(bench: Bench, group: Group, *, eager: bool) -> Base:
     def made() -> Base:
         return make_base(bench.binding, ids, [], mode=mode_of(bench.binding, ids, eager=eager), eager=eager)
 
-    return bench.memo.base((tuple(map(tuple, rows)), eager), made)
+    return bench.memo.base((tuple(map(tuple, rows)), eager), made, settings.share)
 
 
 def _base_metrics(bench: Bench, group: Group, base: Base) -> tuple[Tensor, Tensor]:

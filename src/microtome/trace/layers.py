@@ -119,6 +119,7 @@ def _remember(calls: list[LayerCall], index: int) -> Callable[..., None]:
             else:
                 named[name] = value
         calls[index].hidden = named.pop("hidden_states")
-        calls[index].kwargs = named
+        # the cache would tie the recorded run into a cycle, and a replay brings its own
+        calls[index].kwargs = {k: None if isinstance(v, DynamicCache) else v for k, v in named.items()}
 
     return hook
