@@ -144,7 +144,21 @@ _KINDS: dict[str, tuple[str, Sequence[str], Callable[[Any], Sequence[object]]]] 
         _family,
     ),
 }
-PAGES: dict[str, Callable[[], str]] = {"points": points, "extensions": extensions}
+
+
+def benchmarks() -> str:
+    """The page of measurements, from the last run's file."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from benchmarks.table import page as measured
+
+    return measured()
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "points": points,
+    "extensions": extensions,
+    "benchmarks": benchmarks,
+}
 
 
 def page(name: str) -> str:

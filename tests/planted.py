@@ -65,3 +65,18 @@ def pairs(model: Model, n: int = 14, seed: int = 0) -> PairTask:
         wrong,
         groups={"entity": tuple(f"seed {seed} pair {i}" for i in range(n))},
     )
+
+
+def pairs_done(model: Model, n: int = 14, seed: int = 0) -> PairTask:
+    """Pairs on which the model does the task: it prefers the answer on clean prompts and the wrong one on corrupt ones."""
+    many = pairs(model, 16 * n, seed)
+    answer, wrong = (
+        torch.tensor([side[0][0] for side in sides])[:, None] for sides in (many.answers, many.wrong)
+    )
+    right = []
+    for side in (many.clean, many.corrupt):
+        logits = model.run([list(ids) for ids in side.ids], logits="last").logits[:, -1]
+        right.append((logits.gather(1, answer) > logits.gather(1, wrong))[:, 0])
+    chosen = (right[0] & ~right[1]).nonzero()[:n, 0].tolist()
+    assert len(chosen) == n
+    return many.subset(chosen)

@@ -160,7 +160,7 @@ def dissect(
     held_out: pairs of your own for that test; then `task` is taken whole.
 
     Returns a Result whose children are the stages' results. It stops after the behaviour check when the model does not
-    do the task. Tables: stages (n, seconds), agreement (attribution against exact), checks (everything that ran).
+    do the task. Tables: about, stages (n, seconds), agreement (attribution against exact), checks (everything that ran).
 
     Raises
     ------
@@ -173,7 +173,7 @@ def dissect(
         if held_out is not None and not isinstance(task, str)
         else draw(model, task, pairs, seed)
     )
-    run = _Stages()
+    run = _Stages(_about(model, chosen, other))
     shared: dict[str, Any] = {"alpha": alpha, "seed": seed}
     behaviour = run("behaviour", chosen.n, partial(methods.behaviour, model, chosen, **shared))
     if not _does_it(behaviour):
@@ -214,6 +214,19 @@ def dissect(
     return run.result(stopped="", alpha=alpha)
 
 
+def _about(model: Model, task: PairTask, other: PairTask | None) -> dict[str, str]:
+    """What was dissected, in words, with the hashes of the very prompts."""
+    held = "no held-out pairs" if other is None else f"{other.n} held-out pairs"
+    return {
+        "question": f"Which parts of {model.name} carry {task.name}?",
+        "model": f"{model.name} ({model.facts.family})",
+        "task": f"{task.name}, {task.n} pairs, {held}",
+        "source of the model": model.source,
+        "hash of the pairs": task.hash,
+        "hash of the held-out pairs": "" if other is None else other.hash,
+    }
+
+
 def _does_it(behaviour: Result) -> bool:
     """Better than chance; with too few pairs to say, right on all of them."""
     if behaviour.control("above_chance").passed:
@@ -238,7 +251,8 @@ def _patterns(methods: Any, model: Model, task: PairTask, single: Result, seed: 
 class _Stages:
     """Runs stages one after the other; one that this model lacks is reported, not hidden."""
 
-    def __init__(self) -> None:
+    def __init__(self, about: dict[str, str]) -> None:
+        self.about = about
         self.done: list[Result] = []
         self.rows: list[dict[str, object]] = []
 
@@ -277,7 +291,8 @@ class _Stages:
         from microtome.results.result import Result
 
         control = self._stages(stopped)
-        tables = {"stages": pd.DataFrame(self.rows), "checks": self._checks()}
+        about = pd.DataFrame({"name": list(self.about), "value": list(self.about.values())})
+        tables = {"about": about, "stages": pd.DataFrame(self.rows), "checks": self._checks()}
         for child in self.done:
             if "agreement" in child.tables:
                 tables["agreement"] = child.tables["agreement"]

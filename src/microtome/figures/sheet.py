@@ -180,6 +180,7 @@ class Sheet:
             "plot_bgcolor": "rgba(0,0,0,0)",
             "showlegend": False,
             "dragmode": False,
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": INK},
             "font": {"family": FONT, "size": 12, "color": INK},
             "hoverlabel": {"align": "left", "font": {"family": FONT, "size": 12}},
             "title": {

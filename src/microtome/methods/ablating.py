@@ -39,7 +39,7 @@ KL = "KL at the last position, nats"
 
 
 @technique("ablation", "1", controls=("identity", "receipts", "sign_flip", "off_task"), mandatory=("identity", "receipts", "off_task"),
-           figure="microtome.figures.bars:draw_ablation", random=True)  # fmt: skip
+           figure="microtome.figures.ablation:draw", random=True)  # fmt: skip
 def ablation(
     model: Model,
     task: PairTask,

@@ -34,7 +34,7 @@ TOP_NEURONS = 20
 
 
 @technique("direct_logit_attribution", "1", controls=("sums", "sign_flip", "corrupt_side"), mandatory=("sums", "corrupt_side"),
-           figure="microtome.figures.bars:draw_attribution", random=True)  # fmt: skip
+           figure="microtome.figures.logits:draw", random=True)  # fmt: skip
 def direct_logit_attribution(model: Model, task: PairTask, *, alpha: float = 0.001, seed: int = 0) -> Result:
     """Split the logit difference (before any softcap) into what each head, MLP, embedding and bias wrote.
 

@@ -35,7 +35,7 @@ VERIFIED_TOP, VERIFIED_RANDOM = 16, 32
 
 
 @technique("attribution_patching", "1", controls=("sign_flip", "approximation"), mandatory=("approximation",),
-           figure="microtome.figures.bars:draw_attribution", random=True)  # fmt: skip
+           figure="microtome.figures.attribution:draw", random=True)  # fmt: skip
 def attribution_patching(
     model: Model,
     task: PairTask,

@@ -1,0 +1,138 @@
+"""The docs' page from benchmarks/results.json: ratios in one run, with spread, beside what was promised."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+RESULTS = Path(__file__).with_name("results.json")
+LOOPS = ("TransformerLens", "nnsight", "plain loop", "batched loop", "batched loop behind the prefix")
+PROMISED = {("TransformerLens", True): 40, ("TransformerLens", False): 8, ("batched loop", True): 5, ("batched loop", False): 2}  # fmt: skip
+
+
+def page() -> str:
+    """Markdown."""
+    data = json.loads(RESULTS.read_text(encoding="utf-8"))
+    m = data["machine"]
+    parts = [
+        "# Speed and memory",
+        f"Measured on {data['date']} by `make bench` in one run, contestants turn by turn: {m['cpu']}, {m['cores']} cores, torch "
+        f"{m['torch']}, transformers {m['transformers']}, peers {', '.join(m['peers'])}; SmolLM2-135M-Instruct in float32, {data['threads']} threads. "
+        f"Medians of {data['repeats']} after a warm-up, smallest to largest in brackets. The machine is shared and noisy: read ratios, not seconds.",
+        "A forward per cell costs the same whichever cell it is, so contestants of that kind ran some cells of the map, drawn at random "
+        "(or whole layers, for the batched loop), and their time is scaled to all.",
+    ]
+    sweeps = data.get("sweeps", {})
+    resid = [r for r in sweeps.values() if r["kind"] == "resid"]
+    if resid:
+        parts += ["## Residual sweep: 30 layers x all positions", _times(resid), "How many times faster than each, and what was promised:", _ratios(resid), *_limits(resid)]  # fmt: skip
+    heads = [r for r in sweeps.values() if r["kind"] == "heads"]
+    if heads:
+        parts += ["## All 270 heads", _times(heads), _ratios(heads)]
+    parts += _capture(data.get("capture")) + _memory(data.get("memory")) + _cold(data.get("cold"))
+    return "\n\n".join(parts) + "\n"
+
+
+def _case(row: dict) -> str:
+    where = ", last position" if row["last"] else ""
+    start = f"share {row['same_tokens']} of {row['tokens']} tokens" if row["shared_prefix"] else f"differ from the first of {row['tokens']} tokens"  # fmt: skip
+    return f"{row['pairs']} pair{'s' * (row['pairs'] > 1)}, {start}{where}"
+
+
+def _times(rows: list[dict]) -> str:
+    names = list(
+        dict.fromkeys(n for r in rows for n, w in r["who"].items() if "seconds" in w or "failed" in w)
+    )
+    return _table(
+        ["seconds", *map(_case, rows)], ([n, *(_time(r["who"].get(n)) for r in rows)] for n in names)
+    )
+
+
+def _time(who: dict | None) -> str:
+    if who is None:
+        return ""
+    if "failed" in who:
+        return f"failed: {who['failed']}"
+    return f"{who['seconds']:.2f} ({who['low']:.2f} to {who['high']:.2f})"
+
+
+def _ratios(rows: list[dict]) -> str:
+    def lines() -> Iterable[list[str]]:
+        for row in rows:
+            own = row["who"]["microtome"]["seconds"]
+            gaps = row["who"]["largest difference from the plain loop"]
+            out = [_case(row)]
+            for name in LOOPS:
+                who = row["who"].get(name)
+                promised = PROMISED.get((name, row["shared_prefix"])) if row["kind"] == "resid" else 15 if row["last"] and name == "plain loop" else None  # fmt: skip
+                out.append("" if who is None or "seconds" not in who else f"{who['seconds'] / own:.1f}x" + (f" (>= {promised}x)" if promised else ""))  # fmt: skip
+            yield [*out, f"{gaps['microtome']:.1e}"]
+
+    return _table(["", *LOOPS, "largest difference from the plain loop, logits"], lines())
+
+
+def _limits(rows: list[dict]) -> list[str]:
+    found = []
+    for row in rows:
+        for name in ("microtome", "microtome, nothing skipped"):
+            who = row["who"].get(name, {})
+            if "limit" in who:
+                limit = who["limit"]
+                found.append([_case(row), name, f"{limit['seconds']:.2f}", f"{limit['gflops_per_second']:.0f}", f"{limit['seconds'] / who['seconds']:.0%}"])  # fmt: skip
+    head = [
+        "",
+        "",
+        "matrix products alone, seconds",
+        "GFLOP/s at its row counts",
+        "share of the sweep's time",
+    ]
+    text = "The arithmetic limit: the products with the layers' matrices alone, at the row counts that the sweep used (promised without skipping: 60 % at 4 pairs, 45 % at 1)."
+    return [text, _table(head, found)] if found else []
+
+
+def _capture(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    base = {"every pattern": "plain forward, eager attention"}
+    promised = {"nothing": "1.02x", "every residual": "1.05x", "every pattern": "1.1x"}
+    rows = []
+    for name, who in found.items():
+        if "seconds" in who:
+            against = base.get(name.rpartition(", ")[2], "plain forward")
+            rows.append(
+                [
+                    name,
+                    _time(who),
+                    f"{who['seconds'] / found[against]['seconds']:.2f}x",
+                    promised.get(name, ""),
+                ]
+            )
+        else:
+            rows.append([name, _time(who), "", ""])
+    return ["## Capture: one forward of 16 prompts, all logits", _table(["captured", "seconds", "against a plain forward (patterns: with eager attention)", "promised at most"], rows)]  # fmt: skip
+
+
+def _memory(found: list | None) -> list[str]:
+    if not found:
+        return []
+    rows = [[r["pairs"], f"{r['budget'] / 1e6:.0f}", f"{r['extra'] / 1e6:.0f}"] for r in found]
+    return ["## Peak memory of a residual sweep", _table(["pairs", "budget, MB", "peak above the loaded model, MB"], rows)]  # fmt: skip
+
+
+def _cold(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    promised = {
+        "import": "0.3 s",
+        "help": "0.5 s",
+        "own cold": f"{1.2 * found['plain cold']['seconds']:.1f} s (1.2x plain)",
+    }
+    words = {"python": "an empty interpreter", "import": "`import microtome`", "help": "`microtome --help`", "dissect --help": "`microtome dissect --help`", "plain cold": "plain transformers: load and first logits", "own cold": "`mt.load(folder)` and first logits", "default cold": "`mt.load()` of the embedded model and first logits"}  # fmt: skip
+    rows = [[words[n], _time(w), promised.get(n, "")] for n, w in found.items()]
+    return ["## A cold process", _table(["", "seconds", "promised at most"], rows)]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join(lines)

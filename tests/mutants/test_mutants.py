@@ -1,0 +1,135 @@
+"""Named faults, each put in on purpose and caught by a named test: a suite that lets one through is no suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import planted
+import test_controls_draws
+import test_controls_signflip
+import test_methods_planted
+import test_metrics
+import test_replay_exact
+import test_results_verdict
+import test_sites_hook_names
+import test_tasks_pairs
+import test_trace_capture
+import test_trace_edits
+from microtome import methods, metrics
+from microtome.controls import signflip
+from microtome.errors import MicrotomeError
+from microtome.model.tokens import Tokens
+from microtome.replay import memo, sources
+from microtome.replay import sweep as sweeping
+from microtome.sites import At
+from microtome.tasks.pairs import PairTask
+from microtome.trace import session
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: where it is put, what stands there then, and the test that must notice."""
+
+    name: str
+    place: Any
+    attribute: str
+    fault: Callable[[Any], Any]
+    caught_by: Callable[[], None]
+
+
+def _planted(check: Callable[..., None]) -> Callable[[], None]:
+    def run() -> None:
+        model = planted.one_head()
+        task = planted.pairs(model)
+        single = methods.activation_patching(
+            model, task, sites=["L*H*.z", "L*.mlp_out"], positions="all", held_out=planted.pairs(model, n=24, seed=9), seed=0
+        )  # fmt: skip
+        check(single)
+
+    run.__name__ = check.__name__
+    return run
+
+
+def _shifted_position(real: Any) -> Any:
+    def resolve(self, length, spans=None):
+        low, high = real(self, length, spans)
+        return (low - 1, high - 1) if self.single and low else (low, high)
+
+    return resolve
+
+
+def _wrong_head(real: Any) -> Any:
+    return lambda store, point, layer, rows, cols, heads: real(store, point, layer, rows, cols, None if heads is None else heads - 1)  # fmt: skip
+
+
+def _other_groups(real: Any) -> Any:
+    def group(bench, prompts, rows_of):
+        made = real(bench, prompts, rows_of)
+        return replace(made, scored=made.scored.max().expand_as(made.scored).clone())
+
+    return group
+
+
+def _uncorrected(real: Any) -> Any:
+    """Each flip's first cell instead of its largest: no correction for the number of cells."""
+    return lambda scaled, signs: real(scaled[:1], signs)
+
+
+def _first_kept(real: Any) -> Any:
+    def base(self, key, make, budget):
+        return real(self, "one key for all", make, budget)
+
+    return base
+
+
+def _leaky_split(real: Any) -> Any:
+    def split(self, by="template", held_out=0.5, *, seed):
+        kept, _ = real(self, by, held_out, seed=seed)
+        return kept, kept
+
+    return split
+
+
+def _forgiving(real: Any) -> Any:
+    """Mandatory controls that are missing or did not run are left out of account."""
+
+    def verdict(controls, mandatory=(), p=None, alpha=0.001, smallest_p=None):
+        ran = [c for c in controls if c.passed is not None]
+        return real(ran, tuple(m for m in mandatory if m in {c.name for c in ran}), p, alpha, smallest_p)
+
+    return verdict
+
+
+MUTANTS = [
+    Mutant("a position is off by one", At, "resolve", _shifted_position, test_trace_capture.test_a_position_drops_its_axis_and_a_slice_keeps_it),
+    Mutant("a sweep reads the wrong head", sources, "_gather", _wrong_head, _planted(test_methods_planted.test_patching_finds_the_planted_head_and_nothing_else)),
+    Mutant("a sweep skips one position too many", sources, "_agree", lambda real: lambda a, b: real(a, b) + 1, test_replay_exact.test_skipped_cells_are_zeros_that_the_long_way_confirms),
+    Mutant("a padded prompt is scored at another's end", sweeping, "_group", _other_groups, lambda: test_replay_exact.test_prompts_of_different_lengths_share_a_sweep_and_change_nothing("llama")),
+    Mutant("a kept run is returned for other prompts", memo.Memo, "base", _first_kept, test_replay_exact.test_runs_kept_for_later_sweeps_stay_within_their_budget),
+    Mutant("a receipt is written for nothing", session, "_stamp", lambda real: lambda receipt, old, new: real(receipt, old, old), test_trace_edits.test_receipts_say_how_large_the_change_was),
+    Mutant("pads are counted as positions", Tokens, "starts", lambda real: property(lambda self: tuple(0 for _ in range(len(self)))), lambda: test_trace_capture.test_positions_count_the_prompts_own_tokens_whatever_the_padding("left")),
+    Mutant("answer and wrong are exchanged", metrics, "_at", lambda real: lambda values, terms, columns: -real(values, terms, columns), test_metrics.test_logit_diff_is_the_answers_logit_minus_the_wrong_ones),
+    Mutant("the maximum over cells is forgotten", signflip, "_largest", _uncorrected, test_controls_signflip.test_more_null_cells_make_the_same_effect_less_sure),
+    Mutant("noise donors have no size", test_controls_draws, "noise_donor", lambda real: lambda *a, **k: np.zeros_like(real(*a, **k)), test_controls_draws.test_noise_has_the_patch_norm_and_spans_natural_differences_only),
+    Mutant("a control that did not run counts as passed", test_results_verdict, "verdict", _forgiving, test_results_verdict.test_a_forgotten_and_an_idle_control_are_both_unchecked_and_told_apart),
+    Mutant("held-out prompts are the prompts explored", PairTask, "split", _leaky_split, lambda: test_tasks_pairs.test_splits_share_no_cluster_and_lose_no_pair(7, 0.9, 6)),
+    Mutant("a foreign name means another point", test_sites_hook_names.PLAIN, "blocks.attn.hook_z", lambda real: "v", lambda: test_sites_hook_names.test_every_name_holds_their_tensor_or_is_refused(test_sites_hook_names.Fixture("llama"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])
+def test_the_fault_is_caught(mutant: Mutant, monkeypatch) -> None:
+    mutant.caught_by()  # without the fault it passes
+    if isinstance(mutant.place, dict):
+        monkeypatch.setitem(mutant.place, mutant.attribute, mutant.fault(mutant.place[mutant.attribute]))
+    else:
+        monkeypatch.setattr(
+            mutant.place, mutant.attribute, mutant.fault(getattr(mutant.place, mutant.attribute))
+        )
+    with pytest.raises((AssertionError, MicrotomeError, pytest.fail.Exception)):
+        mutant.caught_by()

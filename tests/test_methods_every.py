@@ -1,0 +1,124 @@
+"""Every registered technique: runs, is saved, opened and drawn again; a dissection's tree is seen by an observer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import planted
+from microtome import methods
+from microtome.dissect import dissect
+from microtome.results import observe, open_result, registry
+
+SITES = ["L*H*.z", "L*.mlp_out"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return planted.one_head()
+
+
+@pytest.fixture(scope="module")
+def task(model):
+    return planted.pairs_done(model)
+
+
+@pytest.fixture(scope="module")
+def held_out(model):
+    return planted.pairs_done(model, n=24, seed=9)
+
+
+@pytest.fixture(scope="module")
+def single(model, task, held_out):
+    return methods.activation_patching(model, task, sites=SITES, positions="all", held_out=held_out, seed=0)
+
+
+@pytest.fixture(scope="module")
+def dissected(model, task, held_out):
+    """A whole dissection, and what a toy observer saw of it."""
+    seen = []
+    with observe(seen.append):
+        result = dissect(model, task, held_out=held_out, seed=0)
+    return result, seen
+
+
+RECIPES = {
+    "activation_patching": lambda m, t, s: s,
+    "attribution_patching": lambda m, t, s: methods.attribution_patching(m, t, sites=SITES, exact=s, seed=0),
+    "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
+    "attention_patterns": lambda m, t, s: methods.attention_patterns(m, t, texts={}, show=["L1H2"], seed=0),
+    "behaviour": lambda m, t, s: methods.behaviour(m, t, seed=0),
+    "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
+    "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
+    "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
+}  # fmt: skip
+
+
+def test_every_technique_has_a_recipe() -> None:
+    built_in = {n for n in registry.names("techniques") if registry.get("techniques", n).__module__.startswith("microtome.")}  # fmt: skip
+    assert built_in == {*RECIPES, "dissect"}
+
+
+def _same_after_saving(result, folder) -> None:
+    again = open_result(result.save(folder))
+    assert again.kind == result.kind and again.verdict == result.verdict and again.query == result.query
+    if result.effects is not None:
+        assert again.effects.dims == result.effects.dims and again.effects.coords == result.effects.coords
+        np.testing.assert_array_equal(again.effects.values, result.effects.values)
+    assert [c.name for c in again.controls] == [c.name for c in result.controls]
+    assert [c.outcome for c in again.controls] == [c.outcome for c in result.controls]
+    for name, table in result.tables.items():
+        assert list(again.tables[name].columns) == list(table.columns) and len(again.tables[name]) == len(
+            table
+        )
+    drawn, redrawn = result.figure(), again.figure()
+    assert len(drawn.data) > 0
+    assert json.loads(drawn.to_json()) == json.loads(redrawn.to_json())
+    assert [c.kind for c in again.children] == [c.kind for c in result.children]
+    for mine, theirs in zip(result.frame().columns, again.frame().columns, strict=True):
+        assert mine == theirs
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_saved_result_is_the_same_and_draws_the_same(name, model, task, single, tmp_path) -> None:
+    result = RECIPES[name](model, task, single)
+    assert result.query is not None and result.query.method == name
+    assert {c.name for c in result.controls} <= set(registry.get("techniques", name).spec.controls)
+    _same_after_saving(result, tmp_path / name)
+
+
+def test_a_saved_dissection_is_the_same_and_draws_the_same(dissected, tmp_path) -> None:
+    result, _ = dissected
+    _same_after_saving(result, tmp_path / "dissect")
+    for child in result.children:
+        _same_after_saving(child, tmp_path / f"child-{child.kind}-{id(child)}")
+
+
+def test_an_observer_sees_the_whole_tree_of_a_dissection(dissected) -> None:
+    result, seen = dissected
+    begun = [e for e in seen if e.kind == "begin"]
+    ended = {e.run: e for e in seen if e.kind == "end"}
+    (root,) = [e for e in begun if e.parent is None]
+    assert root.method == "dissect" and set(ended) == {e.run for e in begun}
+    children = [e for e in begun if e.parent == root.run]
+    assert [ended[e.run].result.kind for e in children] == [c.kind for c in result.children]
+    assert ended[root.run].result is result
+    order = [e.run for e in seen if e.kind in ("begin", "end")]
+    assert order[0] == order[-1] == root.run and len(children) == 9
+    progress = [e.progress for e in seen if e.kind == "progress"]
+    assert progress and all(0 <= p.done <= p.total for p in progress)
+
+
+def test_a_dissection_says_what_was_dissected_and_with_which_pairs(dissected, task, held_out) -> None:
+    about = dissected[0].tables["about"].set_index("name")["value"]
+    assert about["hash of the pairs"] == task.hash and about["hash of the held-out pairs"] == held_out.hash
+
+
+def test_the_same_seed_gives_the_same_numbers(model, task, held_out, dissected) -> None:
+    again = dissect(model, task, held_out=held_out, seed=0)
+    for one, other in zip(dissected[0].children, again.children, strict=True):
+        if one.effects is not None:
+            np.testing.assert_array_equal(one.effects.values, other.effects.values)
+        assert [(c.name, c.outcome) for c in one.controls] == [(c.name, c.outcome) for c in other.controls]
