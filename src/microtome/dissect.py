@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PAIRS = 12
 HELD_OUT = 3
 """Held-out pairs for each pair of the sweeps."""
+SLACK = 1.3
+"""What small calls, planning and statistics add to the measured rate of large calls."""
 STREAM = ("L*.resid_pre", "final_resid")
 RESTS_ON = ("behaviour", "residual stream", "components", "component set")
 """The stages that the conclusion (this set of components carries this behaviour) stands on; the others are read beside it."""
@@ -87,9 +89,12 @@ def _spread(task: PairTask, n: int) -> PairTask:
 
 def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) -> list[Stage]:
     """What a dissection will do and how long, from this machine's measured rate; controls included."""
+    from microtome.methods.sets import NULLS, SIZES
     from microtome.methods.setting import cell, columns, setting, sites_of
+    from microtome.replay.plan import Cell
     from microtome.replay.sources import Prompts
     from microtome.replay.sweep import estimate
+    from microtome.sites import Site
 
     chosen, held_out = draw(model, task, pairs, seed)
     s = setting(model, chosen)
@@ -97,20 +102,32 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
     n, forward = chosen.n, estimate(s.bench, [])
     donor = {"donor": Prompts(s.donor.ids)}
     out = [Stage("behaviour", n, 2 * forward)]
+
+    def sweep(cells: list[Cell]) -> float:
+        return _with_controls(estimate(wide.bench, cells, donor), len(cells), forward)
+
     for name, sites in _sweeps(model).items():
-        seconds = estimate(wide.bench, [cell(x, c) for x in sites_of(model, sites) for c in found], donor)
-        out.append(Stage(name, n, 1.4 * seconds + 4 * forward))
-    single = [cell(x, None) for x in sites_of(model, _components(model))]
-    heads = estimate(s.bench, single, donor)
-    out.append(Stage("components", n, 1.4 * heads + 4 * forward))
+        out.append(Stage(name, n, sweep([cell(x, c) for x in sites_of(model, sites) for c in found])))
+    out.append(Stage("components", n, sweep([cell(x, None) for x in sites_of(model, _components(model))])))
     out += [
         Stage("attribution", n, 6 * forward),
         Stage("direct logit attribution", n, 3 * forward),
-        Stage("attention patterns", n, 8 * forward),
+        Stage("attention patterns", n, 12 * forward),
     ]
-    tested = held_out or chosen
-    out.append(Stage("component set", tested.n, heads * 57 / max(len(single), 1) * tested.n / n * 1.5))
+    tested = (held_out or chosen).n
+    whole = estimate(s.bench, [cell(Site("embed"), None)], donor) - forward
+    sets = whole * (len(SIZES) + (1 + 2 * NULLS) * tested / n)
+    out.append(Stage("component set", tested, SLACK * (sets + forward * (2 + 2 * tested / n))))
     return out
+
+
+def _with_controls(sweep: float, cells: int, forward: float) -> float:
+    """Seconds of a sweep with its forward-based controls on a few cells, donors' and held-out prompts' runs included."""
+    from microtome.methods.donors import DONORS, NOISE_DRAWS
+
+    each = sweep / max(cells, 1)
+    patched = 4 * (len(DONORS) + 1 + NOISE_DRAWS + HELD_OUT)
+    return SLACK * (sweep + patched * each + (5 + HELD_OUT) * forward)
 
 
 def _sweeps(model: Model) -> dict[str, tuple[str, ...]]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 NULL_ALPHA = 0.05
+NULLS = 20
 
 
 @technique("component_set", "1", controls=("receipts", "empty_and_full", "matched_sets", "strong_sets", "held_out_faithfulness"),
@@ -47,7 +48,7 @@ def component_set(
     ranking: Result,
     held_out: PairTask | None,
     share: float = 0.8,
-    nulls: int = 20,
+    nulls: int = NULLS,
     alpha: float = 0.001,
     seed: int = 0,
 ) -> Result:

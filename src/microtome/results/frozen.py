@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ResultError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _DEEPEST = 64
 _SPECIAL = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -58,7 +60,8 @@ def _freeze(value: Any, where: str, depth: int) -> Any:
             why="it contains itself, or is no parameter",
             instead="pass plain values: numbers, text, lists and mappings",
         )
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # where it was never loaded, no value is one of its scalars
+    if numpy is not None and isinstance(value, numpy.generic):
         value = value.item()
     if value is None or isinstance(value, bool):
         return value
@@ -148,6 +151,8 @@ def freeze_array(values: Any, where: str) -> np.ndarray:
     The copy rests on ``bytes``, so that ``setflags(write=True)`` cannot open it again. An array that is
     frozen already is returned as it is. Raises ResultError for other types and for object or text arrays.
     """
+    import numpy as np
+
     if not isinstance(values, np.ndarray):
         raise ResultError(
             f"{where} is a {type(values).__module__}.{type(values).__qualname__}, not a NumPy array",
@@ -173,6 +178,8 @@ def freeze_array(values: Any, where: str) -> np.ndarray:
 
 
 def _is_frozen(values: np.ndarray) -> bool:
+    import numpy as np
+
     base: Any = values
     while isinstance(
         base, np.ndarray
