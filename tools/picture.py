@@ -36,7 +36,7 @@ def main() -> None:
         )
         window = [f"--window-size=1152,{height}", f"--screenshot={OUT}", f"--user-data-dir={folder}/profile"]
         subprocess.run(["chromium", *FLAGS, *window, page.as_uri()], check=True, capture_output=True)
-    print(f"{OUT}: {OUT.stat().st_size / 1e3:.0f} kB")  # noqa: T201
+    print(f"{OUT}: {OUT.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":
