@@ -92,6 +92,7 @@ def turns(entries: dict, repeats: int) -> dict[str, dict]:
             "seconds": statistics.median(seconds),
             "low": min(seconds),
             "high": max(seconds),
+            "rounds": seconds,
             "scaled_by": scale,
             **last,
         }
