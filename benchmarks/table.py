@@ -18,11 +18,13 @@ def page() -> str:
     m = data["machine"]
     parts = [
         "# Speed and memory",
-        f"Measured on {data['date']} by `make bench` in one run, contestants turn by turn: {m['cpu']}, {m['cores']} cores, torch "
+        f"Measured on {data['date']} by `make bench`, each section in one run, contestants turn by turn: {m['cpu']}, {m['cores']} cores, torch "
         f"{m['torch']}, transformers {m['transformers']}, peers {', '.join(m['peers'])}; SmolLM2-135M-Instruct in float32, {data['threads']} threads. "
-        f"Medians of {data['repeats']} after a warm-up, smallest to largest in brackets. The machine is shared and noisy: read ratios, not seconds.",
+        f"Medians of {data['repeats']} (captures: four times as many) after a warm-up, smallest to largest in brackets. The machine is shared and noisy: read ratios, not seconds.",
         "A forward per cell costs the same whichever cell it is, so contestants of that kind ran some cells of the map, drawn at random "
         "(or whole layers, for the batched loop), and their time is scaled to all.",
+        "With controls: these prompts declare no variables, so identity, receipts, sign-flip and noise run and the donors that "
+        "need variables do not; with one pair nothing but receipts does.",
     ]
     sweeps = data.get("sweeps", {})
     resid = [r for r in sweeps.values() if r["kind"] == "resid"]
@@ -88,7 +90,7 @@ def _limits(rows: list[dict]) -> list[str]:
         "GFLOP/s at its row counts",
         "share of the sweep's time",
     ]
-    text = "The arithmetic limit: the products with the layers' matrices alone, at the row counts that the sweep used (promised without skipping: 60 % at 4 pairs, 45 % at 1)."
+    text = "The arithmetic limit: the products with the layers' matrices alone, at the row counts that the sweep used, timed after the sweep and not within its rounds (promised without skipping: 60 % at 4 pairs, 45 % at 1)."
     return [text, _table(head, found)] if found else []
 
 
