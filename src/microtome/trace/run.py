@@ -308,11 +308,10 @@ def refuse_nan(trace: Trace, binding: Binding) -> None:
     ------
     ModelError: names the site.
     """
-    bad = trace.raw_logits is not None and not bool(torch.isfinite(_own(trace.raw_logits, trace)).all())
+    bad = trace.raw_logits is not None and not _finite(trace.raw_logits, trace)
     for key, read in trace.reads.items():
         if read.value is not None and key[0] != "scores":
-            own = _own(read.value, trace) if read.rows is None else read.value
-            bad = bad or not bool(torch.isfinite(own).all())
+            bad = bad or not _finite(read.value, trace if read.rows is None else None)
     if not bad:
         return
     layers = [f"L{i}.resid_post" for i in range(len(binding.slots))]
@@ -328,6 +327,15 @@ def refuse_nan(trace: Trace, binding: Binding) -> None:
                      instead="load it with dtype=torch.float32, or check the weights and the edits")  # fmt: skip
 
 
-def _own(value: Tensor, trace: Trace) -> Tensor:
-    mask = trace.mask.to(value.device)
-    return value[mask] if value.shape[:2] == mask.shape else value
+def _finite(value: Tensor, trace: Trace | None) -> bool:
+    """Whether all numbers, or with a trace all at its own tokens, are finite.
+
+    A sum is finite only if every number in it is; it reads the tensor once and makes no copy of it. One that is not
+    (an overflow of the sum, or what stands at pads) is looked at number by number.
+    """
+    if bool(torch.isfinite(value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32))):
+        return True
+    if trace is not None:
+        mask = trace.mask.to(value.device)
+        value = value[mask] if value.shape[:2] == mask.shape else value
+    return bool(torch.isfinite(value).all())
