@@ -131,11 +131,14 @@ def sweeps(
         entries["nnsight"] = (team["nnsight_"], "loop", loop, lone)
     if kind == "resid" and shared:
         entries["microtome with controls"] = (team["own"], "controlled", work, 1.0)
+    if kind == "resid":
+        for name in [name for name in ("microtome", "microtome, nothing skipped") if name in entries]:
+            skip = {"skip": "nothing" not in name}
+            entries[f"products of {name}"] = (team["own"], "limit", work | skip, 1.0)
     found = turns(entries, repeats)
+    for name in [name for name in found if name.startswith("products of ")]:
+        found[name.removeprefix("products of ")]["limit"] = found.pop(name)
     found["largest difference from the plain loop"] = _gaps(found, every, few, layers["cells"])
-    for name, skip in (("microtome", True), ("microtome, nothing skipped", False)):
-        if kind == "resid" and name in found:
-            found[name]["limit"] = team["own"]("limit", work | {"skip": skip})
     return {"pairs": n, "shared_prefix": shared, "kind": kind, "last": last, "tokens": len(work["ids"][0]), "same_tokens": work["shared"], "cells": len(every), "who": found}  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -21,21 +22,32 @@ from microtome.trace.session import Read
 Point = tuple[str, int]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a sweep asks of a source: values of these points for one group of prompts.
+
+    base_ids: the token ids of every prompt of the task; eager: under the numerics that show scores and patterns.
+    """
+
+    binding: Binding
+    group: Group
+    base_ids: Sequence[Sequence[int]]
+    points: set[Point]
+    eager: bool
+
+    def capture(self, rows: Sequence[Sequence[int]]) -> dict[Point, Tensor]:
+        """The wanted points on other prompts."""
+        return capture(self.binding, rows, self.points, self.eager)
+
+
 class SourceSpec(Protocol):
     """Builds a source for one group of prompts."""
 
     def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """Per prompt of the group, the first position at which source and base may differ, from tokens alone."""
 
-    def build(
-        self,
-        binding: Binding,
-        group: Group,
-        base_ids: Sequence[Sequence[int]],
-        points: set[Point],
-        eager: bool,
-    ) -> Source:
-        """Values for these points on this group's prompts."""
+    def build(self, wanted: Wanted) -> Source:
+        """Values for the group's prompts."""
 
 
 def capture(
@@ -75,20 +87,14 @@ class Prompts:
 
     ids: Sequence[Sequence[int]]
 
-    def build(
-        self,
-        binding: Binding,
-        group: Group,
-        base_ids: Sequence[Sequence[int]],
-        points: set[Point],
-        eager: bool,
-    ) -> Source:
+    def build(self, wanted: Wanted) -> Source:
         """Run the donors once.
 
         Raises
         ------
         TaskError: a donor of another length.
         """
+        group = wanted.group
         rows = [list(self.ids[p]) for p in group.prompts]
         for p, row, length in zip(group.prompts, rows, group.lengths, strict=True):
             if len(row) != length:
@@ -97,50 +103,38 @@ class Prompts:
                     why="positions must align",
                     instead="use donors of equal length",
                 )
-        store = capture(binding, rows, points, eager)
-        return Source(
-            lambda point, layer, prompt, col, head: _gather(store, point, layer, prompt, col, head),
-            self.agree(group, base_ids),
-        )
+        return Source(partial(_gather, wanted.capture(rows)), self.agree(group, wanted.base_ids))
 
     def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """Where base and donor tokens part."""
         return tuple(_agree(self.ids[p], base_ids[p]) for p in group.prompts)
 
 
-def _unknown(group: Group) -> tuple[int, ...]:
-    return (0,) * len(group.prompts)
-
-
 def _agree(one: Sequence[int], other: Sequence[int]) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
 
 
-@dataclass(frozen=True)
-class Zero:
-    """Zeros."""
+class _Anywhere:
+    """A source of which nothing is known: it may differ from the base at every position."""
 
     def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """Anywhere."""
-        return _unknown(group)
+        """From the first position on."""
+        return (0,) * len(group.prompts)
 
-    def build(
-        self,
-        binding: Binding,
-        group: Group,
-        base_ids: Sequence[Sequence[int]],
-        points: set[Point],
-        eager: bool,
-    ) -> Source:
+
+@dataclass(frozen=True)
+class Zero(_Anywhere):
+    """Zeros."""
+
+    def build(self, wanted: Wanted) -> Source:
         """Zeros that broadcast to any value."""
-        device = device_of(binding)
+        device = device_of(wanted.binding)
 
         def values(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tensor | None) -> Tensor:
-            return torch.zeros(
-                (len(prompt), *_inner(binding, point, layer, head, group.width)), device=device
-            )
+            inner = _inner(wanted.binding, point, layer, head, wanted.group.width)
+            return torch.zeros((len(prompt), *inner), device=device)
 
-        return Source(values, _unknown(group))
+        return Source(values, self.agree(wanted.group, wanted.base_ids))
 
 
 def _inner(binding: Binding, point: str, layer: int, head: Tensor | None, width: int) -> tuple[int, ...]:
@@ -156,7 +150,7 @@ def _inner(binding: Binding, point: str, layer: int, head: Tensor | None, width:
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(_Anywhere):
     """The mean over reference prompts of the same length, position by position, or one of them at random.
 
     Averaging positions of unaligned prompts is refused: a group whose length no reference prompt has is an error.
@@ -166,24 +160,14 @@ class Reference:
     how: Literal["mean", "resample"]
     seed: int = 0
 
-    def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """Anywhere."""
-        return _unknown(group)
-
-    def build(
-        self,
-        binding: Binding,
-        group: Group,
-        base_ids: Sequence[Sequence[int]],
-        points: set[Point],
-        eager: bool,
-    ) -> Source:
+    def build(self, wanted: Wanted) -> Source:
         """Run the reference prompts once per group.
 
         Raises
         ------
         TaskError: no reference prompt of this length.
         """
+        group = wanted.group
         stores: list[dict[Point, Tensor]] = []
         place = torch.zeros(len(group.prompts), dtype=torch.long)
         for length in sorted(set(group.lengths)):
@@ -192,13 +176,13 @@ class Reference:
                 raise TaskError(f"no reference prompt has {length} tokens", why="positions of unaligned prompts are not averaged",
                                 instead="give reference prompts of the same lengths, e.g. task.reference(64, seed=0)")  # fmt: skip
             mine = torch.tensor([n == length for n in group.lengths])
-            store, drawn = self._of_length(capture(binding, rows, points, eager), len(rows), mine, length)
+            store, drawn = self._of_length(wanted.capture(rows), len(rows), mine, length)
             place[mine] = drawn + sum(next(iter(s.values())).shape[0] for s in stores)
             stores.append(store)
         joined = {key: _stacked([store[key] for store in stores]) for key in stores[0]}
         return Source(
             lambda point, layer, prompt, col, head: _gather(joined, point, layer, place[prompt], col, head),
-            _unknown(group),
+            self.agree(group, wanted.base_ids),
         )
 
     def _of_length(
@@ -227,26 +211,15 @@ def _stacked(values: list[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Given:
+class Given(_Anywhere):
     """Values from a function of (point, layer, task prompt [pair], column [pair], head [pair] or None)."""
 
     fn: Callable[[str, int, Tensor, Tensor, Tensor | None], Tensor]
 
-    def agree(self, group: Group, base_ids: Sequence[Sequence[int]]) -> tuple[int, ...]:
-        """Anywhere."""
-        return _unknown(group)
-
-    def build(
-        self,
-        binding: Binding,
-        group: Group,
-        base_ids: Sequence[Sequence[int]],
-        points: set[Point],
-        eager: bool,
-    ) -> Source:
+    def build(self, wanted: Wanted) -> Source:
         """The function, with prompts numbered as in the task."""
-        numbers = torch.tensor(group.prompts)
+        numbers = torch.tensor(wanted.group.prompts)
         return Source(
             lambda point, layer, prompt, col, head: self.fn(point, layer, numbers[prompt], col, head),
-            _unknown(group),
+            self.agree(wanted.group, wanted.base_ids),
         )

@@ -21,7 +21,7 @@ from microtome.replay.check import mode_of
 from microtome.replay.climb import Rows, climb, tokens_of
 from microtome.replay.memo import Memo
 from microtome.replay.plan import Cell, Group, Planned, Source, plan
-from microtome.replay.sources import Point, SourceSpec, Zero
+from microtome.replay.sources import Point, SourceSpec, Wanted, Zero
 from microtome.trace import seam
 from microtome.trace.run import check_runnable, numerics_of
 from microtome.trace.session import Receipt, Write
@@ -180,7 +180,7 @@ def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping
     base = _record(bench, group, settings, eager=eager)
     out.mode, out.numerics = base.mode, numerics_of(bench.binding, base.attention)
     sources = {
-        name: spec.build(bench.binding, group, bench.ids, points, eager)
+        name: spec.build(Wanted(bench.binding, group, bench.ids, points, eager))
         for name, spec in specs.items()
         if (points := _points(cells, name, bench))
     }

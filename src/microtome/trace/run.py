@@ -333,7 +333,9 @@ def _finite(value: Tensor, trace: Trace | None) -> bool:
     A sum is finite only if every number in it is; it reads the tensor once and makes no copy of it. One that is not
     (an overflow of the sum, or what stands at pads) is looked at number by number.
     """
-    if bool(torch.isfinite(value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32))):
+    if bool(
+        torch.isfinite(value.sum(dtype=torch.float64 if value.dtype == torch.float64 else torch.float32))
+    ):
         return True
     if trace is not None:
         mask = trace.mask.to(value.device)
