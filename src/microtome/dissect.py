@@ -122,12 +122,11 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
 
 
 def _with_controls(sweep: float, cells: int, forward: float) -> float:
-    """Seconds of a sweep with its forward-based controls on a few cells, donors' and held-out prompts' runs included."""
-    from microtome.methods.donors import DONORS, NOISE_DRAWS
+    """Seconds of a sweep with its forward-based controls, donors' and held-out prompts' runs included."""
+    from microtome.methods.patching import CHOSEN, SHARE
 
-    each = sweep / max(cells, 1)
-    patched = 4 * (len(DONORS) + 1 + NOISE_DRAWS + HELD_OUT)
-    return SLACK * (sweep + patched * each + (5 + HELD_OUT) * forward)
+    held_out = CHOSEN * HELD_OUT * sweep / max(cells, 1)
+    return SLACK * ((1 + SHARE) * sweep + held_out + (5 + HELD_OUT) * forward)
 
 
 def _sweeps(model: Model) -> dict[str, tuple[str, ...]]:
@@ -195,7 +194,7 @@ def dissect(
     behaviour = run("behaviour", chosen.n, partial(methods.behaviour, model, chosen, **shared))
     if not _does_it(behaviour):
         return run.result(
-            stopped="the model does not do this task better than chance, so there is nothing to dissect",
+            stopped="the model does not do this task better than chance on both sides, so there is nothing to dissect",
             alpha=alpha,
         )
     for name, sites in _sweeps(model).items():
@@ -246,6 +245,8 @@ def _about(model: Model, task: PairTask, other: PairTask | None) -> dict[str, st
 
 def _does_it(behaviour: Result) -> bool:
     """Better than chance; with too few pairs to say, right on all of them."""
+    if behaviour.control("both_sides").passed is False:
+        return False
     if behaviour.control("above_chance").passed:
         return True
     row = behaviour.tables["sides"].iloc[0]
