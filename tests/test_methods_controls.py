@@ -10,7 +10,7 @@ import torch
 
 import planted
 import tiny
-from microtome import methods
+from microtome import Ablate, methods
 from microtome.errors import ResultError, TaskError
 from microtome.methods import ablating, donors, patching, patterns
 from microtome.methods.setting import cell, setting, shares, sites_of
@@ -76,7 +76,7 @@ def test_a_planted_mechanism_passes_every_control(model, task, mode, how) -> Non
     assert {"value_matters", "held_out"} <= set(r.verdict.mandatory)
 
 
-def test_the_identity_control_patches_something(model, task, monkeypatch) -> None:
+def test_the_identity_control_patches_something(model, task) -> None:
     """Base and donor are one text here: with skipping, every cell would be an exact 0 whatever a patch does."""
     s = setting(model, task)
     chosen = donors.Chosen([(sites_of(model, HEAD)[0], None)], np.ones((1, task.n)), np.ones(task.n), [HEAD])
@@ -87,8 +87,9 @@ def test_the_identity_control_patches_something(model, task, monkeypatch) -> Non
         source = real(self, *args)
         return replace(source, values=lambda *a: 1.5 * source.values(*a))
 
-    monkeypatch.setattr(donors.Prompts, "build", stale)
-    assert donors.identity(s, chosen, 1e-4).passed is False
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(donors.Prompts, "build", stale)
+        assert donors.identity(s, chosen, 1e-4).passed is False
 
 
 FAULTS = [
@@ -277,3 +278,78 @@ def test_a_row_that_sums_to_less_than_one_fails_without_a_sink(monkeypatch) -> N
 
     monkeypatch.setattr(patterns, "_Scores", short)
     assert methods.attention_patterns(model, task, seed=0).verdict == "invalid"
+
+
+# what mutants are caught by
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("denoise", 1), ("noise", -1)])
+def test_clean_activations_raise_the_answer_and_corrupt_ones_lower_it(model, task, mode, sign) -> None:
+    r = patch(model, task, mode=mode, controls="none", sites=HEAD)
+    assert sign * r.effects.values[..., 0].mean() > 1 and sign * r.tensors["total"].mean() > 1
+
+
+def test_a_normalised_effect_is_the_ratio_of_two_means(model, task) -> None:
+    r = patch(model, task, controls="none", sites="L1.resid_pre", positions=["subject"])
+    total, effect = r.tensors["total"][:, 0].astype(float), r.effects.values[0, 0, :, 0].astype(float)
+    assert r.tables["normalised"]["value"][0] == pytest.approx(effect.mean() / total.mean(), rel=1e-5)
+    weak = task.subset(range(2))
+    turned = replace(weak, answers=(weak.answers[0], weak.wrong[1]), wrong=(weak.wrong[0], weak.answers[1]), source=None)
+    assert "normalised" not in patch(model, turned, controls="none", sites=HEAD, held_out=None).tables
+
+
+def test_unequal_totals_do_not_make_a_ratio_of_each_prompt() -> None:
+    total = np.array([1.0, 2.0, 4.0, 8.0, 1.0, 9.0, 3.0])
+    effect = total**2
+    table = patching._normalised([(sites_of(planted.copier(), HEAD)[0], None)], effect[None], total, _clustered(7))
+    assert table["value"][0] == pytest.approx(effect.mean() / total.mean())
+
+
+def _clustered(n):
+    return replace(setting(planted.copier(), planted.copied(n=n)), clusters=tuple(map(str, range(n))))
+
+
+def test_cells_that_cannot_differ_are_not_in_the_family(model, task) -> None:
+    r = patch(model, task, controls="none", sites="L*.resid_pre", positions=None)
+    live = int((~r.tensors["structurally_zero"]).sum())
+    assert r.control("sign_flip").n == live < r.tensors["structurally_zero"].size
+    assert int(r.tables["cells"]["p"].notna().sum()) == live
+
+
+def test_prompts_of_one_template_are_one_cluster(model) -> None:
+    plain = planted.copied(n=16)
+    task = replace(plain, groups={"template": tuple(f"t{i // 2}" for i in range(16))}, source=None)
+    r = patch(model, task, controls="none", held_out=None)
+    assert r.verdict.smallest_p == 2.0**-7
+
+
+def test_the_null_sets_are_not_the_chosen_one(model, task) -> None:
+    single = patch(model, task, sites=["L*H*.z", "L*.mlp_out"], controls="none")
+    r = methods.component_set(model, task, ranking=single, held_out=planted.copied(n=16, seed=9), nulls=3, seed=0)
+    assert list(r.tables["components"]["site"]) == [HEAD] and len(r.tables["nulls"]) >= 3
+    assert r.tables["nulls"].query("family == 'matched'")["value"].max() < 0.1
+
+
+def test_damage_off_the_task_is_measured_off_the_task(model, task) -> None:
+    """The same ablation on the off-task text, by hand."""
+    off = Side(tuple(f"off {i}" for i in range(6)), tuple(tuple(range(i + 5, i + 13)) for i in range(6)))
+    r = methods.ablation(model, task, sites=[HEAD], by="zero", off_task=off, seed=0)
+    ids = [list(row) for row in off.ids]
+    logits = [model.run(ids, edits=e, logits="last").logits[:, -1].log_softmax(-1) for e in ([], [Ablate(HEAD, by="zero")])]
+    by_hand = (logits[0].exp() * (logits[0] - logits[1])).sum(-1).mean()
+    assert r.tables["off_task"]["off"][0] == pytest.approx(float(by_hand), rel=1e-4)
+
+
+def test_other_answers_are_other_peoples(model, task) -> None:
+    r = methods.logit_lens(model, task, seed=0)
+    assert r.control("other_answers").passed and r.control("last_layer").passed
+
+
+def test_copies_of_prompts_do_not_narrow_a_bootstrap() -> None:
+    from microtome.controls.intervals import bootstrap_interval, mean_interval
+
+    y = np.random.default_rng(0).standard_normal((1, 12))
+    once, codes = np.arange(12), np.repeat(np.arange(12), 5)
+    for interval in (mean_interval, lambda *a: bootstrap_interval(*a, seed=0)):
+        one, many = interval(y, once), interval(np.repeat(y, 5, axis=1), codes)
+        assert np.allclose(one.high - one.low, many.high - many.low)
