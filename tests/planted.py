@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 import tiny
@@ -104,7 +102,9 @@ def copier() -> Model:
                 module.bias.zero_()
             if index == HEAD[0]:
                 here = slice(HEAD[1] * width, (HEAD[1] + 1) * width)
-                q, k, v = (block.attn.c_attn.weight[:, part * d : (part + 1) * d][:, here] for part in range(3))
+                q, k, v = (
+                    block.attn.c_attn.weight[:, part * d : (part + 1) * d][:, here] for part in range(3)
+                )
                 q[d - LENGTH :, 0] = 4
                 k[d - LENGTH + WHERE, 0] = 8
                 v[:width] = torch.eye(width)

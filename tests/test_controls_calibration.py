@@ -74,7 +74,10 @@ def test_false_alarms_of_the_retest_are_rare_and_skew_is_said() -> None:
     for _ in range(10):
         codes = clusters(rng, 12)
         small.append(4 * mean_test(noise(rng, codes, (1600,)), codes).p.reshape(-1, 4).min(1))
-    assert 0.03 < np.mean(np.concatenate(small) <= 0.05) < 0.065 and np.mean(np.concatenate(small) <= 0.001) < 0.003
+    assert (
+        0.03 < np.mean(np.concatenate(small) <= 0.05) < 0.065
+        and np.mean(np.concatenate(small) <= 0.001) < 0.003
+    )
     asked = {"selected_on": ["x"], "selected_sign": [1], "split": "entity"}
     codes = np.arange(14)
     even = np.linspace(-1, 1, 14)[None]
@@ -111,12 +114,18 @@ def whole(rng, seed, effect, irrelevant):
         checks.irrelevant_donor(0.3 * noise(rng, codes, (1,)) + irrelevant * mean, real, total, codes, **kinds),
         checks.held_out(retest(again, codes, selected_on=["x"], selected_sign=np.sign(real.mean(1)), split="entity", alpha=0.05), **kinds),
     ]  # fmt: skip
-    return verdict(ran, ("same_value", "irrelevant", "held_out"), test.min_p, 0.05, test.smallest_p) == SUPPORTED
+    return (
+        verdict(ran, ("same_value", "irrelevant", "held_out"), test.min_p, 0.05, test.smallest_p) == SUPPORTED
+    )
 
 
 def test_the_whole_verdict_is_rarely_wrong_and_often_right() -> None:
     rng = np.random.default_rng(4)
     rates = {}
-    for name, effect, irrelevant in (("nothing there", 0.0, 0.0), ("any text does it", 3.0, 1.0), ("there", 3.0, 0.0)):
+    for name, effect, irrelevant in (
+        ("nothing there", 0.0, 0.0),
+        ("any text does it", 3.0, 1.0),
+        ("there", 3.0, 0.0),
+    ):
         rates[name] = np.mean([whole(rng, seed, effect, irrelevant) for seed in range(50)])
     assert rates["nothing there"] <= 0.02 and rates["any text does it"] <= 0.1 and rates["there"] > 0.8

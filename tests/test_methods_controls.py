@@ -72,7 +72,10 @@ def test_a_planted_mechanism_passes_every_control(model, task, mode, how) -> Non
     r = patch(model, task, mode=mode, **how)
     assert r.verdict == "supported", r.verdict.reasons
     ran = {c.name: c.passed for c in r.controls}
-    assert all(ran[n] for n in ("identity", "same_value", "irrelevant", "wrong_value", "value_matters", "noise", "held_out"))
+    assert all(
+        ran[n]
+        for n in ("identity", "same_value", "irrelevant", "wrong_value", "value_matters", "noise", "held_out")
+    )
     assert {"value_matters", "held_out"} <= set(r.verdict.mandatory)
 
 
@@ -154,7 +157,9 @@ def test_controls_stay_within_their_share_and_a_sample_of_other_cells_is_among_t
 def test_the_chosen_cells_are_the_best_of_different_positions_first() -> None:
     columns = [patching.Column(i, (str(i),), "") for i in range(3)]
     cells = [(None, columns[i]) for i in (0, 0, 1, 2)]
-    order = patching._order(cells, np.array([5, 4, 3, 9.0]), np.array([True, True, True, False]), np.arange(4))
+    order = patching._order(
+        cells, np.array([5, 4, 3, 9.0]), np.array([True, True, True, False]), np.arange(4)
+    )
     assert order == [0, 2, 1, 3]
 
 
@@ -203,10 +208,14 @@ def test_a_mean_is_taken_over_aligned_prompts_only(model) -> None:
     fits = [(0, 1, 2), (3, 4, 5), (0, 1, 2), (3, 4, 5)]
     s = setting(model, task, "noise")
     site = sites_of(model, HEAD)[0]
-    got = sweep(s.bench, [cell(site, None, "mean")], {"mean": Reference(reference.ids, "mean", 0, fits)}).effects[0, :, 0]
+    got = sweep(
+        s.bench, [cell(site, None, "mean")], {"mean": Reference(reference.ids, "mean", 0, fits)}
+    ).effects[0, :, 0]
     for half in (slice(0, 3), slice(3, 6)):
         rows = [i for i, f in enumerate(fits) if f[0] == half.start]
-        one = sweep(s.bench, [cell(site, None, "mean")], {"mean": Reference(reference.ids[half], "mean")}).effects[0, :, 0]
+        one = sweep(
+            s.bench, [cell(site, None, "mean")], {"mean": Reference(reference.ids[half], "mean")}
+        ).effects[0, :, 0]
         assert torch.allclose(got[rows], one[rows])
 
 
@@ -254,7 +263,9 @@ def test_moments_are_those_of_the_draw() -> None:
     pattern = torch.rand(1, 8, 8, generator=gen, dtype=torch.float64).tril()
     pattern = pattern / pattern.sum(-1, keepdim=True)
     mask = torch.stack([patterns._keys([0, 1, 0, 1, 0, 1, 0, 1], "duplicate")])
-    draws = torch.stack([torch.einsum("hqk,dqk->hd", pattern, patterns._shuffle(mask, gen).double()) for _ in range(4000)])
+    draws = torch.stack(
+        [torch.einsum("hqk,dqk->hd", pattern, patterns._shuffle(mask, gen).double()) for _ in range(4000)]
+    )
     mean, variance = patterns._moments(pattern, mask.double())
     assert torch.allclose(draws.mean(0), mean, rtol=0.02) and torch.allclose(draws.var(0), variance, rtol=0.1)
 
@@ -294,14 +305,18 @@ def test_a_normalised_effect_is_the_ratio_of_two_means(model, task) -> None:
     total, effect = r.tensors["total"][:, 0].astype(float), r.effects.values[0, 0, :, 0].astype(float)
     assert r.tables["normalised"]["value"][0] == pytest.approx(effect.mean() / total.mean(), rel=1e-5)
     weak = task.subset(range(2))
-    turned = replace(weak, answers=(weak.answers[0], weak.wrong[1]), wrong=(weak.wrong[0], weak.answers[1]), source=None)
+    turned = replace(
+        weak, answers=(weak.answers[0], weak.wrong[1]), wrong=(weak.wrong[0], weak.answers[1]), source=None
+    )
     assert "normalised" not in patch(model, turned, controls="none", sites=HEAD, held_out=None).tables
 
 
 def test_unequal_totals_do_not_make_a_ratio_of_each_prompt() -> None:
     total = np.array([1.0, 2.0, 4.0, 8.0, 1.0, 9.0, 3.0])
     effect = total**2
-    table = patching._normalised([(sites_of(planted.copier(), HEAD)[0], None)], effect[None], total, _clustered(7))
+    table = patching._normalised(
+        [(sites_of(planted.copier(), HEAD)[0], None)], effect[None], total, _clustered(7)
+    )
     assert table["value"][0] == pytest.approx(effect.mean() / total.mean())
 
 
@@ -325,7 +340,9 @@ def test_prompts_of_one_template_are_one_cluster(model) -> None:
 
 def test_the_null_sets_are_not_the_chosen_one(model, task) -> None:
     single = patch(model, task, sites=["L*H*.z", "L*.mlp_out"], controls="none")
-    r = methods.component_set(model, task, ranking=single, held_out=planted.copied(n=16, seed=9), nulls=3, seed=0)
+    r = methods.component_set(
+        model, task, ranking=single, held_out=planted.copied(n=16, seed=9), nulls=3, seed=0
+    )
     assert list(r.tables["components"]["site"]) == [HEAD] and len(r.tables["nulls"]) >= 3
     assert r.tables["nulls"].query("family == 'matched'")["value"].max() < 0.1
 
@@ -335,7 +352,10 @@ def test_damage_off_the_task_is_measured_off_the_task(model, task) -> None:
     off = Side(tuple(f"off {i}" for i in range(6)), tuple(tuple(range(i + 5, i + 13)) for i in range(6)))
     r = methods.ablation(model, task, sites=[HEAD], by="zero", off_task=off, seed=0)
     ids = [list(row) for row in off.ids]
-    logits = [model.run(ids, edits=e, logits="last").logits[:, -1].log_softmax(-1) for e in ([], [Ablate(HEAD, by="zero")])]
+    logits = [
+        model.run(ids, edits=e, logits="last").logits[:, -1].log_softmax(-1)
+        for e in ([], [Ablate(HEAD, by="zero")])
+    ]
     by_hand = (logits[0].exp() * (logits[0] - logits[1])).sum(-1).mean()
     assert r.tables["off_task"]["off"][0] == pytest.approx(float(by_hand), rel=1e-4)
 

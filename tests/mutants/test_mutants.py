@@ -152,7 +152,9 @@ def _stale(real: Any) -> Any:
 
 
 def _on_task(real: Any) -> Any:
-    return lambda model, s, chosen, by, source, other, seed: real(model, s, chosen, by, source, s.task.clean, seed)
+    return lambda model, s, chosen, by, source, other, seed: real(
+        model, s, chosen, by, source, s.task.clean, seed
+    )
 
 
 MUTANTS = [

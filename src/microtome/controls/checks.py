@@ -265,7 +265,9 @@ def other_cells(
     `irrelevant_donor`. Rule, for every cell: mean(effects) is shown to lie within margin * |mean(total)| of 0.
     """
     top, _ = _two(effects, effects, clusters, cells)
-    whole = np.broadcast_to(_two(np.asarray(total)[None], np.asarray(total)[None], clusters, ["total"])[0], top.shape)
+    whole = np.broadcast_to(
+        _two(np.asarray(total)[None], np.asarray(total)[None], clusters, ["total"])[0], top.shape
+    )
     return _per_cell(
         "other_cells",
         "that other text moves the metric at the cells that were not chosen, so that the map shows text as well",

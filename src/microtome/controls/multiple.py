@@ -107,7 +107,9 @@ def retest(
         n_clusters=index.n_clusters,
         split=split,
         test=test,
-        cap="; ".join(filter(None, [_cap(split, index.n_clusters), _skewed(flat, index) if test == "t" else ""])),
+        cap="; ".join(
+            filter(None, [_cap(split, index.n_clusters), _skewed(flat, index) if test == "t" else ""])
+        ),
     )
 
 
@@ -138,7 +140,9 @@ def _skewed(flat: FloatArray, index: Clusters) -> str:
     worst = float(np.abs(skew(means[varies], axis=1, bias=False)).max()) if varies.any() else 0.0
     n = index.n_clusters
     chance = 2 * (6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3))) ** 0.5
-    return f"effects are skewed ({worst:.1f}): a p of .001 is nearer .01" if worst > max(SKEWED, chance) else ""
+    return (
+        f"effects are skewed ({worst:.1f}): a p of .001 is nearer .01" if worst > max(SKEWED, chance) else ""
+    )
 
 
 def _cap(split: str, n_clusters: int) -> str:

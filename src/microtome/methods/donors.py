@@ -133,7 +133,9 @@ def _elsewhere(s: Setting, chosen: Chosen, donors: Donors) -> Control:
     return checks.other_cells(effects, chosen.total, list(s.clusters), cells=chosen.other_names)
 
 
-def _value_matters(s: Setting, task: PairTask, chosen: Chosen, donors: Donors, effects: np.ndarray) -> Control:
+def _value_matters(
+    s: Setting, task: PairTask, chosen: Chosen, donors: Donors, effects: np.ndarray
+) -> Control:
     _note(s, chosen, "other_value", effects)
     nested = [i for i in range(task.n) if set(donors.answers[i]) & set(task.answers[i])]
     if nested:

@@ -17,7 +17,16 @@ from microtome.controls.rank import rank_agreement, top_k_overlap
 from microtome.controls.sampling import Strata, stratified_sample
 from microtome.controls.signflip import sign_flip
 from microtome.errors import ControlError, TaskError
-from microtome.methods.setting import Mode, Setting, cell, examples, same_question, setting, settings, sites_of
+from microtome.methods.setting import (
+    Mode,
+    Setting,
+    cell,
+    examples,
+    same_question,
+    setting,
+    settings,
+    sites_of,
+)
 from microtome.metrics import Scoring
 from microtome.replay.sources import Prompts
 from microtome.replay.sweep import sweep

@@ -186,7 +186,9 @@ def _afford(
     def cost(which: Sequence[int]) -> int:
         return layer_tokens(bench, [cell(*cells[i]) for i in which])
 
-    left = SHARE * layer_tokens(bench, [cell(*cells[i]) for i in live.tolist()], {"donor": Prompts(s.donor.ids)})
+    left = SHARE * layer_tokens(
+        bench, [cell(*cells[i]) for i in live.tolist()], {"donor": Prompts(s.donor.ids)}
+    )
     pick: list[int] = []
     floor = left / 3  # for the sample
     for i in order[:CHOSEN]:
@@ -199,7 +201,9 @@ def _afford(
     left = max(left, 0.0)
     if not rest or not pick:
         return pick, []
-    layers = [len(s.model.binding.slots) - 1 if not isinstance(site.layer, int) else site.layer for site, _ in cells]
+    layers = [
+        len(s.model.binding.slots) - 1 if not isinstance(site.layer, int) else site.layer for site, _ in cells
+    ]
     strata = Strata.of(layers, [site.point for site, _ in cells], len(s.model.binding.slots))
     outside = [i for i in range(len(cells)) if i not in set(rest)]
     sample = stratified_sample(strata, outside, seed=seed, n=SAMPLE).tolist()

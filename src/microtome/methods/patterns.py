@@ -73,7 +73,9 @@ def attention_patterns(
         found = _scores(model, layers, prompts, seeds.child(seed, name))
         worst = max(worst, found.off)
         reach.append(found.most)
-        rows += [_row(site, layers, d, name, found, n_scores) for site in named for d in range(len(DETECTORS))]
+        rows += [
+            _row(site, layers, d, name, found, n_scores) for site in named for d in range(len(DETECTORS))
+        ]
         progress(done, len(distributions), "distributions", "reading patterns")
     table = _frame(rows)
     ran = [
@@ -156,7 +158,9 @@ def _scores(model: Model, layers: list[int], prompts: list[list[int]], seed: int
                     )
     scale = counts.clamp_min(1)
     tail = _bernstein(total - moments[0], moments[1])
-    return _Scores((total / scale).numpy(), (null / scale).amax(0).numpy(), tail.numpy(), worst, float(room[:-1].max()))
+    return _Scores(
+        (total / scale).numpy(), (null / scale).amax(0).numpy(), tail.numpy(), worst, float(room[:-1].max())
+    )
 
 
 def _moments(pattern: Tensor, masks: Tensor) -> Tensor:
