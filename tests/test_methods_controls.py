@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,15 +144,31 @@ def test_controls_stay_within_their_share_and_a_sample_of_other_cells_is_among_t
     sites = sites_of(model, ["L*.resid_pre", "L*.attn_out", "L*.mlp_out", "L*H*.z"])
     cells = [(site, c) for site in sites for c in found]
     out = sweep(s.bench, [cell(*c) for c in cells], {"donor": Prompts(s.donor.ids)})
-    first, zero = np.zeros((len(cells), task.n)), np.asarray(out.zero.numpy().all(1))
-    first[[str(site) + str(c.label) for site, c in cells].index("L2.resid_pre7")] = 1  # a late cell: cheap
-    chosen = patching._choose(s, cells, first, zero, None, np.ones(task.n), "default", 0)
-    spent = donors.RUNS * layer_tokens(s.bench, [cell(*c) for c in chosen.cells])
-    spent += donors.RUNS_ELSEWHERE * layer_tokens(s.bench, [cell(*c) for c in chosen.others])
-    assert len(chosen.others) >= 3 and spent <= patching.SHARE * out.tokens
-    assert not {str(c) for c in chosen.cells} & {str(c) for c in chosen.others}
-    full = patching._choose(s, cells, first, zero, None, np.ones(task.n), "full", 0)
-    assert len(full.cells) + len(full.others) == int((~zero).sum())
+    zero = np.asarray(out.zero.numpy().all(1))
+    names = [f"{site}@{c.label}" for site, c in cells]
+
+    def choose(*strong, controls="default"):
+        mark = np.array([name in strong for name in names])
+        effects = np.repeat(mark[:, None], task.n, 1).astype(float)
+        return patching._choose(
+            s, cells, effects, zero, SimpleNamespace(significant=mark), np.ones(task.n), controls, 0
+        )
+
+    late = ("L2.resid_pre@7", "L2.attn_out@7", "L2.mlp_out@7")
+    cheap = choose(*late)
+    spent = donors.RUNS * layer_tokens(s.bench, [cell(*c) for c in cheap.cells])
+    spent += donors.RUNS_ELSEWHERE * layer_tokens(s.bench, [cell(*c) for c in cheap.others])
+    assert set(cheap.names) == set(late) and len(cheap.others) >= 4 and spent <= patching.SHARE * out.tokens
+    assert not set(cheap.names) & set(cheap.other_names)
+    dear = choose(
+        "L0.resid_pre@3", "L0.attn_out@3", "L0.mlp_out@3", "L0H0.z@3"
+    )  # one alone exceeds the share
+    assert len(dear.cells) == 3 and len(dear.others) == 4
+    assert (
+        len(choose("L1H2.z@3").cells) == len(choose().cells) == 1
+    )  # never a cell of chance beside a real one
+    full = choose(*late, controls="full")
+    assert len(full.cells) == 3 and len(full.cells) + len(full.others) == int((~zero).sum())
 
 
 def test_the_chosen_cells_are_the_best_of_different_positions_first() -> None:

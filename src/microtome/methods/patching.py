@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.tasks.pairs import PairTask
 
-CHOSEN = 4
-SAMPLE = 32
+CHOSEN, LEAST_CHOSEN = 4, 3
+SAMPLE, LEAST_SAMPLE = 32, 4
 SHARE = 0.3
 MANDATORY = ("identity", "receipts", "noise", "same_value", "irrelevant")
 IF_RUN = ("value_matters",)
@@ -83,7 +83,7 @@ def activation_patching(
     held_out: pairs that share no template (or entity) with `task`; the chosen cells are tested again on them (Holm).
         Once given, this test is mandatory.
     controls: "default" runs forward-based controls on the strongest cells (the best of each position first) and a
-        random sample of 32 others, at most 30 % of the sweep's cost; "full" on every cell that is significant and on
+        random sample of 32 others, at most 30 % of the sweep's cost but never fewer than three and four; "full" on every cell that is significant and on
         all the others; "none" on nothing, and the verdict says so.
     alpha: family-wise level.
 
@@ -153,8 +153,9 @@ def _choose(s: Setting, cells: list[tuple[Site, Column | None]], first: np.ndarr
     live = np.flatnonzero(~zero)
     significant = np.zeros(len(cells), bool) if test is None else test.significant
     order = _order(cells, np.abs(first.mean(1)), significant, live)
+    order = [i for i in order if significant[i]] or order[:1]  # a cell of chance has nothing to reproduce
     if controls == "full":
-        pick = [i for i in order if significant[i]] or order[:1]
+        pick = order
         rest = [i for i in live.tolist() if i not in set(pick)]
     else:
         pick, rest = _afford(s, cells, order, live, seed)
@@ -180,7 +181,10 @@ def _order(
 def _afford(
     s: Setting, cells: list[tuple[Site, Column | None]], order: list[int], live: np.ndarray, seed: int
 ) -> tuple[list[int], list[int]]:
-    """(chosen, sample) at most SHARE of what the sweep costs, in tokens times layers; always one chosen cell."""
+    """(chosen, sample) at most SHARE of what the sweep costs, in tokens times layers, but for a few of each.
+
+    One cell at an early layer can cost more than the share: controls on it alone would say little about the others.
+    """
     bench = replace(s.bench, metrics=s.bench.metrics[:1])
 
     def cost(which: Sequence[int]) -> int:
@@ -190,12 +194,11 @@ def _afford(
         bench, [cell(*cells[i]) for i in live.tolist()], {"donor": Prompts(s.donor.ids)}
     )
     pick: list[int] = []
-    floor = left / 3  # for the sample
     for i in order[:CHOSEN]:
-        left -= donors.RUNS * cost([i])
-        if left < floor and pick:
-            left += donors.RUNS * cost([i])
+        price = donors.RUNS * cost([i])
+        if price > left and len(pick) >= LEAST_CHOSEN:
             break
+        left -= price
         pick.append(i)
     rest = [i for i in live.tolist() if i not in set(pick)]
     left = max(left, 0.0)
@@ -208,7 +211,7 @@ def _afford(
     outside = [i for i in range(len(cells)) if i not in set(rest)]
     sample = stratified_sample(strata, outside, seed=seed, n=SAMPLE).tolist()
     each = donors.RUNS_ELSEWHERE * cost(sample) / len(sample)
-    count = min(len(sample), int(left / each)) if each else 0
+    count = min(len(sample), max(LEAST_SAMPLE, int(left / each))) if each else 0
     return pick, stratified_sample(strata, outside, seed=seed, n=count).tolist() if count else []
 
 
