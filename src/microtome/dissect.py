@@ -310,7 +310,7 @@ class _Stages:
 
         from microtome.results.result import Result
 
-        control = self._stages(stopped)
+        controls = [self._stages(stopped), self._all_ruled_out()]
         about = pd.DataFrame({"name": list(self.about), "value": list(self.about.values())})
         tables = {"about": about, "stages": pd.DataFrame(self.rows), "checks": self._checks()}
         for child in self.done:
@@ -320,9 +320,9 @@ class _Stages:
         return Result(
             "dissect",
             tables=tables,
-            controls=[control, self._all_ruled_out()],
+            controls=controls,
             children=self.done,
-            verdict=verdict([control], ("stages",), p, alpha, least),
+            verdict=verdict(controls, ("stages",), p, alpha, least),
         )
 
     def _p(self) -> tuple[float | None, float | None]:
