@@ -7,7 +7,7 @@ import torch
 import tiny
 from microtome.facade import Model
 from microtome.model.load import load_module
-from microtome.tasks.pairs import PairTask, Side
+from microtome.tasks.pairs import Donors, PairTask, Side
 
 LENGTH = 8
 WHERE = 3  # the only token in which clean and corrupt differ
@@ -80,3 +80,75 @@ def pairs_done(model: Model, n: int = 14, seed: int = 0) -> PairTask:
     chosen = (right[0] & ~right[1]).nonzero()[:n, 0].tolist()
     assert len(chosen) == n
     return many.subset(chosen)
+
+
+def copier() -> Model:
+    """A gpt2 in which head L1H2 looks at position WHERE and copies the token there to the output; nothing else writes.
+
+    Tokens live in the first d_head dimensions of the stream, positions in others.
+    """
+    hf = tiny.build("gpt2")
+    d, width = hf.config.n_embd, hf.config.n_embd // hf.config.n_head
+    gen = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        hf.transformer.wte.weight.zero_()
+        words = torch.randn(len(hf.transformer.wte.weight), width, generator=gen)
+        hf.transformer.wte.weight[:, :width] = words / words.norm(dim=1, keepdim=True)
+        hf.transformer.wpe.weight.zero_()
+        hf.transformer.wpe.weight[:LENGTH, d - LENGTH :] = torch.eye(LENGTH)
+        for index, block in enumerate(hf.transformer.h):
+            for module in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_proj):
+                module.weight.zero_()
+                module.bias.zero_()
+            if index == HEAD[0]:
+                here = slice(HEAD[1] * width, (HEAD[1] + 1) * width)
+                q, k, v = (
+                    block.attn.c_attn.weight[:, part * d : (part + 1) * d][:, here] for part in range(3)
+                )
+                q[d - LENGTH :, 0] = 4
+                k[d - LENGTH + WHERE, 0] = 8
+                v[:width] = torch.eye(width)
+                block.attn.c_proj.weight[here, :width] = 2 * torch.eye(width)
+    return Model(load_module(hf.eval()))
+
+
+class Lookup:
+    """Donors for `copied`: the token at WHERE is the variable, the two first tokens are the surface."""
+
+    def donors(self, task: PairTask, kind: str, seed: int) -> Donors:
+        gen = torch.Generator().manual_seed(seed + len(kind))
+        side = task.corrupt if kind == "irrelevant" else task.clean
+        ids = torch.tensor(side.ids)
+        at = [WHERE] if kind == "wrong_value" else [0, 1]
+        for i in range(task.n):
+            taken = {*task.clean.ids[i], *task.corrupt.ids[i]}
+            free = [t for t in range(3, tiny.VOCAB) if t not in taken]
+            order = torch.randperm(len(free), generator=gen)
+            for n, place in enumerate(at):
+                ids[i, place] = free[int(order[n])]
+        rows = tuple(map(tuple, ids.tolist()))
+        own = tuple(((row[WHERE],),) for row in rows) if kind == "wrong_value" else ()
+        base = tuple(((row[WHERE],),) for row in task.corrupt.ids)
+        named = tuple({"token": str(row[WHERE])} for row in rows)
+        return Donors(tuple(f"{kind} {i}" for i in range(task.n)), rows, dict(side.spans), named, kind=kind,
+                      answers=own, wrong=base if own else ())  # fmt: skip
+
+    def reference(self, task: PairTask, n: int, seed: int) -> Side:
+        raise NotImplementedError
+
+
+def copied(n: int = 14, seed: int = 0) -> PairTask:
+    """Pairs for the copier: the answer is the token at WHERE, declared as a variable, with donors of every kind."""
+    gen = torch.Generator().manual_seed(seed)
+    clean = torch.stack([3 + torch.randperm(tiny.VOCAB - 3, generator=gen)[: LENGTH + 1] for _ in range(n)])
+    corrupt = clean[:, :LENGTH].clone()
+    corrupt[:, WHERE] = clean[:, LENGTH]
+    sides = []
+    for name, rows in (("clean", clean[:, :LENGTH].tolist()), ("corrupt", corrupt.tolist())):
+        spans = {"subject": ((WHERE, WHERE + 1),) * n, "end": ((LENGTH - 1, LENGTH),) * n}
+        values = tuple({"token": str(row[WHERE])} for row in rows)
+        sides.append(Side(tuple(f"{name} {i}" for i in range(n)), tuple(map(tuple, rows)), spans, values))
+    answers, wrong = (tuple(((row[WHERE],),) for row in side.ids) for side in sides)
+    groups = {"entity": tuple(f"seed {seed} pair {i}" for i in range(n))}
+    return PairTask("copied", sides[0], sides[1], answers, wrong, frozenset({"token"}), groups, source=Lookup(),
+                    provenance={"flips": True})  # fmt: skip

@@ -4,7 +4,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from microtome.errors import TaskError
@@ -83,6 +83,22 @@ def bpe(bos=True, size=6000):
     if bos:
         raw.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 0)])
     return Standin(_fast(raw, bos_token=BOS))
+
+
+@lru_cache
+def sentencepiece():
+    """As Llama 2 has it: spaces are part of words, a text gets one in front, digits alone, a BOS."""
+    raw = Tokenizer(models.BPE(unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("▁"), "merged_with_next"), pre_tokenizers.Digits(individual_digits=True)]
+    )
+    raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    letters = [chr(c) for c in range(33, 127)]
+    trainer = trainers.BpeTrainer(vocab_size=6000, special_tokens=["<unk>", BOS], initial_alphabet=["▁", *letters], show_progress=False)  # fmt: skip
+    raw.train_from_iterator(corpus(), trainer)
+    raw.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+    return Standin(_fast(raw, bos_token=BOS, unk_token="<unk>"))
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from microtome.errors import MicrotomeError
+from microtome.errors import MicrotomeError, TaskError
 from microtome.results import seeds
 from microtome.results.technique import technique
 from microtome.results.verdicts import Control, verdict
@@ -122,12 +122,11 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
 
 
 def _with_controls(sweep: float, cells: int, forward: float) -> float:
-    """Seconds of a sweep with its forward-based controls on a few cells, donors' and held-out prompts' runs included."""
-    from microtome.methods.donors import DONORS, NOISE_DRAWS
+    """Seconds of a sweep with its forward-based controls, donors' and held-out prompts' runs included."""
+    from microtome.methods.patching import CHOSEN, SHARE
 
-    each = sweep / max(cells, 1)
-    patched = 4 * (len(DONORS) + 1 + NOISE_DRAWS + HELD_OUT)
-    return SLACK * (sweep + patched * each + (5 + HELD_OUT) * forward)
+    held_out = CHOSEN * HELD_OUT * sweep / max(cells, 1)
+    return SLACK * ((1 + SHARE) * sweep + held_out + (5 + HELD_OUT) * forward)
 
 
 def _sweeps(model: Model) -> dict[str, tuple[str, ...]]:
@@ -153,8 +152,8 @@ def _components(model: Model) -> tuple[str, ...]:
 
 @technique(
     "dissect",
-    "1",
-    controls=("stages",),
+    "2",
+    controls=("stages", "all_ruled_out"),
     mandatory=("stages",),
     figure="microtome.figures.overview:draw",
     random=True,
@@ -174,28 +173,30 @@ def dissect(
     ----------
     task: a task by name, or pairs.
     pairs: pairs that the sweeps see; three times as many test what they select. Every stage scales with it.
-    held_out: pairs of your own for that test; then `task` is taken whole.
+    held_out: pairs of your own for that test; then `task` must be pairs too, and is taken whole.
 
     Returns a Result whose children are the stages' results. It stops after the behaviour check when the model does not
     do the task. Tables: about, stages (n, seconds), agreement (attribution against exact), checks (everything that ran).
 
     Raises
     ------
-    TaskError: an unknown task or bad pairs. Interrupted: on Ctrl-C; observers have kept the finished stages.
+    TaskError: an unknown task or bad pairs, or held-out pairs for a task by name. Interrupted: on Ctrl-C; observers have kept the finished stages.
     """
     from microtome import methods
 
-    chosen, other = (
-        (task, held_out)
-        if held_out is not None and not isinstance(task, str)
-        else draw(model, task, pairs, seed)
-    )
+    if held_out is None:
+        chosen, other = draw(model, task, pairs, seed)
+    elif isinstance(task, str):
+        raise TaskError(f"held-out pairs were given with the task {task!r} by name", why="a task by name draws its own",
+                        instead="leave held_out= out, or give both as pairs: mt.task(...).split(...)")  # fmt: skip
+    else:
+        chosen, other = task, held_out
     run = _Stages(_about(model, chosen, other))
     shared: dict[str, Any] = {"alpha": alpha, "seed": seed}
     behaviour = run("behaviour", chosen.n, partial(methods.behaviour, model, chosen, **shared))
     if not _does_it(behaviour):
         return run.result(
-            stopped="the model does not do this task better than chance, so there is nothing to dissect",
+            stopped="the model does not do this task better than chance on both sides, so there is nothing to dissect",
             alpha=alpha,
         )
     for name, sites in _sweeps(model).items():
@@ -246,6 +247,8 @@ def _about(model: Model, task: PairTask, other: PairTask | None) -> dict[str, st
 
 def _does_it(behaviour: Result) -> bool:
     """Better than chance; with too few pairs to say, right on all of them."""
+    if behaviour.control("both_sides").passed is False:
+        return False
     if behaviour.control("above_chance").passed:
         return True
     row = behaviour.tables["sides"].iloc[0]
@@ -307,7 +310,7 @@ class _Stages:
 
         from microtome.results.result import Result
 
-        control = self._stages(stopped)
+        controls = [self._stages(stopped), self._all_ruled_out()]
         about = pd.DataFrame({"name": list(self.about), "value": list(self.about.values())})
         tables = {"about": about, "stages": pd.DataFrame(self.rows), "checks": self._checks()}
         for child in self.done:
@@ -317,9 +320,9 @@ class _Stages:
         return Result(
             "dissect",
             tables=tables,
-            controls=[control],
+            controls=controls,
             children=self.done,
-            verdict=verdict([control], ("stages",), p, alpha, least),
+            verdict=verdict(controls, ("stages",), p, alpha, least),
         )
 
     def _p(self) -> tuple[float | None, float | None]:
@@ -337,7 +340,7 @@ class _Stages:
 
     def _stages(self, stopped: str) -> Control:
         rules_out = "that the conclusion stands on a stage that failed"
-        expected = f"supported: {', '.join(RESTS_ON)}"
+        expected = f"supported: {', '.join(RESTS_ON)} (the set at its own level, that of its null sets)"
         if stopped:
             return Control("stages", rules_out, expected, stopped, False, max(len(self.rows), 1))
         weak = [str(r["stage"]) for r in self.rows if r["verdict"] != "supported"]
@@ -351,6 +354,23 @@ class _Stages:
             len(self.rows),
             detail="; ".join(f"{r['stage']}: {r['verdict']}" for r in self.rows if r["stage"] in weak),
         )
+
+    def _all_ruled_out(self) -> Control:
+        """Not mandatory, so that a failure stands among the reasons of any verdict instead of changing it."""
+        every = [(name, c) for name, child in self._named() for c in child.controls]
+        failed: dict[str, list[str]] = {}
+        for name, control in every:
+            if control.passed is False:
+                failed.setdefault(name, []).append(control.name)
+        rules_out, expected = (
+            "that an explanation which a stage did not rule out holds",
+            "every control that ran in any stage passed",
+        )
+        ran = sum(control.passed is not None for _, control in every)
+        if not ran:
+            return Control.not_run("all_ruled_out", rules_out, expected, "no control ran")
+        observed = {name: ", ".join(names) for name, names in failed.items()} or "all passed"
+        return Control("all_ruled_out", rules_out, expected, observed, not failed, ran)
 
     def _named(self) -> list[tuple[str, Result]]:
         """Stages that came to a result, by name."""

@@ -12,6 +12,7 @@ import pytest
 import planted
 import test_controls_draws
 import test_controls_signflip
+import test_methods_controls
 import test_methods_planted
 import test_metrics
 import test_replay_exact
@@ -21,8 +22,10 @@ import test_tasks_pairs
 import test_trace_capture
 import test_trace_edits
 from microtome import methods, metrics
-from microtome.controls import signflip
+from microtome.controls import intervals, signflip
 from microtome.errors import MicrotomeError
+from microtome.methods import ablating, donors, lens, patching, sets
+from microtome.methods import setting as settings
 from microtome.model.tokens import Tokens
 from microtome.replay import memo, sources
 from microtome.replay import sweep as sweeping
@@ -105,6 +108,55 @@ def _forgiving(real: Any) -> Any:
     return verdict
 
 
+def _on_copier(check: Callable[..., None], *more: Any) -> Callable[[], None]:
+    """A test that takes the copier and its pairs."""
+    return lambda: check(planted.copier(), planted.copied(n=16), *more)
+
+
+def _exchanged(real: Any) -> Any:
+    other = {"same_value": "irrelevant", "irrelevant": "same_value"}
+
+    def given(self, task, kind, seed):
+        made = real(self, task, other.get(kind, kind), seed)
+        twin = {"same_value": task.clean, "irrelevant": task.corrupt}.get(kind, made)
+        return replace(made, kind=kind, variables=twin.variables)
+
+    return given
+
+
+def _turned(real: Any) -> Any:
+    def setting(model, task, mode="denoise", metrics=()):
+        return real(model, task, "noise" if mode == "denoise" else "denoise", metrics)
+
+    return setting
+
+
+def _ratio_of_each_prompt(real: Any) -> Any:
+    def ratio(effects, total, clusters, **more):
+        made = real(effects, total, clusters, **more)
+        return replace(made, estimate=(effects / total).mean(1))
+
+    return ratio
+
+
+def _no_zeros(real: Any) -> Any:
+    return lambda effects, clusters, *, structurally_zero=None, **more: real(effects, clusters, **more)
+
+
+def _stale(real: Any) -> Any:
+    def build(self, *args):
+        source = real(self, *args)
+        return replace(source, values=lambda *a: 1.5 * source.values(*a))
+
+    return build
+
+
+def _on_task(real: Any) -> Any:
+    return lambda model, s, chosen, by, source, other, seed: real(
+        model, s, chosen, by, source, s.task.clean, seed
+    )
+
+
 MUTANTS = [
     Mutant("a position is off by one", At, "resolve", _shifted_position, test_trace_capture.test_a_position_drops_its_axis_and_a_slice_keeps_it),
     Mutant("a sweep reads the wrong head", sources, "_gather", _wrong_head, _planted(test_methods_planted.test_patching_finds_the_planted_head_and_nothing_else)),
@@ -119,6 +171,18 @@ MUTANTS = [
     Mutant("a control that did not run counts as passed", test_results_verdict, "verdict", _forgiving, test_results_verdict.test_a_forgotten_and_an_idle_control_are_both_unchecked_and_told_apart),
     Mutant("held-out prompts are the prompts explored", PairTask, "split", _leaky_split, lambda: test_tasks_pairs.test_splits_share_no_cluster_and_lose_no_pair(7, 0.9, 6)),
     Mutant("a foreign name means another point", test_sites_hook_names.PLAIN, "blocks.attn.hook_z", lambda real: "v", lambda: test_sites_hook_names.test_every_name_holds_their_tensor_or_is_refused(test_sites_hook_names.Fixture("llama"))),
+    Mutant("donors are exchanged", planted.Lookup, "donors", _exchanged, _on_copier(test_methods_controls.test_a_planted_mechanism_passes_every_control, "denoise", {})),
+    Mutant("base and donor are exchanged", patching, "setting", _turned, _on_copier(test_methods_controls.test_clean_activations_raise_the_answer_and_corrupt_ones_lower_it, "denoise", 1)),
+    Mutant("effects are normalised prompt by prompt", patching, "normalised_effect", _ratio_of_each_prompt, test_methods_controls.test_unequal_totals_do_not_make_a_ratio_of_each_prompt),
+    Mutant("structural zeros stay in the family", patching, "sign_flip", _no_zeros, _on_copier(test_methods_controls.test_cells_that_cannot_differ_are_not_in_the_family)),
+    Mutant("held-out pairs need not be held out", patching, "shares", lambda real: lambda task, other: "", _on_copier(test_methods_controls.test_held_out_pairs_must_be_held_out)),
+    Mutant("null sets are the chosen set", sets, "matched_sets", lambda real: lambda strata, target, n, *, seed: np.array([sorted(target)] * n), _on_copier(test_methods_controls.test_the_null_sets_are_not_the_chosen_one)),
+    Mutant("a head is read by its group's number", sources, "_gather", lambda real: lambda store, point, layer, rows, cols, heads: real(store, point, layer, rows, cols, None if heads is None else heads // 2), _planted(test_methods_planted.test_patching_finds_the_planted_head_and_nothing_else)),
+    Mutant("off-task text is the task's", ablating, "_off_task", _on_task, _on_copier(test_methods_controls.test_damage_off_the_task_is_measured_off_the_task)),
+    Mutant("prompts are resampled, not clusters", intervals, "as_clusters", lambda real: lambda labels: real(np.arange(len(labels))), test_methods_controls.test_copies_of_prompts_do_not_narrow_a_bootstrap),
+    Mutant("every prompt is a cluster", settings, "clusters_of", lambda real: lambda task: tuple(map(str, range(task.n))), lambda: test_methods_controls.test_prompts_of_one_template_are_one_cluster(planted.copier())),
+    Mutant("labels leak into their own null", lens, "_derangement", lambda real: lambda n, seed: np.arange(n), _on_copier(test_methods_controls.test_other_answers_are_other_peoples)),
+    Mutant("the identity patch is skipped", donors, "Settings", lambda real: lambda skip=True: real(), _on_copier(test_methods_controls.test_the_identity_control_patches_something)),
 ]  # fmt: skip
 
 

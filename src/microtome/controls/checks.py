@@ -27,6 +27,7 @@ from microtome.results.verdicts import Control
 SAME_VALUE_MARGIN = 0.5
 IRRELEVANT_MARGIN = 0.2
 WRONG_VALUE_FRACTION = 0.5
+VALUE_FRACTION = 0.9
 OFF_TASK_FACTOR = 2.0
 RULE_ALPHA = 0.05
 """Level of each one-sided test in a control; the effect itself is tested at a stricter level elsewhere."""
@@ -197,7 +198,10 @@ def wrong_value(
     fraction: float = WRONG_VALUE_FRACTION,
     alpha: float = RULE_ALPHA,
 ) -> Control:
-    """A donor with a third value must move the output to *its* answer, not merely away from the base's.
+    """A donor with a third value must move the output to *its* answer: the cell then holds the answer itself.
+
+    A cell that holds something else that decides (which of two places the answer stands in) fails this and is no less
+    real; that the patch does not merely damage the base's answer is the business of `value_matters`.
 
     effects: [cell, prompt], change of log P(this donor's answer) - log P(base's answer); real: the same quantity for
     the task's own donor and its answer. Rule, for every cell: effects exceed `fraction` of the real effect in its
@@ -207,13 +211,72 @@ def wrong_value(
     sign = np.sign(own.mean(axis=1, keepdims=True))
     return _per_cell(
         "wrong_value",
-        "that the patch only damages the base's answer and carries no value of its own",
+        "that the cell holds something that decides the answer, but not the answer itself",
         f"moves to the donor's answer by more than {fraction:g} of the real effect in every cell (alpha {alpha:g})",
         _ratios(top, own),
         _positive(sign * (top - fraction * own), clusters, alpha) & (sign[:, 0] != 0),
         cells,
         as_clusters(clusters).n,
         null=None,
+    )
+
+
+def value_matters(
+    effects: ArrayLike,
+    real: ArrayLike,
+    clusters: Labels,
+    *,
+    cells: Sequence[str],
+    fraction: float = VALUE_FRACTION,
+    alpha: float = RULE_ALPHA,
+) -> Control:
+    """A donor with other values must not do what the task's own donor does.
+
+    effects, real: [cell, prompt], change of the task's own metric with the wrong-value donor and with the task's own. A
+    patch that only damages the base's answer moves it equally whatever it brings. Rule, for every cell: the effect is
+    shown to be below `fraction` of the real one, in its direction (one-sided cluster t test at alpha).
+    """
+    top, own = _two(effects, real, clusters, cells)
+    sign = np.sign(own.mean(axis=1, keepdims=True))
+    return _per_cell(
+        "value_matters",
+        "that the patch only damages the base's answer, whatever value it brings",
+        f"a third value has less than {fraction:g} of the real effect on the task's metric in every cell (alpha {alpha:g})",
+        _ratios(top, own),
+        _positive(sign * (fraction * own - top), clusters, alpha) & (sign[:, 0] != 0),
+        cells,
+        as_clusters(clusters).n,
+        null=None,
+    )
+
+
+def other_cells(
+    effects: ArrayLike,
+    total: ArrayLike,
+    clusters: Labels,
+    *,
+    cells: Sequence[str],
+    margin: float = IRRELEVANT_MARGIN,
+    alpha: float = RULE_ALPHA,
+) -> Control:
+    """At cells that were not chosen, too, a donor without the difference must do nothing.
+
+    effects: [cell, prompt], irrelevant donor at a random sample of the other cells; total: [prompt], as in
+    `irrelevant_donor`. Rule, for every cell: mean(effects) is shown to lie within margin * |mean(total)| of 0.
+    """
+    top, _ = _two(effects, effects, clusters, cells)
+    whole = np.broadcast_to(
+        _two(np.asarray(total)[None], np.asarray(total)[None], clusters, ["total"])[0], top.shape
+    )
+    return _per_cell(
+        "other_cells",
+        "that other text moves the metric at the cells that were not chosen, so that the map shows text as well",
+        f"irrelevant / total effect within +-{margin:g} in a random sample of the other cells (alpha {alpha:g})",
+        _ratios(top, whole),
+        _ratio_within(top, whole, -margin, margin, clusters, alpha),
+        cells,
+        as_clusters(clusters).n,
+        null=(-margin, margin),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from microtome.controls.clusters import FloatArray, as_cells, as_clusters
+from microtome.controls.clusters import Clusters, FloatArray, as_cells, as_clusters
 from microtome.controls.intervals import Interval, Labels, mean_interval, mean_test
 from microtome.controls.signflip import sign_flip
 from microtome.errors import ControlError
@@ -70,7 +70,9 @@ def retest(
 
     The cluster t test is the default: eight clusters reach p = 2^-7 = .008 by sign-flip at best, never .001.
     `cap` is "" from eight held-out template clusters on, and for an entity split with six or more; otherwise it
-    says what the numbers are conditional on.
+    says what the numbers are conditional on. It also says so when the clusters' means are skewed: in simulations with
+    12 to 15 clusters and four cells, a p of .001 came in up to .003 of null data sets with normal or heavy-tailed effects,
+    in .01 to .016 with exponential ones.
 
     Raises ControlError when a held-out cluster was also used for selection, or shapes disagree.
     """
@@ -105,7 +107,9 @@ def retest(
         n_clusters=index.n_clusters,
         split=split,
         test=test,
-        cap=_cap(split, index.n_clusters),
+        cap="; ".join(
+            filter(None, [_cap(split, index.n_clusters), _skewed(flat, index) if test == "t" else ""])
+        ),
     )
 
 
@@ -119,6 +123,26 @@ def _test(flat: FloatArray, index: Labels, test: str, seed: int | None) -> tuple
     # One cell at a time: Holm corrects for their number, the maximum over cells would do so twice.
     tests = [sign_flip(row[None], index, seed=seed) for row in flat]
     return np.array([t.p[0] for t in tests]), tests[0].smallest_p
+
+
+SKEWED = 1.0
+"""Skewness of cluster means from which a t test's small p is said to be doubtful (an exponential has 2), unless chance
+gives as much: two standard errors of a normal sample's."""
+
+
+def _skewed(flat: FloatArray, index: Clusters) -> str:
+    from scipy.stats import skew
+
+    if index.n_clusters < 8:
+        return ""
+    means = index.sums(flat) / index.sizes
+    varies = np.ptp(means, axis=1) > 1e-9 * np.abs(means).max(axis=1)
+    worst = float(np.abs(skew(means[varies], axis=1, bias=False)).max()) if varies.any() else 0.0
+    n = index.n_clusters
+    chance = 2 * (6 * n * (n - 1) / ((n - 2) * (n + 1) * (n + 3))) ** 0.5
+    return (
+        f"effects are skewed ({worst:.1f}): a p of .001 is nearer .01" if worst > max(SKEWED, chance) else ""
+    )
 
 
 def _cap(split: str, n_clusters: int) -> str:

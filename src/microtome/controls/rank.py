@@ -37,7 +37,9 @@ def rank_agreement(
     The limits are the observed correlation on Fisher's z scale plus and minus t standard errors of the bootstrap, with
     degrees of freedom of the clusters. In simulations they covered 85-90 % at a level of 90 %; percentile limits 76-88 %,
     reflected ("basic") 68-79 % and jackknife pseudo-values 33-67 %, since ranks are not smooth in the effects. They are
-    about the two maps as measured: noise that both maps share counts as agreement.
+    about the two maps as measured: noise that both maps share counts as agreement, noise of their own as disagreement
+    (in simulations in which each map had noise as large as the differences between cells, the limits lay below the
+    correlation of the noiseless maps in most, above it in under 2 %).
 
     Raises ControlError with fewer than three cells or two prompts, a map that is the same everywhere, or under 100 draws.
     """

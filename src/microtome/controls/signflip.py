@@ -12,7 +12,9 @@ was active. Here se is sqrt(sum of squared cluster sums) / n: it is the same und
 the test exact, and one matrix product per chunk of draws does everything.
 
 The maximum over all cells gives p values that hold for the whole family at once (Westfall & Young 1993; Nichols &
-Holmes 2002). The null is that a cluster's effects, all cells together, are as likely with the opposite sign.
+Holmes 2002). The null is that a cluster's effects, all cells together, are as likely with the opposite sign: a mean of
+0 and strong skew is not that null. In simulations of 25 cells in 12 clusters the family was called at .05 (.001) in .048
+(.000) of data sets with normal effects, .050 (.002) with heavy tails, and .11 (.003) with exponential effects around 0.
 """
 
 from __future__ import annotations

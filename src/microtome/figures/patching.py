@@ -26,7 +26,8 @@ DONORS = {
     "real": "the task's own donor",
     "same_value": "other text, same values: should do the same",
     "irrelevant": "other text, nothing of interest changed: should do nothing",
-    "wrong_value": "other values: should move to the donor's answer",
+    "wrong_value": "other values, towards their own answer: moves there where the cell holds the answer itself",
+    "other_value": "other values, on the task's own answer: should do less",
     "noise": "random vector of the same size: should do nothing",
 }
 

@@ -25,6 +25,8 @@ from microtome.results.labelled import Labelled
 from microtome.results.result import Result
 from microtome.results.technique import technique
 from microtome.results.verdicts import Control, verdict
+from microtome.tasks.alignment import match
+from microtome.tasks.pairs import join
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +40,7 @@ CHOSEN = 4
 KL = "KL at the last position, nats"
 
 
-@technique("ablation", "1", controls=("identity", "receipts", "sign_flip", "off_task"), mandatory=("identity", "receipts", "off_task"),
+@technique("ablation", "2", controls=("identity", "receipts", "sign_flip", "off_task"), mandatory=("identity", "receipts", "off_task"),
            figure="microtome.figures.ablation:draw", random=True)  # fmt: skip
 def ablation(
     model: Model,
@@ -57,7 +59,7 @@ def ablation(
     Parameters
     ----------
     by: "zero", "mean" or "resample" over `reference` prompts of the task's own reference distribution, position by
-        position among prompts of the same length.
+        position among prompts of the same length and spans.
     off_task: ordinary text on which the strongest sites are ablated the same way (there the reference is the off-task
         text itself); without it the control does not run and the result is unchecked.
 
@@ -101,18 +103,13 @@ def _source(task: PairTask, s: Setting, by: By, reference: int, seed: int) -> So
             why="an ablation needs a reference",
             instead='"zero", "mean" or "resample"',
         )
-    ids = (
-        [r for side in (task.reference(reference, seed), s.base) for r in side.ids]
-        if _short(task, reference, seed, s)
-        else task.reference(reference, seed).ids
-    )
-    return Reference(ids, by, seed)
-
-
-def _short(task: PairTask, reference: int, seed: int, s: Setting) -> bool:
-    """True when some prompt length has no reference prompt, so that the prompts themselves must stand in."""
-    have = {len(r) for r in task.reference(reference, seed).ids}
-    return not {len(r) for r in s.base.ids} <= have
+    others = task.reference(reference, seed)
+    try:
+        fits = match(s.base, others)
+    except TaskError:  # a layout without a reference prompt: the prompts themselves stand in
+        others = join(others, s.base)
+        fits = match(s.base, others)
+    return Reference(others.ids, by, seed, fits)
 
 
 def _identity(s: Setting, chosen: list[Site]) -> Control:
@@ -149,11 +146,22 @@ def _off_task(
     on = sweep(on_bench, cells, {by: source}).effects[..., 0].numpy()
     off = sweep(off_bench, cells, {by: off_source}).effects[..., 0].numpy()
     table = pd.DataFrame({"site": [str(x) for x in chosen], "on": on.mean(1), "off": off.mean(1)})
-    strongest = checks.off_task(
-        checks.Damage(np.maximum(on[0].astype(np.float64), 0), list(s.clusters), KL),
-        checks.Damage(np.maximum(off[0].astype(np.float64), 0), list(range(len(ids))), KL),
-    )
-    return replace(strongest, detail=f"{chosen[0]}: {strongest.detail}"), table
+    every = [
+        checks.off_task(
+            checks.Damage(np.maximum(here.astype(np.float64), 0), list(s.clusters), KL),
+            checks.Damage(np.maximum(there.astype(np.float64), 0), list(range(len(ids))), KL),
+        )
+        for here, there in zip(on, off, strict=True)
+    ]
+    failed = [str(site) for site, one in zip(chosen, every, strict=True) if not one.passed]
+    return replace(
+        every[0],
+        expected=f"{every[0].expected}, at each of the {len(chosen)} strongest sites",
+        observed={str(site): one.observed for site, one in zip(chosen, every, strict=True)},
+        passed=not failed,
+        n=sum(one.n for one in every),
+        detail="; ".join(f"{site}: {one.detail}" for site, one in zip(chosen, every, strict=True)),
+    ), table
 
 
 def _labelled(out: Outcome, named: list[Site], s: Setting) -> Labelled:

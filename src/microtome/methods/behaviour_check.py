@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 BOTH_ALPHA = 0.05
 
 
-@technique("behaviour", "1", controls=("above_chance", "both_sides"), mandatory=("above_chance",),
+@technique("behaviour", "2", controls=("above_chance", "both_sides"), mandatory=("above_chance", "both_sides"),
            figure="microtome.figures.behaviour:draw", random=True)  # fmt: skip
 def behaviour(model: Model, task: PairTask, *, alpha: float = 0.001, seed: int = 0) -> Result:
     """How often the answer beats the wrong answer, on the clean and (where its answer is known) the corrupt side.
 
     Effects: [prompt, metric], the task's metric on the clean prompts, in its unit. Accuracy comes with an exact
-    (Clopper-Pearson) interval against chance, over prompts; the mean metric with a cluster interval.
+    (Clopper-Pearson) interval over clusters, the mean metric with a cluster t interval. The test against chance is
+    binomial over prompts, and so conditional on these templates: with templates fixed, however unlike, the number right
+    varies at most as the binomial does. A model may beat chance and yet not look (years mostly end late): so the other
+    side must be answered too, or where it has no answer of its own, the metric must be lower there.
 
     Raises
     ------
@@ -49,7 +52,8 @@ def behaviour(model: Model, task: PairTask, *, alpha: float = 0.001, seed: int =
             rows.append({"side": name, **row})
     table = pd.DataFrame(rows)
     above = _above_chance(rows[0], alpha)
-    controls = [above, _both(rows)]
+    both = _both(rows) if len(rows) > 1 else _lower(model, task, clean, values["clean"])
+    controls = [above, both]
     p, least = _binomial_p(rows[0])
     effects = Labelled(
         values["clean"][:, None],
@@ -58,7 +62,7 @@ def behaviour(model: Model, task: PairTask, *, alpha: float = 0.001, seed: int =
     )
     return Result(
         "behaviour", effects=effects, tables={"sides": table}, controls=controls,
-        verdict=verdict(controls, ("above_chance",), p, alpha, least),
+        verdict=verdict(controls, ("above_chance", "both_sides"), p, alpha, least),
         raw_examples=_outputs(model, clean, values["clean"], seed),
     )  # fmt: skip
 
@@ -86,7 +90,7 @@ def _binomial_p(row: dict[str, Any]) -> tuple[float, float]:
 
 def _above_chance(row: dict[str, Any], alpha: float) -> Control:
     p, _ = _binomial_p(row)
-    return Control("above_chance", "that the model does not do this task", f"more right than chance {row['chance']:g} (binomial p <= {alpha:g})",
+    return Control("above_chance", "that the model does not do this task", f"more right than chance {row['chance']:g} on these templates (binomial p <= {alpha:g})",
                    {"accuracy": row["accuracy"], "low": row["low"], "p": p}, p <= alpha, int(row["n"]))  # fmt: skip
 
 
@@ -95,10 +99,6 @@ def _both(rows: list[dict[str, Any]]) -> Control:
         "that the model says the same on either side",
         "the corrupt side's own answer beats chance too",
     )
-    if len(rows) < 2:
-        return Control.not_run(
-            "both_sides", rules_out, expected, "the corrupt prompts' own answer is not the wrong answer"
-        )
     p, least = _binomial_p(rows[1])
     if least > BOTH_ALPHA:
         return Control.not_run(
@@ -112,6 +112,23 @@ def _both(rows: list[dict[str, Any]]) -> Control:
         p <= BOTH_ALPHA,
         int(rows[1]["n"]),
     )
+
+
+def _lower(model: Model, task: PairTask, clean: Behaviour, values: np.ndarray) -> Control:
+    """Where the corrupt side has no answer of its own: the same question must have less of the answer there."""
+    rules_out, expected = (
+        "that the model says the same on either side",
+        f"the metric is lower on the corrupt side (cluster t, one-sided, alpha {BOTH_ALPHA:g})",
+    )
+    if task.n < 2:
+        return Control.not_run("both_sides", rules_out, expected, "one pair has no spread")
+    other = task.clean if clean.prompts is task.corrupt else task.corrupt
+    bench = Bench(model.binding, other.ids, scoring(clean.answers, clean.wrong), (metric(clean.metric),))
+    fall = values - measure(bench)[:, 0].numpy()
+    interval = mean_interval(fall, clusters_of(task), level=1 - 2 * BOTH_ALPHA)
+    low = float(interval.low)
+    return Control("both_sides", rules_out, expected, {"clean - corrupt": float(fall.mean()), "low": low}, low > 0, task.n,
+                   detail=interval.label)  # fmt: skip
 
 
 def _outputs(model: Model, side: Behaviour, values: np.ndarray, seed: int) -> list[dict[str, Any]]:

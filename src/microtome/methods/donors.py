@@ -23,12 +23,22 @@ from microtome.sites import Site
 if TYPE_CHECKING:
     import pandas as pd
 
+    from microtome.tasks.pairs import Donors, PairTask
+
 NOISE_DRAWS = 4
 DONORS = ("same_value", "irrelevant", "wrong_value")
+ALSO = {"irrelevant": ("other_cells",), "wrong_value": ("value_matters",)}
+"""What else the donors of a kind are asked."""
+RUNS = 1 + len(DONORS) + 1 + NOISE_DRAWS
+"""Patched runs of each chosen cell: identity, donors, the wrong-value donor's other question, noise."""
+RUNS_ELSEWHERE = 2
+"""Of each cell of the sample: identity, irrelevant donor."""
 _WHY = {
     "same_value": ("that the effect belongs to the donor's wording, not to its variables", "another wording with the same variables has the effect"),
     "irrelevant": ("that any other text in this place has the effect", "another text with the base's variables does nothing"),
-    "wrong_value": ("that the patch only damages the base's answer", "a third value moves the output to its own answer"),
+    "wrong_value": ("that the cell holds something that decides the answer, but not the answer itself", "a third value moves the output to its own answer"),
+    "value_matters": ("that the patch only damages the base's answer, whatever value it brings", "a third value does not do what the donor's does"),
+    "other_cells": ("that other text moves the metric at the cells that were not chosen", "an irrelevant donor does nothing there either"),
     "noise": ("that any change of this size in this place has the effect", "noise of the patch's norm and natural covariance moves the metric less"),
     "identity": ("that writing an activation back changes the metric", "writing each activation back changes nothing"),
 }  # fmt: skip
@@ -36,16 +46,20 @@ _WHY = {
 
 @dataclass
 class Chosen:
-    """Cells on which forward-based controls run.
+    """Cells on which forward-based controls run: the strongest, and a random sample of the others.
 
-    Shapes: real [cell, prompt], their effects in the first metric; total [prompt], donor minus base of whole runs.
+    Shapes: real [cell, prompt], the strongest cells' effects in the first metric; total [prompt], donor minus base of
+    whole runs; others, other_names: the sample, on which the identity and the irrelevant donor run.
     """
 
     cells: list[tuple[Site, Column | None]]
     real: np.ndarray
     total: np.ndarray
     names: list[str]
+    others: list[tuple[Site, Column | None]] = field(default_factory=list)
+    other_names: list[str] = field(default_factory=list)
     rows: list[dict[str, object]] = field(default_factory=list)
+    other_rows: list[dict[str, object]] = field(default_factory=list)
 
 
 def not_run(name: str, why: str) -> Control:
@@ -55,9 +69,13 @@ def not_run(name: str, why: str) -> Control:
 
 
 def identity(s: Setting, chosen: Chosen, floor: float) -> Control:
-    """Each chosen cell patched with the base's own value."""
-    out = sweep(_first(s.bench), [cell(*c) for c in chosen.cells], {"donor": Prompts(s.base.ids)})
-    return checks.identity(out.effects.numpy(), floor)
+    """Each chosen cell and each of the sample patched with the base's own value.
+
+    Nothing is skipped: base and donor are the same text here, and a skipped cell would be 0 whatever a patch does.
+    """
+    cells = [cell(*c) for c in (*chosen.cells, *chosen.others)]
+    out = sweep(_first(s.bench), cells, {"donor": Prompts(s.base.ids)}, Settings(skip=False))
+    return checks.identity(out.effects.numpy()[out.done.numpy()], floor)
 
 
 def noise_floor(s: Setting) -> float:
@@ -75,33 +93,60 @@ def noise_floor(s: Setting) -> float:
 
 def other_donors(s: Setting, chosen: Chosen, seed: int) -> list[Control]:
     """Same-value, irrelevant and wrong-value donors where the task can give them; else why not."""
-    return [_one_donor(s, chosen, kind, seed) for kind in DONORS]
-
-
-def _one_donor(s: Setting, chosen: Chosen, kind: str, seed: int) -> Control:
     task = s.task if s.mode == "denoise" else s.task.swap()
+    return [control for kind in DONORS for control in _one_donor(s, task, chosen, kind, seed)]
+
+
+def _one_donor(s: Setting, task: PairTask, chosen: Chosen, kind: str, seed: int) -> list[Control]:
+    names = (kind, *ALSO.get(kind, ()))
     try:
         donors = task.donors(kind, seed)
     except TaskError as error:
-        return not_run(kind, error.what + (f" ({error.why})" if error.why else ""))
-    bench = _first(s.bench)
-    real = chosen.real
-    if kind == "wrong_value":
-        bench = s.with_answers(donors.answers, donors.wrong, "logprob_diff")
-        real = _real_as_logprob(s, chosen)
-    out = sweep(bench, [cell(*c) for c in chosen.cells], {"donor": Prompts(donors.ids)})
-    effects = out.effects[..., 0].numpy().astype(np.float64)
-    _note(s, chosen, kind, effects)
-    clusters = list(s.clusters)
+        why = error.what + (f" ({error.why})" if error.why else "")
+        return [not_run(name, why) for name in names]
+    effects = _effects(_first(s.bench), chosen.cells, donors)
+    clusters, named = list(s.clusters), chosen.names
     if kind == "same_value":
-        return checks.same_value(effects, real, clusters, cells=chosen.names)
+        _note(s, chosen, kind, effects)
+        return [checks.same_value(effects, chosen.real, clusters, cells=named)]
     if kind == "irrelevant":
-        return checks.irrelevant_donor(effects, real, chosen.total, clusters, cells=chosen.names)
-    return checks.wrong_value(effects, real, clusters, cells=chosen.names)
+        _note(s, chosen, kind, effects)
+        own = checks.irrelevant_donor(effects, chosen.real, chosen.total, clusters, cells=named)
+        return [own, _elsewhere(s, chosen, donors)]
+    arrived = _effects(s.with_answers(donors.answers, donors.wrong, "logprob_diff"), chosen.cells, donors)
+    _note(s, chosen, kind, arrived)
+    control = checks.wrong_value(arrived, _real_as_logprob(s, chosen), clusters, cells=named)
+    return [control, _value_matters(s, task, chosen, donors, effects)]
+
+
+def _effects(bench: Bench, cells: list[tuple[Site, Column | None]], donors: Donors) -> np.ndarray:
+    """Patched minus base in the bench's metric. Shapes: [cell, prompt]."""
+    out = sweep(bench, [cell(*c) for c in cells], {"donor": Prompts(donors.ids)})
+    return out.effects[..., 0].numpy().astype(np.float64)
+
+
+def _elsewhere(s: Setting, chosen: Chosen, donors: Donors) -> Control:
+    if not chosen.others:
+        return not_run("other_cells", "no other cell can differ, or their cost exceeds the controls' share")
+    effects = _effects(_first(s.bench), chosen.others, donors)
+    chosen.other_rows += _rows(s, chosen.others, "irrelevant", effects)
+    return checks.other_cells(effects, chosen.total, list(s.clusters), cells=chosen.other_names)
+
+
+def _value_matters(
+    s: Setting, task: PairTask, chosen: Chosen, donors: Donors, effects: np.ndarray
+) -> Control:
+    _note(s, chosen, "other_value", effects)
+    nested = [i for i in range(task.n) if set(donors.answers[i]) & set(task.answers[i])]
+    if nested:
+        return not_run("value_matters", f"pair {nested[0]}: the donor's answers and the pair's own overlap")
+    return checks.value_matters(effects, chosen.real, list(s.clusters), cells=chosen.names)
 
 
 def _real_as_logprob(s: Setting, chosen: Chosen) -> np.ndarray:
     """The real effects as change of log P(donor's answer) - log P(base's answer)."""
+    if s.metrics[0] == "logit_diff":  # of two single tokens the log-probabilities differ as the logits do
+        return chosen.real if s.mode == "denoise" else -chosen.real
     answers, wrong = (s.task.answers, s.task.wrong) if s.mode == "denoise" else (s.task.wrong, s.task.answers)
     bench = s.with_answers(answers, wrong, "logprob_diff")
     out = sweep(bench, [cell(*c) for c in chosen.cells], {"donor": Prompts(s.donor.ids)})
@@ -195,17 +240,25 @@ def _first(bench: Bench) -> Bench:
 
 
 def _note(s: Setting, chosen: Chosen, kind: str, effects: np.ndarray) -> None:
+    chosen.rows += _rows(s, chosen.cells, kind, effects)
+
+
+def _rows(
+    s: Setting, cells: list[tuple[Site, Column | None]], kind: str, effects: np.ndarray
+) -> list[dict[str, object]]:
     from microtome.controls.intervals import mean_interval
 
     interval = mean_interval(effects, list(s.clusters))
-    for number, (site, column) in enumerate(chosen.cells):
-        chosen.rows.append({"donor": kind, "site": str(site), "position": "" if column is None else str(column.label), "value": float(effects[number].mean()),
-                            "low": float(interval.low[number]), "high": float(interval.high[number])})  # fmt: skip
+    return [{"donor": kind, "site": str(site), "position": "" if column is None else str(column.label), "value": float(effects[number].mean()),
+             "low": float(interval.low[number]), "high": float(interval.high[number])}
+            for number, (site, column) in enumerate(cells)]  # fmt: skip
 
 
-def table(chosen: Chosen, s: Setting) -> pd.DataFrame:
-    """All donors' effects on the chosen cells beside the real ones."""
+def tables(chosen: Chosen, s: Setting) -> dict[str, pd.DataFrame]:
+    """All donors' effects on the chosen cells beside the real ones; the irrelevant donor's on the sample of others."""
     import pandas as pd
 
     _note(s, chosen, "real", chosen.real)
-    return pd.DataFrame(chosen.rows, columns=["donor", "site", "position", "value", "low", "high"])
+    columns = ["donor", "site", "position", "value", "low", "high"]
+    made = {"donors": chosen.rows, "other_cells": chosen.other_rows}
+    return {name: pd.DataFrame(rows, columns=columns) for name, rows in made.items()}

@@ -17,7 +17,16 @@ from microtome.controls.rank import rank_agreement, top_k_overlap
 from microtome.controls.sampling import Strata, stratified_sample
 from microtome.controls.signflip import sign_flip
 from microtome.errors import ControlError, TaskError
-from microtome.methods.setting import Mode, Setting, cell, examples, setting, settings, sites_of
+from microtome.methods.setting import (
+    Mode,
+    Setting,
+    cell,
+    examples,
+    same_question,
+    setting,
+    settings,
+    sites_of,
+)
 from microtome.metrics import Scoring
 from microtome.replay.sources import Prompts
 from microtome.replay.sweep import sweep
@@ -55,7 +64,7 @@ def attribution_patching(
 
     Raises
     ------
-    TaskError: of="edges" (a later release), or an `exact` result of another question.
+    TaskError, ResultError: of="edges" (a later release), or an `exact` result of another question.
     """
     if of != "nodes":
         raise TaskError(
@@ -136,6 +145,11 @@ def _exact(
         ):
             raise TaskError("the exact result is of another question", why="it must be [site, prompt, metric] on the same prompts",
                             instead='activation_patching(..., positions="all")')  # fmt: skip
+        same_question(exact, s.model, s.task, "exact result")
+        asked = {} if exact.query is None else exact.query.parameters
+        if asked.get("mode", s.mode) != s.mode or exact.effects.coords["metric"][0] != s.metrics[0]:
+            raise TaskError("the exact result is of another question", why="its mode or metric differs from this call's",
+                            instead=f"activation_patching(..., mode={s.mode!r})")  # fmt: skip
         place = {label: i for i, label in enumerate(exact.effects.coords["site"])}
         which = [i for i, site in enumerate(named) if str(site) in place]
         return which, exact.effects.values[[place[str(named[i])] for i in which], :, 0].astype(np.float64)

@@ -16,6 +16,7 @@ from microtome.controls import checks
 from microtome.controls.intervals import mean_interval
 from microtome.controls.multiple import retest
 from microtome.controls.ratio import normalised_effect
+from microtome.controls.sampling import Strata, stratified_sample
 from microtome.controls.signflip import FamilyTest, sign_flip
 from microtome.errors import ControlError
 from microtome.methods import donors
@@ -29,10 +30,12 @@ from microtome.methods.setting import (
     examples,
     setting,
     settings,
+    shares,
     sites_of,
+    split_by,
 )
 from microtome.replay.sources import Prompts
-from microtome.replay.sweep import Outcome, measure, sweep
+from microtome.replay.sweep import Outcome, layer_tokens, measure, sweep
 from microtome.results.labelled import Labelled
 from microtome.results.result import Result
 from microtome.results.technique import technique
@@ -45,12 +48,15 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.tasks.pairs import PairTask
 
-CHOSEN = 4
+CHOSEN, LEAST_CHOSEN = 4, 3
+SAMPLE, LEAST_SAMPLE = 32, 4
 SHARE = 0.3
 MANDATORY = ("identity", "receipts", "noise", "same_value", "irrelevant")
+IF_RUN = ("value_matters",)
+"""Mandatory where the task can give it: a variable of two values has no third."""
 
 
-@technique("activation_patching", "1", controls=("identity", "receipts", "sign_flip", "same_value", "irrelevant", "wrong_value", "noise", "held_out"),
+@technique("activation_patching", "2", controls=("identity", "receipts", "sign_flip", "same_value", "irrelevant", "other_cells", "value_matters", "wrong_value", "noise", "held_out"),
            mandatory=MANDATORY, figure="microtome.figures.patching:draw", random=True)  # fmt: skip
 def activation_patching(
     model: Model,
@@ -75,12 +81,15 @@ def activation_patching(
     mode: "denoise" patches clean activations into corrupt runs (is it sufficient?), "noise" the reverse (necessary?).
     metrics: names; the first decides tests and controls. Default: the task's own.
     held_out: pairs that share no template (or entity) with `task`; the chosen cells are tested again on them (Holm).
-    controls: "default" runs forward-based controls on the strongest cells, at most 30 % of the sweep's cost; "full" on
-        every cell that is significant; "none" on nothing, and the verdict says so.
+        Once given, this test is mandatory.
+    controls: "default" runs forward-based controls on the strongest cells (the best of each position first) and a
+        random sample of 32 others, at most 30 % of the sweep's cost but never fewer than three and four; "full" on every cell that is significant and on
+        all the others; "none" on nothing, and the verdict says so.
     alpha: family-wise level.
 
     Returns a Result: effects [site, position, prompt, metric], patched minus base in the metric's unit. Tables: cells
-    (interval, null band, p), normalised (mean(patched - base) / mean(donor - base)), positions, donors.
+    (interval, null band, p), normalised (mean(patched - base) / mean(donor - base); absent where the interval of the
+    denominator contains 0), positions, donors (on the chosen cells), other_cells.
 
     Raises
     ------
@@ -96,12 +105,12 @@ def activation_patching(
     first = out.effects[..., 0].numpy().astype(np.float64)
     zero: np.ndarray = np.asarray(out.zero.numpy().all(1))
     test = _family(first, zero, s, alpha, seed)
-    chosen = _choose(cells, first, zero, test, total[:, 0], controls)
+    chosen = _choose(s, cells, first, zero, test, total[:, 0], controls, seed)
     ran = _controls(s, chosen, out, test, controls, seed)
     ran.append(_held_out(model, held_out, task, chosen, mode, s, alpha))
     p, least = (test.min_p, test.smallest_p) if test is not None else (None, None)
     tables = {"cells": _cells(cells, first, s, test), "normalised": _normalised(cells, first, total[:, 0], s),
-              "positions": _positions(found), "donors": donors.table(chosen, s)}  # fmt: skip
+              "positions": _positions(found), **donors.tables(chosen, s)}  # fmt: skip
     shape = (len(named), len(found))
     return Result(
         "activation_patching",
@@ -113,7 +122,7 @@ def activation_patching(
             "total": total.astype(np.float32),
         },
         controls=ran,
-        verdict=verdict(ran, MANDATORY, p, alpha, least),
+        verdict=verdict(ran, _mandatory(ran, held_out is not None), p, alpha, least),
         raw_examples=examples(
             model,
             s.base,
@@ -133,18 +142,77 @@ def _family(first: np.ndarray, zero: np.ndarray, s: Setting, alpha: float, seed:
     return sign_flip(first, list(s.clusters), seed=seed, structurally_zero=zero, alpha=alpha)
 
 
-def _choose(cells: list[tuple[Site, Column | None]], first: np.ndarray, zero: np.ndarray, test: FamilyTest | None, total: np.ndarray,
-            controls: str) -> donors.Chosen:  # fmt: skip
-    """The strongest cells: the significant ones first, at most a few so that controls stay below 30 % of the sweep."""
-    size = np.where(zero, -1.0, np.abs(first.mean(1)))
+def _mandatory(ran: Sequence[Control], held_out: bool) -> tuple[str, ...]:
+    also = [c.name for c in ran if c.name in IF_RUN and c.passed is not None]
+    return (*MANDATORY, *also, *(["held_out"] if held_out else []))
+
+
+def _choose(s: Setting, cells: list[tuple[Site, Column | None]], first: np.ndarray, zero: np.ndarray, test: FamilyTest | None, total: np.ndarray,
+            controls: str, seed: int) -> donors.Chosen:  # fmt: skip
+    """The strongest cells and a stratified sample of the others, within the controls' share of the sweep's cost."""
+    live = np.flatnonzero(~zero)
     significant = np.zeros(len(cells), bool) if test is None else test.significant
-    order = sorted(range(len(cells)), key=lambda i: (not significant[i], -size[i]))
-    runs = 1 + len(donors.DONORS) + 1 + donors.NOISE_DRAWS
-    most = max(1, min(CHOSEN, int(SHARE * (~zero).sum() / runs)))
+    order = _order(cells, np.abs(first.mean(1)), significant, live)
+    order = [i for i in order if significant[i]] or order[:1]  # a cell of chance has nothing to reproduce
     if controls == "full":
-        most = max(1, int(significant.sum()))
-    pick = [i for i in order if size[i] >= 0][:most]
-    return donors.Chosen([cells[i] for i in pick], first[pick], total, [_name(*cells[i]) for i in pick])
+        pick = order
+        rest = [i for i in live.tolist() if i not in set(pick)]
+    else:
+        pick, rest = _afford(s, cells, order, live, seed)
+    return donors.Chosen([cells[i] for i in pick], first[pick], total, [_name(*cells[i]) for i in pick],
+                         [cells[i] for i in rest], [_name(*cells[i]) for i in rest])  # fmt: skip
+
+
+def _order(
+    cells: list[tuple[Site, Column | None]], size: np.ndarray, significant: np.ndarray, live: np.ndarray
+) -> list[int]:
+    """Live cells: the best of each position first, since neighbours in one column carry the same thing."""
+    strongest = sorted(live.tolist(), key=lambda i: (not significant[i], -size[i]))
+    seen: set[object] = set()
+    best = []
+    for i in strongest:
+        column = cells[i][1]
+        if column is not None and significant[i] and column.label not in seen:
+            seen.add(column.label)
+            best.append(i)
+    return best + [i for i in strongest if i not in set(best)]
+
+
+def _afford(
+    s: Setting, cells: list[tuple[Site, Column | None]], order: list[int], live: np.ndarray, seed: int
+) -> tuple[list[int], list[int]]:
+    """(chosen, sample) at most SHARE of what the sweep costs, in tokens times layers, but for a few of each.
+
+    One cell at an early layer can cost more than the share: controls on it alone would say little about the others.
+    """
+    bench = replace(s.bench, metrics=s.bench.metrics[:1])
+
+    def cost(which: Sequence[int]) -> int:
+        return layer_tokens(bench, [cell(*cells[i]) for i in which])
+
+    left = SHARE * layer_tokens(
+        bench, [cell(*cells[i]) for i in live.tolist()], {"donor": Prompts(s.donor.ids)}
+    )
+    pick: list[int] = []
+    for i in order[:CHOSEN]:
+        price = donors.RUNS * cost([i])
+        if price > left and len(pick) >= LEAST_CHOSEN:
+            break
+        left -= price
+        pick.append(i)
+    rest = [i for i in live.tolist() if i not in set(pick)]
+    left = max(left, 0.0)
+    if not rest or not pick:
+        return pick, []
+    layers = [
+        len(s.model.binding.slots) - 1 if not isinstance(site.layer, int) else site.layer for site, _ in cells
+    ]
+    strata = Strata.of(layers, [site.point for site, _ in cells], len(s.model.binding.slots))
+    outside = [i for i in range(len(cells)) if i not in set(rest)]
+    sample = stratified_sample(strata, outside, seed=seed, n=SAMPLE).tolist()
+    each = donors.RUNS_ELSEWHERE * cost(sample) / len(sample)
+    count = min(len(sample), max(LEAST_SAMPLE, int(left / each))) if each else 0
+    return pick, stratified_sample(strata, outside, seed=seed, n=count).tolist() if count else []
 
 
 def _name(site: Site, column: Column | None) -> str:
@@ -166,7 +234,8 @@ def _controls(
                                    "every cell is structurally zero, or there is one prompt"))  # fmt: skip
     if controls == "none" or not chosen.cells or s.task.n < 2:
         why = "controls='none'" if controls == "none" else "no cell can differ, or there is one prompt"
-        return ran + [donors.not_run(name, why) for name in ("identity", *donors.DONORS, "noise")]
+        also = [name for names in donors.ALSO.values() for name in names]
+        return ran + [donors.not_run(name, why) for name in ("identity", *donors.DONORS, *also, "noise")]
     ran.append(donors.identity(s, chosen, donors.noise_floor(s)))
     ran += donors.other_donors(s, chosen, seed)
     ran.append(donors.noise(s, chosen, seed))
@@ -188,6 +257,8 @@ def _held_out(
     )
     if other is None or not chosen.cells:
         return Control.not_run("held_out", rules_out, expected, "no held-out prompts were given")
+    if leak := shares(task, other):
+        return Control.not_run("held_out", rules_out, expected, leak)
     labels = [c.label for _, c in chosen.cells if c is not None]
     h = setting(model, other, mode, s.metrics)
     found, h = columns(h, list(dict.fromkeys(labels))) if labels else ([], h)
@@ -199,7 +270,7 @@ def _held_out(
         return Control.not_run(
             "held_out", rules_out, expected, "a chosen cell has no effect at all, so no sign to find again"
         )
-    by = _split_by(other)
+    by = split_by(other)
     try:
         result = retest(
             out.effects[..., 0].numpy(),
@@ -212,12 +283,6 @@ def _held_out(
     except ControlError as error:
         return Control.not_run("held_out", rules_out, expected, error.what)
     return checks.held_out(result, cells=chosen.names)
-
-
-def _split_by(other: PairTask) -> Literal["template", "entity"]:
-    """What the held-out prompts do not share with the others; by pair counts as by entity."""
-    note = other.provenance.get("split")
-    return "template" if isinstance(note, dict) and note.get("by") == "template" else "entity"
 
 
 def _labels(task: PairTask, by: str) -> list[str]:

@@ -20,7 +20,7 @@ from microtome.controls.intervals import Interval
 from microtome.controls.ratio import normalised_effect
 from microtome.controls.sampling import Strata, matched_sets, top_pool_sets
 from microtome.errors import ControlError, ResultError
-from microtome.methods.setting import Setting, examples, setting, settings
+from microtome.methods.setting import Setting, examples, same_question, setting, settings, shares
 from microtome.replay.plan import Cell, Change
 from microtome.replay.sources import Prompts
 from microtome.replay.sweep import measure, sweep
@@ -39,7 +39,7 @@ NULL_ALPHA = 0.05
 NULLS = 20
 
 
-@technique("component_set", "1", controls=("receipts", "empty_and_full", "matched_sets", "strong_sets", "held_out_faithfulness"),
+@technique("component_set", "2", controls=("receipts", "empty_and_full", "matched_sets", "strong_sets", "held_out_faithfulness"),
            mandatory=("receipts", "empty_and_full", "matched_sets", "held_out_faithfulness"), figure="microtome.figures.sets:draw", random=True)  # fmt: skip
 def component_set(
     model: Model,
@@ -66,10 +66,13 @@ def component_set(
 
     Raises
     ------
-    ResultError: the ranking is no map of single components. ControlError: the total effect's interval contains 0.
+    ResultError: the ranking is no map of single components, or of other pairs or another model (the held-out ones must not
+    rank). ControlError: the total effect's interval contains 0.
     """
-    s, h = setting(model, task, "noise"), setting(model, held_out or task, "noise")
+    leak = "no held-out prompts were given" if held_out is None else shares(task, held_out)
+    s, h = setting(model, task, "noise"), setting(model, task if held_out is None else held_out, "noise")
     named, scores = _ranked(ranking)
+    same_question(ranking, model, task, "ranking")
     order = np.argsort(-scores, kind="stable")
     sizes = [k for k in SIZES if k < len(named)]
     sets = [[int(i) for i in order[:k]] for k in sizes]
@@ -90,7 +93,7 @@ def component_set(
         _ends(s, named, total),
         *_nulls(real, families),
     ]
-    ran.append(_faithful(real, share, given=held_out is not None))
+    ran.append(_faithful(real, share, leak))
     best = families.get("matched", np.zeros(0))
     p = float((1 + (best >= real.estimate).sum()) / (1 + best.size)) if best.size else None
     import pandas as pd
@@ -192,9 +195,9 @@ def _nulls(real: Interval, families: dict[str, np.ndarray]) -> list[Control]:
     return out
 
 
-def _faithful(real: Interval, share: float, *, given: bool) -> Control:
-    if not given:
+def _faithful(real: Interval, share: float, leak: str) -> Control:
+    if leak:
         return Control.not_run("held_out_faithfulness", "that the set carries the effect only on the prompts that chose it",
-                               f"at least {share:g} of the effect on held-out prompts", "no held-out prompts were given")  # fmt: skip
+                               f"at least {share:g} of the effect on held-out prompts", leak)  # fmt: skip
     return Control("held_out_faithfulness", "that the set carries the effect only on the prompts that chose it", f"at least {share:g} of the effect on held-out prompts",
                    {"value": float(real.estimate), "low": float(real.low), "high": float(real.high)}, bool(real.estimate >= share), real.n)  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from microtome.errors import TaskError
+from microtome.errors import ResultError, TaskError
 from microtome.metrics import metric, scoring
 from microtome.replay.plan import Cell, Change
 from microtome.replay.sweep import Bench, Settings
@@ -17,6 +17,7 @@ from microtome.sites import At, Site, expand_all
 
 if TYPE_CHECKING:
     from microtome.facade import Model
+    from microtome.results.result import Result
     from microtome.tasks.pairs import PairTask, Side
 
 Mode = Literal["denoise", "noise"]
@@ -182,6 +183,45 @@ def cell(site: Site, column: Column | None, source: str = "donor") -> Cell:
         tuple(Change(site, At(span=name), source, optional) for name in column.names),
         f"{site}@{column.label}",
     )
+
+
+def same_question(given: Result, model: Model, task: PairTask, what: str) -> None:
+    """Refuse a result of another model or other pairs where this one's numbers are needed.
+
+    Raises
+    ------
+    ResultError: which of the two differs.
+    """
+    asked = given.query
+    if asked is None:
+        return
+    for name, mine, theirs in (("model", model.hash, asked.model), ("task", task.hash, asked.task)):
+        if theirs and theirs != mine:
+            raise ResultError(
+                f"the {what} is a result of another {name}",
+                why=f"it was measured on {theirs[:12]}, this call is about {mine[:12]}",
+                instead=f"run {asked.method} on the same {name}",
+            )
+
+
+def shares(task: PairTask, held_out: PairTask) -> str:
+    """Why `held_out` is not held out from `task`, in words; "" where no pair and no cluster of the split is in both.
+
+    The split is by template where the pairs say so (`task.split`), by entity where both have entities, else by pair.
+    """
+    both = {*zip(task.clean.ids, task.corrupt.ids, strict=True)}
+    again = sum(pair in both for pair in zip(held_out.clean.ids, held_out.corrupt.ids, strict=True))
+    if again:
+        return f"{again} of {held_out.n} held-out pairs are among those explored"
+    by = split_by(held_out)
+    common = sorted(set(task.groups.get(by, ())) & set(held_out.groups.get(by, ())))
+    return f"the {by} {common[0]!r} is on both sides" if common else ""
+
+
+def split_by(held_out: PairTask) -> Literal["template", "entity"]:
+    """What the held-out prompts do not share with the others; by pair counts as by entity."""
+    note = held_out.provenance.get("split")
+    return "template" if isinstance(note, Mapping) and note.get("by") == "template" else "entity"
 
 
 def settings(note: str = "", unit: str = "sweep") -> Settings:

@@ -151,32 +151,33 @@ def _inner(binding: Binding, point: str, layer: int, head: Tensor | None, width:
 
 @dataclass(frozen=True)
 class Reference(_Anywhere):
-    """The mean over reference prompts of the same length, position by position, or one of them at random.
+    """The mean over reference prompts that are aligned, position by position, or one of them at random.
 
-    Averaging positions of unaligned prompts is refused: a group whose length no reference prompt has is an error.
+    fits: per prompt of the task, the reference prompts aligned with it (`tasks.alignment.match`); without it those of the
+    same length. A prompt that none fits is an error: positions of unaligned prompts are not averaged.
     """
 
     ids: Sequence[Sequence[int]]
     how: Literal["mean", "resample"]
     seed: int = 0
+    fits: Sequence[Sequence[int]] = ()
 
     def build(self, wanted: Wanted) -> Source:
         """Run the reference prompts once per group.
 
         Raises
         ------
-        TaskError: no reference prompt of this length.
+        TaskError: no reference prompt fits.
         """
         group = wanted.group
         stores: list[dict[Point, Tensor]] = []
         place = torch.zeros(len(group.prompts), dtype=torch.long)
-        for length in sorted(set(group.lengths)):
-            rows = [list(r) for r in self.ids if len(r) == length]
-            if not rows:
-                raise TaskError(f"no reference prompt has {length} tokens", why="positions of unaligned prompts are not averaged",
-                                instead="give reference prompts of the same lengths, e.g. task.reference(64, seed=0)")  # fmt: skip
-            mine = torch.tensor([n == length for n in group.lengths])
-            store, drawn = self._of_length(wanted.capture(rows), len(rows), mine, length)
+        fitting = [self._fitting(prompt, n) for prompt, n in zip(group.prompts, group.lengths, strict=True)]
+        for number, kind in enumerate(sorted(set(fitting))):
+            rows = [list(self.ids[i]) for i in kind]
+            mine = torch.tensor([one == kind for one in fitting])
+            seed = self.seed * 1_000_003 + len(rows[0]) + 1_009 * number
+            store, drawn = self._of_kind(wanted.capture(rows), len(rows), mine, seed)
             place[mine] = drawn + sum(next(iter(s.values())).shape[0] for s in stores)
             stores.append(store)
         joined = {key: _stacked([store[key] for store in stores]) for key in stores[0]}
@@ -185,15 +186,25 @@ class Reference(_Anywhere):
             self.agree(group, wanted.base_ids),
         )
 
-    def _of_length(
-        self, store: dict[Point, Tensor], n: int, mine: Tensor, length: int
+    def _fitting(self, prompt: int, length: int) -> tuple[int, ...]:
+        """Reference prompts for one prompt of the task."""
+        if self.fits:
+            return tuple(self.fits[prompt])
+        found = tuple(i for i, row in enumerate(self.ids) if len(row) == length)
+        if not found:
+            raise TaskError(f"no reference prompt has {length} tokens", why="positions of unaligned prompts are not averaged",
+                            instead="give reference prompts of the same lengths, e.g. task.reference(64, seed=0)")  # fmt: skip
+        return found
+
+    def _of_kind(
+        self, store: dict[Point, Tensor], n: int, mine: Tensor, seed: int
     ) -> tuple[dict[Point, Tensor], Tensor]:
-        """Reference values of one length, and which of them each prompt of that length gets."""
+        """Reference values for prompts that the same references fit, and which of them each such prompt gets."""
         count = int(mine.sum())
         if self.how == "mean":
             means = {key: value.mean(0, keepdim=True) for key, value in store.items()}
             return means, torch.zeros(count, dtype=torch.long)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + length)
+        generator = torch.Generator().manual_seed(seed)
         return store, torch.randint(n, (count,), generator=generator)
 
 

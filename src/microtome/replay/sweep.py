@@ -160,15 +160,27 @@ def estimate(
     Sources that are not given count as differing everywhere.
     """
     settings, n_layers = settings or Settings(), len(bench.binding.slots)
+    recorded = sum(g.width * sum(map(len, g.rows_of)) for g in groups_of(bench, settings.share))
+    total = 2 * n_layers * recorded + layer_tokens(bench, cells, sources, settings)
+    return total * _rate(bench, settings.tokens)
+
+
+def layer_tokens(
+    bench: Bench,
+    cells: Sequence[Cell],
+    sources: Mapping[str, SourceSpec] | None = None,
+    settings: Settings | None = None,
+) -> int:
+    """Tokens times layers that the patched rows of a sweep take; sources not given count as differing everywhere."""
+    settings, n_layers = settings or Settings(), len(bench.binding.slots)
     names = {c.source for cell in cells for c in cell.changes}
     specs = {name: (sources or {}).get(name, Zero()) for name in names}
     total = 0
     for group in groups_of(bench, settings.share):
-        total += 2 * group.width * n_layers * sum(map(len, group.rows_of))
         free = {name: Source(_not_needed, spec.agree(group, bench.ids)) for name, spec in specs.items()}
         planned = plan(bench.binding, group, cells, free, causal=True, skip=settings.skip)
         total += int(tokens_of(planned.rows, n_layers).sum())
-    return total * _rate(bench, settings.tokens)
+    return total
 
 
 def _not_needed(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tensor | None) -> Tensor:
@@ -428,6 +440,7 @@ __all__ = [
     "Settings",
     "estimate",
     "groups_of",
+    "layer_tokens",
     "measure",
     "sweep",
 ]

@@ -310,7 +310,11 @@ def _donor_problem(made: PairTask, given: Donors, kind: str, i: int) -> str:
         right = set(given.answers[i])
         if have in (clean, corrupt) or right in (set(made.answers[i]), set(made.wrong[i])):
             return "has the answer of its own pair"
-        return ""
+        kept = sorted(key for key in clean if key not in made.differs and have.get(key) != clean[key])
+        same = sorted(key for key in made.differs if have.get(key) == clean[key])
+        if kept:
+            return f"changes {kept[0]}, which the pair does not differ in"
+        return f"has the clean prompt's {same[0]}, {clean[same[0]]!r}" if same else ""
     twin, name = (clean, "clean") if kind == "same_value" else (corrupt, "corrupt")
     wrong = sorted(key for key in twin.keys() | have.keys() if twin.get(key) != have.get(key))
     if wrong:

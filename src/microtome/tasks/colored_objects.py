@@ -125,14 +125,17 @@ class ColoredObjects(Generator):
     def revalue(
         self, clean: Values, corrupt: Values, random: np.random.Generator
     ) -> tuple[Values, Answers, Answers]:
-        """The object asked for in neither prompt, in a colour of neither."""
+        """The object asked for in neither prompt; where the prompts differ in the colour only, a third colour."""
         objects, colors = clean["objects"].split(), clean["colors"].split()
+        if self.counterfactual == "other_color":
+            asked = objects.index(clean["query"])
+            colors[asked] = choose(
+                [x for x in self.colors if x not in colors and x != corrupt["color"]], random
+            )
+            values = _values(objects, colors, asked, clean["template"], clean["place"])
+            return values, (" " + values["color"],), (" " + corrupt["color"],)
         free = [k for k, o in enumerate(objects) if o not in (clean["query"], corrupt["query"])]
         asked = free[int(random.integers(len(free)))]
-        if colors[asked] in (clean["color"], corrupt["color"]):
-            colors[asked] = choose(
-                [c for c in self.colors if c not in colors and c != corrupt["color"]], random
-            )
         values = _values(objects, colors, asked, clean["template"], clean["place"])
         return values, (" " + values["color"],), (" " + corrupt["color"],)
 

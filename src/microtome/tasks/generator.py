@@ -113,6 +113,8 @@ class Generator:
     ) -> tuple[Values, Answers, Answers]:
         """Values whose answer is neither clean's nor corrupt's, that answer, and the base's (corrupt's) own.
 
+        Every variable in which the pair differs has another value than in clean, every other variable clean's.
+
         Where the base has no answer of its own, the wrong answer of the new values.
         """
         raise NotImplementedError

@@ -146,11 +146,15 @@ class IOI(Generator):
     def revalue(
         self, clean: Values, corrupt: Values, random: np.random.Generator
     ) -> tuple[Values, Answers, Answers]:
-        """Two other names in the roles of clean's, everything else as in clean."""
+        """Two other names, the roles in the order that clean does not have: no variable has clean's value.
+
+        With clean's order a donor would still say which of the base's two names is the answer.
+        """
         used = {*clean["io"].split("|"), clean["subject"], *corrupt["io"].split("|"), corrupt["subject"]}
         free = [name for name in self.names if name not in used]
         io, subject = (free[int(k)] for k in random.permutation(len(free))[:2])
-        order = clean["order"] if clean["order"] != "ABC" else corrupt["order"]
+        known = clean["order"] if clean["order"] != "ABC" else _ORDERS[0]
+        order = corrupt["order"] if corrupt["order"] != "ABC" else _ORDERS[1 - _ORDERS.index(known)]
         own = subject if corrupt["order"] == "ABC" else corrupt["io"]
         return {**clean, "io": io, "subject": subject, "order": order}, (" " + io,), (" " + own,)
 

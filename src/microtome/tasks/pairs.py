@@ -19,7 +19,7 @@ from microtome.results.frozen import FrozenDict
 from microtome.tasks import checks
 from microtome.tasks.rng import rng
 
-__all__ = ["DONOR_KINDS", "Continuations", "Donors", "PairTask", "Side", "Source", "Span"]
+__all__ = ["DONOR_KINDS", "Continuations", "Donors", "PairTask", "Side", "Source", "Span", "join"]
 
 Span = tuple[int, int]
 Continuations = tuple[tuple[int, ...], ...]
@@ -273,7 +273,9 @@ class PairTask:
 
         "same_value": other surface, every variable as in `clean`: should do what the clean donor does.
         "irrelevant": other surface, every variable as in `corrupt`: should do nothing.
-        "wrong_value": another answer than either side's, given in `.answers`: should move towards that one.
+        "wrong_value": another answer than either side's, given in `.answers`, and another value than clean's in every
+        variable in which the pair differs: moves a site that holds the answer towards that one, and no site does with
+        it what it does with clean.
 
         A donor depends on its pair, kind and seed only, not on which other pairs the task holds.
 
@@ -307,7 +309,7 @@ class PairTask:
         checks.count(n, "n")
         if self.source is not None:
             return self.source.reference(self, n, seed)
-        both = _join(self.clean, self.corrupt)
+        both = join(self.clean, self.corrupt)
         first = {row: i for i, row in reversed(list(enumerate(both.ids)))}
         own = sorted(first.values())
         if n > len(own):
@@ -320,11 +322,12 @@ class PairTask:
         return both.take([own[int(k)] for k in pick])
 
 
-def _join(a: Side, b: Side) -> Side:
+def join(a: Side, b: Side) -> Side:
+    """The prompts of `a`, then those of `b`; spans are those of `a`."""
     return Side(
         texts=a.texts + b.texts,
         ids=a.ids + b.ids,
-        spans={name: row + b.spans[name] for name, row in a.spans.items()},
+        spans={name: row + b.spans.get(name, (None,) * len(b)) for name, row in a.spans.items()},
         variables=a.variables + b.variables,
         surface=a.surface + b.surface,
         strings=a.strings + b.strings if a.strings and b.strings else (),
