@@ -486,10 +486,14 @@ def bind(hf: nn.Module) -> Binding:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{type(hf).__name__} is an encoder-decoder", why="Microtome reads decoder-only models",
                          instead="pass a causal language model")  # fmt: skip
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        raise ModelError(f"this {type(hf).__name__} lets tokens see later tokens", why="its config says use_bidirectional_attention",
+                         instead="pass a causal language model")  # fmt: skip
     prefix_name = str(getattr(hf, "base_model_prefix", ""))
     base_name = prefix_name if prefix_name and hasattr(hf, prefix_name) else ""
     base = hf.get_submodule(base_name) if base_name else hf
     head = names.child(hf, names.HEAD)
+    head = head if head and _multiplies(hf.get_submodule(head)) else None
     found = {part: names.child(base, vocabulary) for part, vocabulary in (
         ("layers", names.LAYERS), ("embed", names.EMBED), ("pos", names.POS), ("embed_norm", names.EMBED_NORM),
         ("final_norm", names.FINAL_NORM), ("project_out", names.PROJECT_OUT),
@@ -528,7 +532,8 @@ def _slots(config: Any, family: Family | None, layer: nn.Module, index: int, pat
         for part, vocabulary in (("q", names.Q), ("k", names.K), ("v", names.V), ("qkv", names.QKV), ("o", names.O),
                                  ("q_norm", names.Q_NORM), ("k_norm", names.K_NORM)):  # fmt: skip
             found = names.child(inner, vocabulary)
-            paths[part] = f"{attn}.{found}" if found else None
+            good = found and (part.endswith("_norm") or _multiplies(inner.get_submodule(found)))
+            paths[part] = f"{attn}.{found}" if good else None
         if not block.qk_norm:
             paths["q_norm"] = paths["k_norm"] = None
     mlp_kind, d_mlp = _mlp_slots(layer, mlp, paths)
@@ -546,7 +551,7 @@ def _mlp_slots(layer: nn.Module, mlp: str | None, paths: dict[str, str | None]) 
     where = layer.get_submodule(mlp) if mlp else layer
     prefix = f"{mlp}." if mlp else ""
     out = names.child(where, names.OUT)
-    if mlp and out is None:
+    if mlp and (out is None or not _multiplies(where.get_submodule(out))):
         return ("moe" if names.child(where, names.EXPERTS) else "unknown"), 0
     if out is None:
         return "none", 0
@@ -557,7 +562,8 @@ def _mlp_slots(layer: nn.Module, mlp: str | None, paths: dict[str, str | None]) 
         ("out", names.OUT),
     ):
         found = names.child(where, vocabulary)
-        paths[part] = f"{prefix}{found}" if found else None
+        good = found and _multiplies(where.get_submodule(found))
+        paths[part] = f"{prefix}{found}" if good else None
     weight = _tensor(where.get_submodule(out), "weight")
     d_mlp = weight.shape[0] if _transposed(where.get_submodule(out)) else weight.shape[1]
     return ("gated" if paths["gate"] or paths["gate_up"] else "plain"), d_mlp
@@ -609,6 +615,11 @@ def _tensor(module: nn.Module, name: str) -> Tensor:
     found = getattr(module, name)
     assert isinstance(found, Tensor)
     return found
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a module of a projection's name is one: some families wrap the matrix in a module of their own."""
+    return isinstance(getattr(module, "weight", None), Tensor)
 
 
 def _transposed(module: nn.Module) -> bool:
