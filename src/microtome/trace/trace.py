@@ -35,6 +35,11 @@ class Trace:
     reads: Mapping[Key, Read] = field(repr=False)
     raw_logits: Tensor | None = field(repr=False, default=None)
 
+    def __repr__(self) -> str:
+        disk = f", {len(self.files)} of them on disk in {self.files[0].parent}" if self.files else ""
+        edits = f", {len(self.receipts)} edits" if self.receipts else ""
+        return f"Trace({len(self.tokens)} prompts, {len(self.reads)} captures{disk}{edits}, {self.numerics['dtype']}, {self.numerics['attention']})"
+
     @property
     def logits(self) -> Float[Tensor, "prompt pos d_vocab"]:
         """Logits at every position ("all") or at each prompt's last own token ("last", pos of size 1). NaN at pads.
