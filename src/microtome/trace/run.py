@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from microtome.errors import EditError, ModelError
-from microtome.model import binding as where
+from microtome.model import taps as where
 from microtome.model.binding import Binding
 from microtome.model.tokens import Tokens, check_ids, tokens_of
 from microtome.sites import Site, expand_all

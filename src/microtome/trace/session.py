@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from microtome.model import binding as where
-from microtome.model.binding import Binding, Tap
+from microtome.model import taps as where
+from microtome.model.binding import Binding
+from microtome.model.taps import Tap
 from microtome.points import POINTS
 from microtome.trace.frame import Frame
 from microtome.trace.seam import Softmax, attending, current
