@@ -15,10 +15,11 @@ from microtome.certificate import certify
 from microtome.certificate.bench import row
 from microtome.certificate.issue import inside
 from microtome.errors import ModelError
-from microtome.model import binding as where
-from microtome.model.binding import Binding, Tap, bind
+from microtome.model import taps as where
+from microtome.model.binding import Binding, bind
 from microtome.model.family import Fused, concatenated, grouped, interleaved
 from microtome.model.layout import Layout
+from microtome.model.taps import Tap, projection
 
 Fault = Callable[[Binding], None]
 
@@ -181,7 +182,7 @@ _FAULTS: list[tuple[str, str, Fault, str]] = [
     ("queries and keys exchanged as modules", "llama-mha", swap("q", "k"), "rotary"),
     ("queries and keys exchanged as used", "llama-mha", taps(lambda t: replace(t, how=where.KEY, layout=Layout("bhsd")), "q"), "rotary"),
     ("values taken for keys", "llama", taps(lambda t: replace(t, how=where.CACHE_V), "k"), "rotary"),
-    ("keys before rotary taken for keys as used", "llama", lambda b: taps(lambda t: b._projection("k", b.slots[t.layer or 0]) and Tap(t.point, t.layer, where.OUTPUT, *b._projection("k", b.slots[t.layer or 0])), "k")(b), "scores"),
+    ("keys before rotary taken for keys as used", "llama", lambda b: taps(lambda t: projection("k", b.slots[t.layer or 0]) and Tap(t.point, t.layer, where.OUTPUT, *projection("k", b.slots[t.layer or 0])), "k")(b), "scores"),
     ("interleaved read as concatenated", "gpt_neox", slots(fused=concatenated(4, 4)), "rotary"),
     ("concatenated read as interleaved", "gpt2", slots(fused=interleaved(4)), "rotary"),
     ("concatenated read as grouped", "phi3", slots(fused=grouped(2, 2)), "rotary"),

@@ -165,3 +165,44 @@ def test_tokens_are_frozen() -> None:
     with pytest.raises(AttributeError):
         pack([[1]]).padding = "left"  # type: ignore[misc]
     assert isinstance(pack([[1]]), Tokens)
+
+
+def _fast(pieces: list[str], decoder: Any) -> Any:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(pieces)}, merges=[]))
+    inner.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=inner)
+
+
+def test_sentencepiece_strings_keep_the_space_before_a_word() -> None:
+    """Decoded by itself, a word with a space before it and one without look the same."""
+    from tokenizers import decoders
+
+    pieces = ["\u2581world", "world", "\u2581", "\u2581\u2581", "<0xF0>", "\n", "<s>"]
+    metaspace = decoders.Metaspace()
+    llama = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])  # fmt: skip
+    for decoder in (metaspace, llama):
+        shown = token_strings(_fast(pieces, decoder), range(len(pieces)))
+        assert shown == [" world", "world", " ", "  ", "<0xF0>", "\n", "<s>"]
+
+
+def test_byte_level_strings_show_bytes_and_never_their_letters() -> None:
+    from tokenizers import decoders, pre_tokenizers
+
+    def written(text: str) -> str:
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return str(level.pre_tokenize_str(text)[0][0])
+
+    accent, emoji = written("\u00e9"), written("\U0001f600")
+    pieces = [
+        written(" caf") + accent[0],
+        accent[1],
+        written(" "),
+        emoji[:3],
+        emoji[3] + written(" \ufffd"),
+        written("\n"),
+    ]
+    shown = token_strings(_fast(pieces, decoders.ByteLevel()), range(len(pieces)))
+    assert shown == [" caf<0xC3>", "<0xA9>", " ", "<0xF0><0x9F><0x98>", "<0x80> \ufffd", "\n"]

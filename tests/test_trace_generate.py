@@ -350,3 +350,13 @@ def test_nothing_is_left_after_an_exception() -> None:
             with pytest.raises(ZeroDivisionError):
                 _generate(name, [Edit("L1.pattern", explode)], "generated", cache=cache)
         assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_what_generation_returns_can_be_run_also_where_a_reference_is_as_short_as_what_was_read() -> None:
+    """The last token is never read back, so the edits that are returned do not name it."""
+    binding = tiny.bound("llama")
+    prompt, over = tiny.prompts(1, 3), tiny.prompts(4, 6, 1)
+    made = generate(binding, pack(prompt), edits=[Ablate("L1.mlp_out", "mean", over=over)], when="generated", max_new_tokens=4, stop=False)  # fmt: skip
+    assert [str(e.site) for e in made.edits[0]] == ["L1.mlp_out@3:6"]
+    again = run(binding, pack(made.sequences), edits=[list(made.edits[0])])
+    torch.testing.assert_close(again.logits[:, 2:6], made.logits, rtol=1e-4, atol=1e-4)

@@ -34,6 +34,22 @@ def test_the_budget_is_used_before_the_disk(model: Model) -> None:
     assert [path.name for path in trace.files] == [f"L{i}.resid_pre.safetensors" for i in range(1, model.facts.n_layers)]  # fmt: skip
 
 
+def test_what_goes_to_disk_is_said_once_and_by_the_trace(
+    model: Model, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = model.run(PROMPTS, SITES)
+    assert (
+        not caplog.records
+        and "3 captures" in repr(model.run(PROMPTS, "L*.resid_pre"))
+        and "disk" not in repr(held)
+    )
+    spilled = model.run(PROMPTS, SITES, memory=0)
+    (record,) = caplog.records
+    folder = str(spilled.files[0].parent)
+    assert "memory budget" in record.getMessage() and folder in record.getMessage()
+    assert f"{len(spilled.files)} of them on disk in {folder}" in repr(spilled)
+
+
 def test_temporary_files_go_with_the_trace_and_given_ones_stay(model: Model, tmp_path) -> None:
     trace = model.run(PROMPTS, "L0.resid_pre", memory=0)
     (path,) = trace.files

@@ -140,6 +140,8 @@ UNKNOWN: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_next": ("qwen3_next", {**_HYBRID, **_MOE, "head_dim": 8, "layer_types": ["linear_attention", "full_attention"] * 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "shared_expert_intermediate_size": 24, "linear_conv_kernel_dim": 4}),
     "granitemoehybrid": ("granitemoehybrid", {**_HYBRID, **_MAMBA, "layer_types": ["mamba", "attention"] * 2, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 24, "residual_multiplier": 0.4}),
     "diffllama": ("diffllama", _SAME),
+    "doge": ("doge", {**_SAME, "num_key_value_heads": 2}),
+    "moshi": ("moshi", {**_SAME, "ffn_dim": 40, "head_dim": 8, "sliding_window": 4}),
 }  # fmt: skip
 
 EQUAL: dict[str, tuple[str, dict[str, Any]]] = {

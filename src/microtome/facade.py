@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from microtome.model.tokens import Bos, Padding, Tokens, chat_text, encode, toke
 from microtome.model.weights import Weights
 from microtome.results.events import emit_look
 from microtome.sites import Site
+from microtome.trace import scope
 from microtome.trace.edits import BaseEdit, Edits
 from microtome.trace.generate import Generation, When
 from microtome.trace.generate import generate as _generate
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from microtome.certificate import Certificate
     from microtome.model.load import Loaded
-
-_scoped: ContextVar[tuple[tuple[int, BaseEdit], ...]] = ContextVar("microtome_scoped_edits", default=())
 
 
 class Model:
@@ -207,15 +205,15 @@ class Model:
 
     @contextmanager
     def editing(self, *edits: BaseEdit) -> Iterator[Model]:
-        """Keep edits in force in every run inside the block, before the run's own edits; always taken back."""
-        token = _scoped.set(_scoped.get() + tuple((id(self.hf), e) for e in edits))
-        try:
+        """Keep edits in force in every run inside the block, before the run's own edits; always taken back.
+
+        For `run`, `grad`, `stream` and `generate`. Techniques refuse to run inside: their results would not say so.
+        """
+        with scope.editing(self.hf, edits):
             yield self
-        finally:
-            _scoped.reset(token)
 
     def _with_scope(self, edits: Edits, n: int) -> Edits:
-        scoped = [e for owner, e in _scoped.get() if owner == id(self.hf)]
+        scoped = scope.in_force(self.hf)
         own: list[Any] = list(edits)
         if own and all(isinstance(e, list | tuple) for e in own):
             return [[*scoped, *row] for row in own]

@@ -23,7 +23,7 @@ FACTOR = 8
 to FACTOR eps, so that a noisy model does not loosen its own certificate). Seen: at most 4 eps, on every family tried
 and in every dtype; a wrong tensor is off by about 1 / eps."""
 
-NOISE_FACTOR = 4
+NOISE_FACTOR = 8
 """Two forwards of other shape may differ by this many times the noise measured on a few shapes (noise above 64 eps of the
 largest logit counts as 64)."""
 

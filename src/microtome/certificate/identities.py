@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from microtome.errors import MicrotomeError
-from microtome.model.binding import Binding, Slots
+from microtome.model.binding import Binding
 from microtome.model.family import PARALLEL, POST, SANDWICH
+from microtome.model.slots import Slots
 from microtome.model.weights import Weights
 from microtome.points import POINTS
 from microtome.trace.trace import Trace

@@ -229,17 +229,26 @@ def _edited(bench: Bench, layer: int | None, points: list[str]) -> tuple[Trace |
     if layer is not None:
         captures += [f"L{layer - 1}.resid_post" if layer else "embed"]
         captures += [f"L{layer + 1}.resid_pre"] if layer + 1 < len(binding.slots) else []
-    edits: list[list[Edit]] = [[], *([Edit(s, _rolled)] for s in sites), []]
+    edits: list[list[Edit]] = [[], *([_edit(p, s)] for p, s in zip(points, sites, strict=True)), []]
     try:
         return bench.run([prompt] * len(edits), captures, edits), {p: i + 1 for i, p in enumerate(points)}
     except RUNTIME:
         for point, site in zip(points, sites, strict=True):
             try:
-                bench.run([prompt], [], [Edit(site, _rolled)])
+                bench.run([prompt], [], [_edit(point, site)])
             except RUNTIME as error:
                 bench.note("writes", 1, _name(point, layer), 0)
                 bench.fail(point, layer, f"it cannot be edited: {line(error)}")
         return None, {}
+
+
+def _edit(point: str, site: str) -> Edit:
+    return Edit(site, _tilted if POINTS[point].square else _rolled)
+
+
+def _tilted(x: Tensor) -> Tensor:
+    """Each key by its own factor: what the mask hides stays hidden, so nothing may be moved between keys."""
+    return x * torch.linspace(0.5, 1.5, x.shape[-1], dtype=x.dtype, device=x.device)
 
 
 def _rolled(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from microtome.certificate.identities import WHY
 from microtome.certificate.record import Certificate, Check, Lack
 from microtome.errors import ModelError
 from microtome.model.binding import Binding
+from microtome.trace import seam
 from microtome.trace.run import check_runnable, numerics_of
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def certify(model: Model | Binding, withdraw: bool = False) -> Certificate:
     """  # fmt: skip
     binding = model if isinstance(model, Binding) else model.binding
     check_runnable(binding)
-    with torch.no_grad():
+    with torch.no_grad(), seam.exclusive(binding.hf):
         bench = inside(binding)
         for _ in range(_ROUNDS):
             if not withdraw or not bench.failures:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -160,14 +162,47 @@ def chat_text(
 
 
 def token_strings(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each token as the user sees it: decoded text, with bytes that are no text of their own as <0x..>."""
+    """Each token as the user sees it: its text with the space before it, and bytes that are no text of their own as <0x..>.
+
+    A character of several tokens (an emoji, a rare letter) shows as the bytes of each.
+    """  # fmt: skip
     if tokenizer is None:
         return [str(i) for i in ids]
-    strings = [tokenizer.decode([i], clean_up_tokenization_spaces=False) for i in ids]
-    for place, (text, one) in enumerate(zip(strings, ids, strict=True)):
-        if "\ufffd" in text or not text:
-            strings[place] = str(tokenizer.convert_ids_to_tokens(int(one)))
-    return strings
+    return [_string(tokenizer, int(i)) for i in ids]
+
+
+def _string(tokenizer: Any, token: int) -> str:
+    text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    if _SPACE in piece:  # SentencePiece; decoding a token by itself drops its space
+        return piece.replace(_SPACE, " ")
+    if "\ufffd" not in text and text:
+        return text
+    table = _byte_letters()
+    if not all(letter in table for letter in piece):
+        return piece
+    return bytes(table[letter] for letter in piece).decode("utf-8", errors=_AS_BYTES)
+
+
+_SPACE = "\u2581"
+_AS_BYTES = "microtome_as_bytes"
+
+
+def _as_bytes(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeDecodeError)
+    return "".join(f"<0x{b:02X}>" for b in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_AS_BYTES, _as_bytes)
+
+
+@cache
+def _byte_letters() -> dict[str, int]:
+    """The letters in which byte-level tokenizers write bytes (gpt2's table): printable ones stand for themselves, the others
+    for 256 and up in order."""  # fmt: skip
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in set(printable)]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
 def check_ids(tokens: Tokens, d_vocab: int, n_ctx: int | None) -> None:

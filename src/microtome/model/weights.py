@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from microtome.errors import SiteError
-from microtome.model.binding import Binding, Slots, _transposed
+from microtome.model.binding import Binding
+from microtome.model.slots import Slots, transposed
 
 
 class Weights:
@@ -135,7 +136,7 @@ class Weights:
         """A linear module's weight as [in, out]."""
         module = self._b.module(path)
         weight: Tensor = module.weight  # type: ignore[assignment]
-        return weight if _transposed(module) else weight.T
+        return weight if transposed(module) else weight.T
 
     def _attention(self, layer: int, part: str) -> tuple[Slots, str]:
         s = self._b.slots[layer]
@@ -159,7 +160,7 @@ class Weights:
             return self._fused(s, self._right(s.at("qkv") or "").T, which).transpose(1, 2)
         _, path = self._attention(layer, which)
         n = s.n_heads if which == "q" else s.n_kv
-        return self._right(path).view(-1, n, s.d_head).transpose(0, 1) if _transposed(self._b.module(path)) else (
+        return self._right(path).view(-1, n, s.d_head).transpose(0, 1) if transposed(self._b.module(path)) else (
             self._right(path).T.view(n, s.d_head, -1).transpose(1, 2)
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from microtome.errors import ModelError
 from microtome.model.binding import Binding
 from microtome.trace.layers import LayerCall, record
 from microtome.trace.run import attention_for, device_of
+from microtome.trace.scope import refuse_in_force
 from microtome.trace.session import Read
 
 Mode = Literal["packed", "sliced", "layers"]
@@ -90,7 +91,9 @@ def make_base(binding: Binding, ids: Tensor, reads: list[Read], *, mode: Mode, e
     Raises
     ------
     ModelError: a layer takes an argument whose slices are unknown (then another mode is tried).
+    EditError: inside `model.editing`, whose edits a replay would leave out.
     """
+    refuse_in_force(binding.hf)
     attention = replay_attention(binding, eager)
     calls, final = record(binding, ids.to(device_of(binding)), reads, attention, cache=mode != "layers")
     if mode != "layers":

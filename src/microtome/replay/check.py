@@ -13,6 +13,7 @@ from microtome.errors import ModelError
 from microtome.model.binding import Binding
 from microtome.replay.base import Base, Mode, make_base, possible
 from microtome.replay.climb import Rows, climb
+from microtome.trace import seam
 from microtome.trace.layers import record
 from microtome.trace.session import Write
 
@@ -66,13 +67,14 @@ def _whole(base: Base, entry: int, row: int, start: int, value: Tensor) -> Tenso
         hidden[0, start] = value
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
-    handle = base.binding.layers[entry].register_forward_pre_hook(put, with_kwargs=True)
-    try:
-        _, final = record(
-            base.binding, base.ids[row : row + 1], [], base.attention, cache=base.mode != "layers"
-        )
-    finally:
-        handle.remove()
+    with seam.exclusive(base.binding.hf):
+        handle = base.binding.layers[entry].register_forward_pre_hook(put, with_kwargs=True)
+        try:
+            _, final = record(
+                base.binding, base.ids[row : row + 1], [], base.attention, cache=base.mode != "layers"
+            )
+        finally:
+            handle.remove()
     return final[0]
 
 
@@ -102,7 +104,15 @@ def mode_of(binding: Binding, ids: Tensor, *, eager: bool = False) -> Mode:
         try:
             base = make_base(binding, ids[-2:], [], mode=mode, eager=eager)
             error, size = probe_error(base)
-        except (ModelError, RuntimeError, TypeError, KeyError) as failed:
+        except (
+            ModelError,
+            RuntimeError,
+            TypeError,
+            KeyError,
+            IndexError,
+            ValueError,
+            AttributeError,
+        ) as failed:
             tried.append(f"{mode}: {type(failed).__name__}: {str(failed).splitlines()[0][:80]}")
             continue
         if error <= tolerance(base) * size:

@@ -14,6 +14,7 @@ from microtome.model.binding import Binding
 from microtome.points import POINTS
 from microtome.replay.climb import Rows
 from microtome.sites import At, Site
+from microtome.trace.place import seen_only
 from microtome.trace.session import Write
 
 Values = Callable[[str, int, Tensor, Tensor, Tensor | None], Tensor]
@@ -251,8 +252,12 @@ def _write(
 
     def fn(old: Tensor, keep: Tensor | None) -> Tensor:
         which = slice(None) if keep is None else keep.cpu()
-        new = values(point, layer, prompt[which], col[which], None if index is None else index[which])
-        return _fit(new, old)
+        new = _fit(
+            values(point, layer, prompt[which], col[which], None if index is None else index[which]), old
+        )
+        if not POINTS[point].square:
+            return new
+        return seen_only(new, old, col[which], torch.arange(old.shape[-1]))
 
     return Write(point, layer, number, col, index, fn)
 

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, init=False)
 class BaseEdit:
-    """What all edits share: a site, with or without a position."""
+    """What all edits share: a site, with or without a position.
+
+    Of scores and pattern only keys that the query sees are changed: no edit lets a token attend to a later one or to one
+    outside its window, except a Patch with a tensor, which says every key itself.
+    """  # fmt: skip
 
     site: Site
 

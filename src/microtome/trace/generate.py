@@ -278,8 +278,11 @@ def _result(
 ) -> Generation:
     sequences = tuple((*row, *more) for row, more in zip(tokens.rows(), new, strict=True))
     resolved: list[list[BaseEdit]] = [[] for _ in new]
+    starts = tokens.starts
     for scope in loop.scopes:
-        high = scope.high if scope.high is not None else len(sequences[scope.row])
+        # the last token of a row that was cut off has never been read, so nothing acted there
+        read = min(len(sequences[scope.row]), loop.read - starts[scope.row])
+        high = scope.high if scope.high is not None else read
         if high > scope.low:
             grown = moved(scope.edit, replace(scope.site, at=At(scope.low, high)))
             resolved[scope.row].append(scope.edit if scope.high is not None else grown)

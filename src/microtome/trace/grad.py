@@ -13,6 +13,7 @@ from microtome.errors import EditError
 from microtome.model.binding import Binding
 from microtome.model.tokens import Tokens
 from microtome.sites import Site, expand_all
+from microtome.trace import seam
 from microtome.trace.edits import Edits
 from microtome.trace.run import forward, prepare, refuse_nan, unfired
 from microtome.trace.session import Read
@@ -21,7 +22,15 @@ from microtome.trace.trace import Trace
 
 @contextmanager
 def rooted(binding: Binding) -> Iterator[None]:
-    """Let gradients start at the token embedding and nowhere else; parameters are put back as they were."""
+    """Let gradients start at the token embedding and nowhere else; parameters are put back as they were.
+
+    The module is this thread's for that time.
+    """
+    with seam.exclusive(binding.hf):
+        yield from _rooted(binding)
+
+
+def _rooted(binding: Binding) -> Iterator[None]:
     saved = [p for p in binding.hf.parameters() if p.requires_grad]
     for p in saved:
         p.requires_grad_(False)

@@ -183,7 +183,7 @@ class Placer:
     def _on_keys(
         self, edit: BaseEdit, site: Site, where: Places, values: Tensor | None
     ) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A change of scores or pattern at the named keys, or at all of the prompt's own.
+        """A change of scores or pattern at the named keys, or at all of the prompt's own, that the query sees.
 
         The key axis of a running tensor counts columns. The edit sees own keys only, as in a run without padding;
         `values` are indexed by own key.
@@ -193,32 +193,61 @@ class Placer:
         plain = change(edit) if values is None else None
 
         def on_keys(old: Tensor, keep: Tensor | None) -> Tensor:
-            if plain is not None and site.source is None and not self.tokens.padded:
-                return plain(old)
-            out = old.clone()
             which = torch.arange(len(where.rows)) if keep is None else keep.cpu()
+            if plain is not None and site.source is None and not self.tokens.padded:
+                return seen_only(plain(old), old, where.own[which], torch.arange(old.shape[-1]))
+            out = old.clone()
             rows = where.rows[which]
             for row in sorted(set(rows.tolist())):
                 mine = (rows == row).nonzero()[:, 0].to(old.device)
                 here = found[row].cols < old.shape[-1]
                 cols, own = found[row].cols[here].to(old.device), found[row].own[here]
                 part = old[mine][..., cols]
+                queries = where.own[which[mine.cpu()]]
                 if plain is not None:
-                    new = plain(part)
+                    new = seen_only(plain(part), part, queries, own)
                 else:
                     assert values is not None
                     if values.shape[-1] > old.shape[-1]:
                         raise _shape(edit, values, old)
-                    queries = where.own[which[mine.cpu()]]
                     new = _keys_of(
                         edit, values[which[mine.cpu()]], part, own, queries, narrowed=site.source is not None
                     )
+                    if not isinstance(
+                        getattr(edit, "source", None), Tensor
+                    ):  # a tensor says every key itself
+                        _refuse_unseen(edit, new, part, queries, own)
                 block = out[mine]
                 block[..., cols] = new.to(block.dtype)
                 out[mine] = block
             return out
 
         return on_keys
+
+
+def seen_only(new: Tensor, old: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """New scores or patterns at the keys that a query sees, the old ones elsewhere: a later token, or one that the mask
+    hides, is not attended to because of an edit.
+
+    Shapes: new, old [pair, ..., key]; queries [pair], keys [key] own positions.
+    """
+    if new.shape != old.shape:
+        return new  # refused where shapes are compared
+    return torch.where(_seen(old, queries, keys), new.to(old.dtype), old)
+
+
+def _seen(old: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    earlier = (keys[None] <= queries[:, None]).view(len(queries), *[1] * (old.dim() - 2), len(keys))
+    return earlier.to(old.device) & (old > torch.finfo(old.dtype).min / 2)  # masks add the smallest number
+
+
+def _refuse_unseen(edit: BaseEdit, new: Tensor, old: Tensor, queries: Tensor, keys: Tensor) -> None:
+    """A source must not attend to what the query cannot see (a pattern: 0 there; scores: masked)."""
+    masked = torch.zeros(()) if edit.site.point == "pattern" else torch.tensor(torch.finfo(old.dtype).min / 2)
+    wrong = ~_seen(old, queries, keys) & (new > masked.to(old)) & (new != old)
+    if bool(wrong.any()):
+        raise EditError(f"{edit}: the source attends to tokens that the edited query does not see", why="keys after the query, or hidden by the mask",
+                        instead="use a source whose positions align with the edited prompt's, or name the keys: pattern@-1<-0:3")  # fmt: skip
 
 
 def _keys_of(

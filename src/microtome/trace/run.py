@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from microtome.errors import EditError, ModelError
-from microtome.model import binding as where
+from microtome.model import taps as where
 from microtome.model.binding import Binding
 from microtome.model.tokens import Tokens, check_ids, tokens_of
 from microtome.sites import Site, expand_all
@@ -251,7 +251,7 @@ def forward(
         stack.enter_context(seam.implementation(binding.hf, attention))
         stack.enter_context(session)
         if logits == "last":
-            stack.enter_context(_last_only(binding, tokens))
+            stack.enter_context(_last_only(binding, tokens, session))
         try:
             out: Tensor = binding.hf(**kwargs).logits
         except StopRun:
@@ -270,11 +270,13 @@ def inputs(tokens: Tokens, device: torch.device) -> dict[str, Any]:
     return kwargs
 
 
-def _last_only(binding: Binding, tokens: Tokens) -> Any:
+def _last_only(binding: Binding, tokens: Tokens, session: Session) -> Any:
     """Unembed only each prompt's last own token."""
     cols = torch.tensor([tokens.column(i, n - 1) for i, n in enumerate(tokens.lengths)])
 
     def cut(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not session.acts:
+            return args
         hidden = args[0]
         return (hidden[torch.arange(len(cols)), cols.to(hidden.device)][:, None], *args[1:])
 

@@ -7,11 +7,13 @@ that the model runs with. Masks are always explicit there, so that queries of a 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,26 @@ class Attending(Protocol):
 
 
 _current: ContextVar[Attending | None] = ContextVar("microtome_attending", default=None)
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_own: WeakKeyDictionary[nn.Module, str] = (
+    WeakKeyDictionary()
+)  # what a model under way runs with when left alone
+_guard = threading.Lock()
+
+
+def current() -> Attending | None:
+    """The session of the run under way in this thread. Hooks are on the module, which other threads and runs inside an
+    edit's function use too: a hook acts only for its own session."""
+    return _current.get()
+
+
+@contextmanager
+def exclusive(hf: nn.Module) -> Iterator[None]:
+    """One thread at a time: hooks and the attention implementation belong to the module. Runs inside runs may enter."""
+    with _guard:
+        lock = _locks.setdefault(hf, threading.RLock())
+    with lock:
+        yield
 
 
 def _delegate(implementation: str, module: nn.Module) -> Callable[..., Any]:
@@ -68,13 +90,18 @@ def tapped(implementation: str) -> str:
         )
 
     def attention(
-        module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **kwargs: Any
-    ) -> Any:
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> Any:  # the arguments' names are transformers' own: some families call by name
         call = _delegate(implementation, module)
         session = _current.get()
         if session is None:
-            return call(module, q, k, v, mask, **kwargs)
-        return session.attend(call, module, (q, k, v), mask, kwargs)
+            return call(module, query, key, value, attention_mask, **kwargs)
+        return session.attend(call, module, (query, key, value), attention_mask, kwargs)
 
     def mask(*args: Any, **kwargs: Any) -> Any:
         kwargs["allow_is_causal_skip"] = False
@@ -98,22 +125,33 @@ def _configs(hf: nn.Module) -> list[Any]:
 
 @contextmanager
 def implementation(hf: nn.Module, name: str | None) -> Iterator[None]:
-    """Run with another attention implementation; the old one is always put back."""
-    if name is None:
-        yield
-        return
-    saved = [(c, c._attn_implementation) for c in _configs(hf)]
-    try:
-        for config, _ in saved:
-            config._attn_implementation = name
-        yield
-    finally:
-        for config, old in saved:
-            config._attn_implementation = old
+    """Run with another attention implementation (None: the model's own); the old one is always put back.
+
+    The module is this thread's for that time.
+    """
+    with exclusive(hf):
+        inner = hf in _own
+        if name is None and not inner:
+            yield
+            return
+        own = base_implementation(hf)
+        saved = [(c, c._attn_implementation) for c in _configs(hf)]
+        try:
+            _own[hf] = own
+            for config, _ in saved:
+                config._attn_implementation = name or own
+            yield
+        finally:
+            for config, old in saved:
+                config._attn_implementation = old
+            if not inner:
+                del _own[hf]
 
 
 def base_implementation(hf: nn.Module) -> str:
-    """The implementation that the model runs with when left alone."""
+    """The implementation that the model runs with when left alone, also asked inside a run that uses another."""
+    if hf in _own:
+        return _own[hf]
     return str(getattr(hf.config, "_attn_implementation", None) or EAGER)
 
 
@@ -134,13 +172,16 @@ class Softmax(TorchFunctionMode):
     """
 
     def __init__(
-        self, edit_scores: Callable[[Tensor], Tensor], edit_pattern: Callable[[Tensor], Tensor]
+        self,
+        session: Attending,
+        edit_scores: Callable[[Tensor], Tensor],
+        edit_pattern: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
-        self.edit_scores, self.edit_pattern, self.seen = edit_scores, edit_pattern, 0
+        self.session, self.edit_scores, self.edit_pattern, self.seen = session, edit_scores, edit_pattern, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") != "softmax":
+        if getattr(func, "__name__", "") != "softmax" or current() is not self.session:
             return func(*args, **(kwargs or {}))
         self.seen += 1
         with torch._C.DisableTorchFunctionSubclass():

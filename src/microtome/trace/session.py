@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from microtome.model import binding as where
-from microtome.model.binding import Binding, Tap
+from microtome.model import taps as where
+from microtome.model.binding import Binding
+from microtome.model.taps import Tap
 from microtome.points import POINTS
 from microtome.trace.frame import Frame
-from microtome.trace.seam import Softmax, attending
+from microtome.trace.seam import Softmax, attending, current
 from microtome.trace.spill import Spill
 
 _ORDER = {name: place for place, name in enumerate(POINTS)}
@@ -235,13 +236,18 @@ class Session:
                 elif side != "cache":
                     self._hook(side, path)
             if self.stop_at is not None:
-                handle = self.binding.module(self.stop_at).register_forward_pre_hook(_stop)
+                handle = self.binding.module(self.stop_at).register_forward_pre_hook(self._stop)
                 self._stack.callback(handle.remove)
             self._stack.enter_context(attending(self))
         except BaseException:
             self._stack.close()
             raise
         return self
+
+    @property
+    def acts(self) -> bool:
+        """False in a run of another thread, or of an edit's own function: hooks are on the module that it uses too."""
+        return current() is self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -255,11 +261,11 @@ class Session:
         stations = self.by_place[side, path]
         if side == "input":
             handle = module.register_forward_pre_hook(
-                lambda m, a, k: self._on_input(stations, a, k), with_kwargs=True
+                lambda m, a, k: self._on_input(stations, a, k) if self.acts else None, with_kwargs=True
             )
         else:
             handle = module.register_forward_hook(
-                lambda m, a, k, o: self._on_output(stations, a, k, o), with_kwargs=True
+                lambda m, a, k, o: self._on_output(stations, a, k, o) if self.acts else None, with_kwargs=True
             )
         self._stack.callback(handle.remove)
 
@@ -269,10 +275,14 @@ class Session:
         if self.binding.slots[layer].registry:
             return
         module = self.binding.module(path)
-        before = module.register_forward_pre_hook(lambda m, a: self._open(path))
-        after = module.register_forward_hook(lambda m, a, o: self._close(path))
+        before = module.register_forward_pre_hook(lambda m, a: self._open(path) if self.acts else None)
+        after = module.register_forward_hook(lambda m, a, o: self._close(path) if self.acts else None)
         self._stack.callback(before.remove)
         self._stack.callback(after.remove)
+
+    def _stop(self, module: nn.Module, args: Any) -> None:
+        if self.acts:
+            raise StopRun
 
     def _open(self, path: str) -> None:
         mode = self._softmax(self.by_place["attention", path], self.frame)
@@ -299,7 +309,7 @@ class Session:
 
             return edit
 
-        return Softmax(run(where.SCORES), run(where.PATTERN))
+        return Softmax(self, run(where.SCORES), run(where.PATTERN))
 
     def attend(
         self,
@@ -461,7 +471,3 @@ def _side(how: str) -> str:
     if how in _ATTENTION:
         return "attention"
     return "cache" if how in (where.CACHE_K, where.CACHE_V) else "output"
-
-
-def _stop(module: nn.Module, args: Any) -> None:
-    raise StopRun

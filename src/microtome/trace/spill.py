@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import weakref
@@ -13,6 +14,8 @@ from microtome.errors import ResourceError
 from microtome.model.checkpoint import available_memory
 from microtome.model.paths import is_disk_full, require_space
 
+_log = logging.getLogger("microtome.trace")
+
 SHARE = 0.5
 """Part of the free memory that captures may hold when no budget is given."""
 
@@ -22,7 +25,8 @@ class Spill:
 
     budget: bytes held in memory; None takes half of what is free when the run begins. folder: for the files; None
     makes a temporary one, which goes when the run's captures go. A captured tensor that would exceed the budget is
-    written at once and replaced by a map of its file, on the CPU.
+    written at once and replaced by a map of its file, on the CPU; the first one is told through the logger
+    "microtome.trace" (shown on stderr unless logging is set up otherwise), and the trace says it when it is shown.
     """
 
     def __init__(self, budget: int | None = None, folder: str | Path | None = None) -> None:
@@ -75,6 +79,9 @@ class Spill:
             raise ResourceError(
                 f"{path} cannot be written", why=why, instead="free some space, or name another folder"
             ) from error
+        if not self.files:
+            _log.warning("captures pass the memory budget of %.2f GB: from %s on they are kept in %s and read from there",
+                         (self.budget or 0) / 1e9, name, self.folder)  # fmt: skip
         self.files.append(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             mapped: Tensor = file.get_tensor(name)

@@ -35,6 +35,11 @@ class Trace:
     reads: Mapping[Key, Read] = field(repr=False)
     raw_logits: Tensor | None = field(repr=False, default=None)
 
+    def __repr__(self) -> str:
+        disk = f", {len(self.files)} of them on disk in {self.files[0].parent}" if self.files else ""
+        edits = f", {len(self.receipts)} edits" if self.receipts else ""
+        return f"Trace({len(self.tokens)} prompts, {len(self.reads)} captures{disk}{edits}, {self.numerics['dtype']}, {self.numerics['attention']})"
+
     @property
     def logits(self) -> Float[Tensor, "prompt pos d_vocab"]:
         """Logits at every position ("all") or at each prompt's last own token ("last", pos of size 1). NaN at pads.
@@ -88,6 +93,8 @@ class Trace:
                 return self._whole(read, single)
         where = places(single, self.tokens, rows)
         values = self._keys(self._gather(single, where.rows, where.cols), single)
+        if single.row is not None and single.row.square:
+            values = self._blank_keys(values, where.rows)
         if single.row is not None and single.row.square and not single.unit:
             return _shaped(values, where).transpose(1, 2) if not where.single else values
         return _shaped(values, where)
@@ -173,12 +180,12 @@ class Trace:
             return self._blank_keys(value.transpose(1, 2))
         return value
 
-    def _blank_keys(self, value: Tensor) -> Tensor:
-        """NaN at keys that are pads. Shapes: [prompt, ..., key]."""
+    def _blank_keys(self, value: Tensor, rows: Tensor | None = None) -> Tensor:
+        """NaN at keys that are pads. Shapes: [prompt, ..., key], or [pair, ..., key] with the prompt of each pair."""
         if not self.tokens.padded:
             return value
-        mask = self.mask.to(value.device).view(len(self.tokens), *[1] * (value.dim() - 2), -1)
-        return value.masked_fill(~mask, float("nan"))
+        mask = (self.mask if rows is None else self.mask[rows]).to(value.device)
+        return value.masked_fill(~mask.view(len(mask), *[1] * (value.dim() - 2), -1), float("nan"))
 
     def _gather(self, site: Site, rows: Tensor, cols: Tensor) -> Tensor:
         read = self._read(site)
