@@ -120,6 +120,11 @@ def test_the_systems_refusals_are_explained(monkeypatch, error, word):
     assert done.exit_code == 1 and word in done.stderr and "instead:" in done.stderr
 
 
+def test_an_error_without_a_stderr_does_not_stand_in_the_results():
+    code = "import os, sys; os.close(2); sys.stderr = None\nfrom microtome.cli.main import main\nmain(['tasks', 'show', 'iou'])"
+    assert python(code)[:2] == (1, "")
+
+
 def test_ctrl_c_ends_with_130(monkeypatch):
     def stop(*a, **k):
         raise KeyboardInterrupt

@@ -23,7 +23,9 @@ def stderr() -> Console:
     return _console(sys.stderr)
 
 
-def _console(file: TextIO) -> Console:
+def _console(file: TextIO | None) -> Console:
+    from io import StringIO
+
     from rich.console import Console
 
     class Plain(Console):
@@ -31,7 +33,8 @@ def _console(file: TextIO) -> Console:
             """Leave it to `failures.guard`, as for every other way of writing."""
             raise  # noqa: PLE0704 - rich calls this while it handles the BrokenPipeError
 
-    return Plain(file=file, markup=False, highlight=False, emoji=False)
+    # a stream that was closed is None; rich would take stdout instead, and errors would stand in the middle of results
+    return Plain(file=StringIO() if file is None else file, markup=False, highlight=False, emoji=False)
 
 
 def visible(text: object, keep: str = "") -> str:
