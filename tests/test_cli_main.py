@@ -173,6 +173,21 @@ def test_a_terminal_gets_a_drawn_table_with_numbers_to_the_right():
     assert any(line.endswith("    1") for line in lines) and any("─" in line for line in lines)
 
 
+def test_a_narrow_terminal_cuts_no_words():
+    from rich.console import Console
+
+    head, rows = (
+        ("check", "verdict", "rules out"),
+        [("projections", "passed", "a fused projection cut wrongly")] * 2,
+    )
+    for width, drawn in ((60, True), (30, False)):
+        screen = io.StringIO()
+        output.table(head, rows, to=Console(file=screen, force_terminal=True, width=width, no_color=True))
+        shown = cli_toys.ANSI.sub("", screen.getvalue())
+        assert ("\u2500" in shown) is drawn and max(map(len, shown.splitlines())) <= width
+        assert all(shown.count(word) == 2 for word in ("projections", "passed", "projection cut", "wrongly"))
+
+
 def test_json_has_no_nan_and_no_objects():
     from pathlib import Path
 

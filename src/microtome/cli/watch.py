@@ -97,7 +97,7 @@ class Watch:
         word = {"end": "done", "failed": "not done", "interrupted": "interrupted"}[event.kind]
         line = f"{word}: {name}, {event.seconds:.1f} s"
         if event.kind == "failed":
-            line += f"; {event.error.splitlines()[0]}"
+            line += f"; {event.error.splitlines()[0].partition(': ')[2]}"
         self.console.print(visible(line), soft_wrap=True)
 
 
