@@ -109,7 +109,15 @@ def test_a_defect_says_how_to_report_it(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "error, word",
-    [(OSError(28, "No space left on device", "/x"), "No space left"), (MemoryError(), "Memory ran out")],
+    [
+        (OSError(28, "No space left on device", "/x"), "No space left"),
+        (MemoryError(), "Memory ran out"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nat x"),
+            "Memory ran out",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB"), "Memory ran out"),
+    ],
 )
 def test_the_systems_refusals_are_explained(monkeypatch, error, word):
     def refuse(*a, **k):

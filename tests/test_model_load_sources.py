@@ -176,6 +176,13 @@ def test_a_corrupt_tokenizer(folder):
         load_module(folder)
 
 
+def test_a_tokenizer_that_the_reader_in_rust_refuses(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"special"', '"spezial"'))
+    with pytest.raises(ModelError, match=r"(?s)The tokenizer of tiny-llama.*missing field `special`"):
+        load_module(folder)
+
+
 def test_weights_that_no_file_gives_are_refused_not_made_up(folder):
     path = folder / "model.safetensors"
     tensors = load_file(path)

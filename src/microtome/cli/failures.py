@@ -69,8 +69,8 @@ def guard() -> Iterator[None]:
             raise
         show(error)
         raise typer.Exit(ERROR) from None
-    except (OSError, MemoryError) as error:
-        if os.environ.get(TRACEBACK):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if os.environ.get(TRACEBACK) or (isinstance(error, RuntimeError) and not _memory_ran_out(error)):
             raise
         explained = _of_system(error)
         for note in getattr(error, "__notes__", ()):
@@ -79,11 +79,18 @@ def guard() -> Iterator[None]:
         raise typer.Exit(ERROR) from None
 
 
-def _of_system(error: OSError | MemoryError) -> MicrotomeError:
-    if isinstance(error, MemoryError):
+def _memory_ran_out(error: BaseException) -> bool:
+    """Whether an error says so; torch has a type of its own for it on CUDA only."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def _of_system(error: OSError | MemoryError | RuntimeError) -> MicrotomeError:
+    if not isinstance(error, OSError):
         return MicrotomeError(
             "Memory ran out.",
-            why=str(error) or "an allocation failed",
+            why=str(error).strip().partition("\n")[0] or "an allocation failed",
             instead="fewer --pairs, or a smaller --model",
         )
     where = f" ({error.filename})" if getattr(error, "filename", None) else ""

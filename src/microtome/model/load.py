@@ -243,6 +243,12 @@ def _reading(what: str, instead: str) -> Iterator[None]:
         yield
     except (*_LOADING_ERRORS, SafetensorError, StrictDataclassError) as error:
         raise _not_loaded(what, error, instead) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise _not_loaded(
+            what, error, instead
+        ) from error  # what the tokenizers library raises is nothing more special
 
 
 def _config(checkpoint: Checkpoint, name: str) -> Any:
