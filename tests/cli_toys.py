@@ -34,6 +34,7 @@ class FakeTask:
 
     def __init__(self, name, n):
         self.name, self.n, self.hash = name, n, f"{n:04x}"
+        self.provenance = {"notes": tuple(f"line {i}: no leading space" for i in range(n))}
 
 
 @technique("toy_stage", "1", controls=("identity", "noise"), mandatory=("noise",))
@@ -56,7 +57,9 @@ def toy_stage(model, task, size=1.0, fails=False):
 @technique("toy_dissect", "1", random=True)
 def toy_dissect(model, task, pairs=16, seed=0):
     """Two stages, the second of which breaks off or refuses where the test wants it to."""
+    progress(0, None, "stages", "residual stream")
     first = toy_stage(model, task, 2.5)
+    progress(1, None, "stages", "attention outputs")
     match STATE.then:
         case "interrupt":
             raise KeyboardInterrupt
@@ -64,6 +67,8 @@ def toy_dissect(model, task, pairs=16, seed=0):
             time.sleep(60)
         case "refuse":
             raise TaskError("what \x1b[31mhappened", why="the reason", instead="the way out")
+        case "full":
+            raise OSError(28, "No space left on device")
         case "crash":
             raise ZeroDivisionError("in the middle")
     return Result("toy_dissect", children=(first, toy_stage(model, task, 1.0, fails=True)))
@@ -94,6 +99,8 @@ def install(monkeypatch):
 
     def write_report(result, path, *, command, folder):
         assert (folder / "result.json").exists()  # saved first
+        if STATE.then == "no report":
+            raise ValueError("cannot draw")
         STATE.reports.append(command)
         path.write_text("<html></html>", encoding="utf-8")
         return path

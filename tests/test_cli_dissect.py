@@ -16,7 +16,7 @@ import pytest
 import cli_toys
 import microtome
 from cli_toys import FakeModel, FakeTask, run, toy_stage
-from microtome.cli import summary, watch
+from microtome.cli import main, summary, watch
 
 
 @pytest.fixture
@@ -35,7 +35,10 @@ def test_the_plan_comes_before_the_work_and_the_result_is_kept(state, tmp_path):
     assert microtome.open(tmp_path / "o" / "result").kind == "toy_dissect"
     assert state.calls == [("ioi", 4, 3)]
     assert (
-        "reading weights" in done.stderr and "done: toy stage" in done.stderr and done.stderr.count("\n") < 6
+        "reading weights" in done.stderr
+        and "done: residual stream, " in done.stderr
+        and "done: attention outputs, " in done.stderr
+        and done.stderr.count("\n") < 6
     )
 
 
@@ -93,13 +96,16 @@ def test_ctrl_c_keeps_the_finished_stages_and_says_where(state, tmp_path):
     state.then = "interrupt"
     done = run("dissect", "ioi", "--out", tmp_path / "o")
     assert done.exit_code == 130 and "1 finished stage is kept in" in done.stderr
-    kept = microtome.open(tmp_path / "o" / "stages" / "00-activation_patching")
+    kept = microtome.open(tmp_path / "o" / "stages" / "00-residual-stream")
     assert kept == toy_stage(FakeModel(), "ioi", 2.5)
     assert not (tmp_path / "o" / "result").exists()
 
 
-def test_a_real_ctrl_c_in_a_real_process(tmp_path):
-    code = f"""
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_real_signal_in_a_real_process(tmp_path, number, code):
+    program = f"""
 import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
 import cli_toys, pytest
@@ -108,16 +114,16 @@ from microtome.cli.main import main
 main(["dissect", "ioi", "--out", {str(tmp_path / "o")!r}])
 """
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     for line in process.stderr:
-        if line.startswith("done: toy stage"):
-            process.send_signal(signal.SIGINT)
+        if line.startswith("done: residual stream"):
+            process.send_signal(number)
             break
     said = process.stderr.read()
     process.stderr.close()
-    assert process.wait() == 130 and "kept in" in said and "Traceback" not in said
-    assert (tmp_path / "o" / "stages" / "00-activation_patching" / "result.json").exists()
+    assert process.wait() == code and "kept in" in said and "Traceback" not in said
+    assert (tmp_path / "o" / "stages" / "00-residual-stream" / "result.json").exists()
 
 
 def test_a_refusal_in_the_middle_is_shown_as_one(state, tmp_path):
@@ -131,6 +137,65 @@ def test_a_crash_is_not_swallowed(state, tmp_path):
     state.then = "crash"
     with pytest.raises(ZeroDivisionError):
         run("dissect", "ioi", "--out", tmp_path / "o")
+
+
+@pytest.mark.parametrize("then", ["refuse", "full", "crash"])
+def test_whatever_ends_it_the_finished_stages_are_kept(state, tmp_path, then, capsys):
+    state.then = then
+    with pytest.raises(SystemExit) as end:
+        main.main(["dissect", "ioi", "--out", str(tmp_path / "o")])
+    assert end.value.code == (70 if then == "crash" else 1)
+    assert "1 finished stage is kept in" in capsys.readouterr().err
+    assert microtome.open(tmp_path / "o" / "stages" / "00-residual-stream") == toy_stage(
+        FakeModel(), "ioi", 2.5
+    )
+
+
+def test_stages_that_cannot_be_kept_are_admitted(state, tmp_path, monkeypatch):
+    state.then = "interrupt"
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(microtome.Result, "save", full)
+    done = run("dissect", "ioi", "--out", tmp_path / "o")
+    assert done.exit_code == 130 and "could not be kept" in done.stderr
+
+
+def test_a_report_that_fails_says_where_the_result_is(state, tmp_path, capsys):
+    state.then = "no report"
+    with pytest.raises(SystemExit):
+        main.main(["dissect", "ioi", "--out", str(tmp_path / "o")])
+    assert f"the result is safe in {tmp_path / 'o' / 'result'}" in capsys.readouterr().err
+    assert microtome.open(tmp_path / "o" / "result").kind == "toy_dissect"
+
+
+def test_the_metric_of_own_pairs_can_be_chosen(state, tmp_path):
+    mine = ["--clean", "a", "--corrupt", "b", "--answer", "c d", "--wrong", "e"]
+    run("dissect", *mine, "--metric", "logprob_diff", "--out", tmp_path / "one")
+    assert state.made[0][1]["metric"] == "logprob_diff" and "--metric logprob_diff" in state.reports[0]
+    named = run("dissect", "ioi", "--metric", "logprob_diff", "--out", tmp_path / "two")
+    assert named.exit_code == 2 and "own metric" in named.stderr
+    wrong = run("dissect", *mine, "--metric", "logprob_dif", "--out", tmp_path / "two")
+    assert wrong.exit_code == 1 and "'logprob_diff'" in wrong.stderr and len(state.loaded) == 1
+
+
+def test_what_looks_like_a_slip_in_the_pairs_is_said(state, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("clean,corrupt,answer,wrong\na,b,c,d\n", encoding="utf-8")
+    done = run("dissect", file, "--out", tmp_path / "o")
+    assert "note: line 4: no leading space" in done.stdout and "note: 25 more" in done.stdout
+    told = run("dissect", file, "--json", "--out", tmp_path / "p")
+    assert json.loads(told.stdout) and "note: line 0" in told.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_the_work_and_leaves_nothing(state, tmp_path):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    for out, word in (("file", "is a file"), ("file/below", "cannot be written to")):
+        done = run("dissect", "ioi", "--out", tmp_path / out)
+        assert done.exit_code == 1 and word in done.stderr and state.loaded == []
+    assert run("dissect", "nosuch", "--out", tmp_path / "a" / "b").exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_refused_stages_and_what_was_not_ruled_out_are_listed_once(capsys):
@@ -191,4 +256,7 @@ def test_what_is_quick_shows_no_bar():
 def test_only_stages_of_the_outermost_run_are_kept(state):
     with watch.watching() as watched:
         cli_toys.toy_dissect(FakeModel(), FakeTask("t", 3))
-    assert [r.query.method for r in watched.finished] == ["toy_stage", "toy_stage"]
+    assert [(name, r.query.method) for name, r in watched.finished] == [
+        ("residual stream", "toy_stage"),
+        ("attention outputs", "toy_stage"),
+    ]

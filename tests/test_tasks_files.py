@@ -180,6 +180,19 @@ def test_spans_are_text_that_occurs_once_or_token_ranges():
         ("a.yaml", b"- [a\n", "is not YAML"),
         ("a.yaml", b"- !!python/object/apply:os.system ['true']\n", "is not YAML"),
         ("a.txt", b"x", "does not say what it is"),
+        (
+            "a.jsonl",
+            b'{"clean": "a", "clean": "b", "corrupt": "c", "answer": "d", "wrong": "e"}',
+            'line 1: the column "clean" is there twice',
+        ),
+        (
+            "a.yaml",
+            b"- clean: a\n  corrupt: b\n  answer: c\n  wrong: d\n  answer: e\n",
+            'line 1: the column "answer" is there twice',
+        ),
+        ("a.csv", b"clean;corrupt;answer;wrong\na;b;c;d\n", "separates its columns by semicolons"),
+        ("a.csv", b"clean\tcorrupt\tanswer\twrong\na\tb\tc\td\n", "separates its columns by tabs"),
+        ("a.tsv", b"clean,corrupt,answer,wrong\na,b,c,d\n", "separates its columns by commas"),
     ],
 )
 def test_bad_files_are_refused_with_the_place(tmp_path, name, content, message):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from microtome.errors import MicrotomeError, TaskError
 from microtome.results import seeds
-from microtome.results.technique import technique
+from microtome.results.technique import progress, technique
 from microtome.results.verdicts import Control, verdict
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 PAIRS = 12
 HELD_OUT = 3
 """Held-out pairs for each pair of the sweeps."""
+FEWEST = 6
+"""Pairs that can be split into some to explore and some to test."""
 SLACK = 1.3
 """What small calls, planning and statistics add to the measured rate of large calls."""
 STREAM = ("L*.resid_pre", "final_resid")
@@ -48,9 +50,9 @@ def draw(
 ) -> tuple[PairTask, PairTask | None]:
     """(pairs to explore, held-out pairs).
 
-    A task by name gives `pairs` pairs spread over its templates, and three times as many with other names or entities. Pairs
-    of the user's are split by template, entity or pair, a quarter to explore and the rest to test; fewer than six
-    cannot be split, and what needs held-out prompts is then reported as not run.
+    A task by name gives `pairs` pairs spread over its templates, and three times as many with other names or entities
+    (fewer only where its entities are used up). Pairs of the user's are split by template, entity or pair, a quarter to
+    explore and the rest to test; fewer than six cannot be split, and what needs held-out prompts is then reported as not run.
 
     Raises
     ------
@@ -58,16 +60,36 @@ def draw(
     """
     from microtome.tasks.registry import task as named
 
-    share = HELD_OUT / (1 + HELD_OUT)
-    order = ("template", "entity")
     if isinstance(task, str):
-        task = named(task, model, n=math.ceil(pairs * (1 + HELD_OUT) * 1.25), seed=seed)
-        order = ("entity", "template")
-    if task.n < 6:
-        return task, None
+        drawn = None
+        for slack in (
+            1.25,
+            2.0,
+            3.0,
+        ):  # entities fall to one side whole: an uneven split leaves one side short
+            try:
+                every = named(
+                    task, model, n=max(FEWEST, math.ceil(pairs * (1 + HELD_OUT) * slack)), seed=seed
+                )
+            except TaskError:
+                if drawn is None:
+                    raise
+                break  # the pools are used up
+            drawn = _split(every, pairs, seed, ("entity", "template"))
+            if drawn[0].n == pairs and drawn[1] is not None and drawn[1].n == pairs * HELD_OUT:
+                break
+        assert drawn is not None
+        return drawn
+    return _split(task, pairs, seed, ("template", "entity"))
+
+
+def _split(task: PairTask, pairs: int, seed: int, order: tuple[str, ...]) -> tuple[PairTask, PairTask | None]:
+    """Pairs to explore and to test, by the first grouping that has clusters enough."""
+    if task.n < FEWEST:
+        return _spread(task, pairs), None
     for by in order:
         if len(set(task.groups.get(by, ()))) > 2:
-            kept, away = task.split(by, share, seed=seed)
+            kept, away = task.split(by, HELD_OUT / (1 + HELD_OUT), seed=seed)
             return _spread(kept, pairs), _spread(away, pairs * HELD_OUT)
     turn = seeds.rng(seed, "split by pair").permutation(task.n).tolist()
     few = max(2, min(pairs, task.n // (1 + HELD_OUT)))
@@ -278,6 +300,7 @@ class _Stages:
 
     def __call__(self, name: str, n: int, work: Callable[[], Result]) -> Result:
         begun = time.perf_counter()
+        progress(len(self.rows), None, "stages", name)
         try:
             result = work()
         except MicrotomeError as error:
@@ -289,7 +312,7 @@ class _Stages:
                     "n": n,
                     "seconds": time.perf_counter() - begun,
                     "verdict": "refused",
-                    "note": f"{error.what}: {error.why}",
+                    "note": ": ".join(part.rstrip(".") for part in (error.what, error.why) if part),
                 }
             )
             return self.done[-1]

@@ -12,8 +12,9 @@ from microtome.certificate.identities import WHY
 from microtome.certificate.record import Certificate, Check, Lack
 from microtome.errors import ModelError
 from microtome.model.binding import Binding
+from microtome.model.tokens import pack
 from microtome.trace import seam
-from microtome.trace.run import check_runnable, numerics_of
+from microtome.trace.run import check_runnable, numerics_of, run
 
 if TYPE_CHECKING:
     from microtome.facade import Model
@@ -34,11 +35,13 @@ def certify(model: Model | Binding, withdraw: bool = False) -> Certificate:
 
     Raises
     ------
-    ModelError: the module is in training mode; or (withdraw) its residual stream is not what the names say.
+    ModelError: the module is in training mode; its activations hold NaN or infinity; or (withdraw) its residual stream is not what the names say.
     """  # fmt: skip
     binding = model if isinstance(model, Binding) else model.binding
     check_runnable(binding)
     with torch.no_grad(), seam.exclusive(binding.hf):
+        # NaN agrees with nothing: it is refused with its site, not checked
+        run(binding, pack(make_bench(binding).ids))
         bench = inside(binding)
         for _ in range(_ROUNDS):
             if not withdraw or not bench.failures:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shlex
 from datetime import datetime
@@ -13,8 +15,8 @@ from typer.core import TyperCommand
 
 from microtome.cli import inputs, output, summary
 from microtome.cli.inputs import DEFAULT, Device, Dtype, Json, ModelName, Seed
-from microtome.cli.watch import Watch, watching
-from microtome.errors import ResultError
+from microtome.cli.watch import Watch, steps, watching
+from microtome.errors import MicrotomeError, ResultError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +67,13 @@ def dissect(
         int | None,
         typer.Option(min=1, help="Pairs of the sweeps; every stage scales with it.", show_default=False),
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="For pairs of your own: logit_diff, or logprob_diff for answers of several tokens.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -79,17 +88,24 @@ def dissect(
     Every stage runs with its controls. Writes OUT/report.html, which needs no network, and OUT/result, which `mt.open` reads.
     """  # fmt: skip
     own = dict(zip(OWN, (clean, corrupt, answer, wrong), strict=True))
-    _check_usage(task, own)
+    _check_usage(task, own, metric)
     folder = _folder(out, task, model)
     if task is not None:
         inputs.check(task)
     loaded = inputs.load(model, dtype, device)
     _say_origin(loaded, to_stderr=json)
-    subject = _subject(loaded, task, own)
+    subject = _subject(loaded, task, own, metric)
     settings: dict[str, Any] = {"seed": seed} if pairs is None else {"pairs": pairs, "seed": seed}
     _announce(loaded, subject, settings, to_stderr=json)
     result = _run(loaded, subject, settings, folder)
-    options = {"model": model, "pairs": pairs, "seed": seed, "dtype": dtype, "device": device}
+    options = {
+        "model": model,
+        "pairs": pairs,
+        "metric": metric,
+        "seed": seed,
+        "dtype": dtype,
+        "device": device,
+    }
     command = _command(task, own, options)
     report = _write(result, folder, command)
     if json:
@@ -102,7 +118,7 @@ def dissect(
     output.say(f"result: {folder / 'result'}   (in Python: mt.open({str(folder / 'result')!r}))")
 
 
-def _check_usage(task: str | None, own: dict[str, list[str] | None]) -> None:
+def _check_usage(task: str | None, own: dict[str, list[str] | None], metric: str | None) -> None:
     given = [name for name, values in own.items() if values]
     if task is None and not given:
         raise typer.BadParameter("give a TASK, a FILE of pairs, or --clean --corrupt --answer --wrong")
@@ -110,6 +126,13 @@ def _check_usage(task: str | None, own: dict[str, list[str] | None]) -> None:
         raise typer.BadParameter(f"pairs come from one place: {task!r}, or --{given[0]} and its like")
     if given and len(given) < len(OWN):
         raise typer.BadParameter("a pair also needs " + ", ".join(f"--{n}" for n in OWN if n not in given))
+    if metric is None:
+        return
+    if task is not None and not inputs.is_file(task):
+        raise typer.BadParameter(f"the task {task!r} has its own metric: --metric is for pairs of your own")
+    from microtome.metrics import metric as named
+
+    named(metric)  # a mistyped one is found before a model is loaded
 
 
 def _folder(out: Path | None, task: str | None, model: str) -> Path:
@@ -117,18 +140,38 @@ def _folder(out: Path | None, task: str | None, model: str) -> Path:
     if out is None:
         name = Path(task).stem if task is not None else "pairs"
         stamp = datetime.now().strftime("%Y-%m-%d-%H%M%S")
-        made = "-".join(re.sub(r"[^\w.]+", "-", part).strip("-.") for part in (name, Path(model).name, stamp))
+        made = "-".join(_slug(part) for part in (name, Path(model).name, stamp))
         out = Path("runs") / made
     folder = out.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ResultError(
-            f"{folder} is there already and is not empty",
+            f"{folder} is {'there already and is not empty' if folder.is_dir() else 'a file'}",
             why="one run never overwrites another",
-            instead="another --out",
+            instead="another --out: a folder that is new or empty",
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.rmdir()  # it could be made; it appears again with what belongs in it
+    _try(folder)
     return folder
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text).strip("-.")
+
+
+def _try(folder: Path) -> None:
+    """Make a folder and take it away again, with every parent that was made for it: it appears with what belongs in it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ResultError(
+            f"{folder} cannot be written to", why=error.strerror or str(error), instead="another --out"
+        ) from error
+    finally:
+        for path in made:
+            if path.is_dir():
+                path.rmdir()
 
 
 def _say_origin(model: Any, *, to_stderr: bool) -> None:
@@ -137,20 +180,26 @@ def _say_origin(model: Any, *, to_stderr: bool) -> None:
         _stream(to_stderr).print(output.visible(line), soft_wrap=True)
 
 
-def _subject(model: Any, task: str | None, own: dict[str, list[str] | None]) -> str | PairTask:
+def _subject(
+    model: Any, task: str | None, own: dict[str, list[str] | None], metric: str | None
+) -> str | PairTask:
     """What is dissected: a task by its name, so that it can draw what every stage needs, or the pairs themselves."""
     if task is not None and not inputs.is_file(task):
         return task
     from microtome.tasks import pairs
 
     lists: dict[str, Any] = own
-    return pairs(model, task) if task is not None else pairs(model, **lists)
+    return pairs(model, task, metric=metric) if task is not None else pairs(model, **lists, metric=metric)
 
 
 def _announce(model: Any, subject: str | PairTask, settings: dict[str, Any], *, to_stderr: bool) -> None:
     from microtome.dissect import plan
 
-    stages = plan(model, subject, **settings)
+    for line in inputs.notes(subject):
+        _stream(to_stderr).print(output.visible(line), soft_wrap=True)
+    with steps() as say:
+        say("drawing pairs, and measuring what this machine does in a second")
+        stages = plan(model, subject, **settings)
     rows = [(name, n, f"{seconds:.0f} s") for name, n, seconds in stages]
     title = f"Plan: about {_minutes(sum(seconds for _, _, seconds in stages))}"
     output.table(("stage", "n", "estimate"), rows, title=title, to=_stream(to_stderr))
@@ -166,18 +215,22 @@ def _run(model: Any, subject: str | PairTask, settings: dict[str, Any], folder: 
     with watching() as watch:
         try:
             return run(model, subject, **settings)
-        except KeyboardInterrupt as stop:
+        except (KeyboardInterrupt, Exception) as stop:
             watch.stop()
-            stop.add_note(_keep(watch, folder))
+            if watch.finished or isinstance(stop, KeyboardInterrupt):
+                stop.add_note(_keep(watch, folder))
             raise
 
 
 def _keep(watch: Watch, folder: Path) -> str:
-    """Save the finished stages of an interrupted run; a sentence that says so."""
+    """Save the finished stages of a run that broke off; a sentence that says so."""
     if not watch.finished:
         return "nothing was finished yet, so nothing was kept"
-    for i, result in enumerate(watch.finished):
-        result.save(folder / "stages" / f"{i:02d}-{result.kind}")
+    try:
+        for i, (name, result) in enumerate(watch.finished):
+            result.save(folder / "stages" / f"{i:02d}-{_slug(name)}")
+    except (MicrotomeError, OSError) as error:
+        return f"the finished stages could not be kept: {error}"
     n = len(watch.finished)
     stages = f"{n} finished stage{'s are' if n > 1 else ' is'}"
     return f"{stages} kept in {folder / 'stages'}; in Python: mt.open(FOLDER)"
@@ -200,7 +253,13 @@ def _write(result: Result, folder: Path, command: str) -> Path:
     from microtome.report import write_report
 
     saved = result.save(folder / "result")
-    return write_report(result, folder / "report.html", command=command, folder=saved)
+    try:
+        return write_report(result, folder / "report.html", command=command, folder=saved)
+    except Exception as error:
+        error.add_note(
+            f"the report was not written; the result is safe in {saved}; in Python: mt.open(FOLDER)"
+        )
+        raise
 
 
 def _stream(to_stderr: bool) -> Console:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -19,14 +21,45 @@ ERROR, DEFECT, INTERRUPTED, PIPE = 1, 70, 130, 141
 TRACEBACK = "MICROTOME_TRACEBACK"
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end; whatever keeps things at Ctrl-C keeps them now too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """End as Ctrl-C does, and not in the middle of a file, when a scheduler or a closed terminal ends the process.
+
+    A signal that is ignored (`nohup`) stays ignored.
+    """
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        names = []  # only the main thread may say what signals do
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    taken = {number: handler for number, handler in before.items() if handler is signal.SIG_DFL}
+    for number in taken:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def guard() -> Iterator[None]:
     """Print what, why and instead of a user's error and end with its exit code; see `main` for the codes."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        show_interrupt(*getattr(stop, "__notes__", ()))
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(interrupted(stop)) from None
     except BrokenPipeError:
         # what is still buffered would raise again when Python closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,18 +69,28 @@ def guard() -> Iterator[None]:
             raise
         show(error)
         raise typer.Exit(ERROR) from None
-    except (OSError, MemoryError) as error:
-        if os.environ.get(TRACEBACK):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if os.environ.get(TRACEBACK) or (isinstance(error, RuntimeError) and not _memory_ran_out(error)):
             raise
-        show(_of_system(error))
+        explained = _of_system(error)
+        for note in getattr(error, "__notes__", ()):
+            explained.add_note(note)
+        show(explained)
         raise typer.Exit(ERROR) from None
 
 
-def _of_system(error: OSError | MemoryError) -> MicrotomeError:
-    if isinstance(error, MemoryError):
+def _memory_ran_out(error: BaseException) -> bool:
+    """Whether an error says so; torch has a type of its own for it on CUDA only."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def _of_system(error: OSError | MemoryError | RuntimeError) -> MicrotomeError:
+    if not isinstance(error, OSError):
         return MicrotomeError(
             "Memory ran out.",
-            why=str(error) or "an allocation failed",
+            why=str(error).strip().partition("\n")[0] or "an allocation failed",
             instead="fewer --pairs, or a smaller --model",
         )
     where = f" ({error.filename})" if getattr(error, "filename", None) else ""
@@ -71,11 +114,14 @@ def show(error: MicrotomeError) -> None:
     _print(lines)
 
 
-def show_interrupt(*kept: str) -> None:
-    """Say that Ctrl-C was heard, and what it left behind."""
+def interrupted(stop: KeyboardInterrupt) -> int:
+    """Say that Ctrl-C or a signal was heard, and what it left behind; the exit code."""
     from rich.text import Text
 
-    _print(Text.assemble(("interrupted", "bold"), "; " + (" ".join(kept) if kept else "nothing was kept")))
+    kept = "; ".join(getattr(stop, "__notes__", ())) or "nothing was kept"
+    by = f" by {signal.Signals(stop.number).name}" if isinstance(stop, Stopped) else ""
+    _print(Text.assemble((f"interrupted{by}", "bold"), f"; {kept}"))
+    return 128 + stop.number if isinstance(stop, Stopped) else INTERRUPTED
 
 
 def show_defect(error: Exception) -> None:
@@ -88,6 +134,8 @@ def show_defect(error: Exception) -> None:
         "this is a defect of Microtome or of a plug-in, not of your input"
     )
     lines.append("\ninstead: ", style="bold").append(f"run again with {TRACEBACK}=1 and report the traceback")
+    for note in getattr(error, "__notes__", ()):
+        lines.append("\n" + _clean(note))
     _print(lines)
 
 

@@ -48,6 +48,16 @@ def check(task: str) -> None:
         describe(task)
 
 
+NOTES_SHOWN = 5
+
+
+def notes(task: object) -> list[str]:
+    """What looks like a slip in pairs of the user's own (an answer without its leading space), a line each."""
+    said = list(getattr(task, "provenance", {}).get("notes", ()))
+    more = [f"note: {len(said) - NOTES_SHOWN} more of this kind"] if len(said) > NOTES_SHOWN else []
+    return [f"note: {one}" for one in said[:NOTES_SHOWN]] + more
+
+
 def load(name: str, dtype: str | None = None, device: str | None = None) -> LoadedModel:
     """The model, with its slow steps told on stderr."""
     import microtome

@@ -64,23 +64,23 @@ app.add_typer(tasks.app, name="tasks")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 an error with its reason, 2 wrong usage, 70 a defect, 130 Ctrl-C,
-    141 the reader of a pipe went away.
+    129 and 143 a terminal that closed and a request to end, 141 the reader of a pipe went away.
 
     With `MICROTOME_TRACEBACK=1` in the environment errors keep their traceback.
     """  # fmt: skip
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # tokens hold what a terminal's encoding may not
     try:
-        app(args=list(arguments) if arguments is not None else None, prog_name="microtome")
+        with failures.stoppable():
+            app(args=list(arguments) if arguments is not None else None, prog_name="microtome")
     # The last line of defence: whatever no one foresaw is shown in two lines, and in full to who asks for it.
     except Exception as error:
         if os.environ.get(failures.TRACEBACK):
             raise
         failures.show_defect(error)
         sys.exit(failures.DEFECT)
-    except KeyboardInterrupt:
-        failures.show_interrupt()
-        sys.exit(failures.INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        sys.exit(failures.interrupted(stop))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ def list_(json: Json = False) -> None:
 @app.command()
 def pull(
     name: Annotated[
-        str, typer.Argument(help="An embedded model, or an id of the Hugging Face hub.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME", help="An embedded model, or an id of the Hugging Face hub.", show_default=False
+        ),
     ],
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a hub model.", show_default=False)
@@ -65,7 +68,10 @@ def pull(
 @app.command()
 def check(
     name: Annotated[
-        str, typer.Argument(help="Any model that loads: embedded, hub id, folder, .gguf.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME", help="Any model that loads: embedded, hub id, folder, .gguf.", show_default=False
+        ),
     ],
     dtype: Dtype = None,
     device: Device = None,

@@ -23,7 +23,9 @@ def stderr() -> Console:
     return _console(sys.stderr)
 
 
-def _console(file: TextIO) -> Console:
+def _console(file: TextIO | None) -> Console:
+    from io import StringIO
+
     from rich.console import Console
 
     class Plain(Console):
@@ -31,7 +33,8 @@ def _console(file: TextIO) -> Console:
             """Leave it to `failures.guard`, as for every other way of writing."""
             raise  # noqa: PLE0704 - rich calls this while it handles the BrokenPipeError
 
-    return Plain(file=file, markup=False, highlight=False, emoji=False)
+    # a stream that was closed is None; rich would take stdout instead, and errors would stand in the middle of results
+    return Plain(file=StringIO() if file is None else file, markup=False, highlight=False, emoji=False)
 
 
 def visible(text: object, keep: str = "") -> str:
@@ -52,6 +55,10 @@ def table(head: Sequence[str], rows: Sequence[Row], *, title: str = "", to: Cons
     if not console.is_terminal:
         _columns([list(head), *cells], title, console)
         return
+    words = [max(map(_longest_word, column)) for column in zip(head, *cells, strict=True)]
+    if sum(words) + 3 * len(words) > console.width:
+        _stacked(head, cells, title, console)
+        return
     from rich import box
     from rich.table import Table
 
@@ -59,11 +66,30 @@ def table(head: Sequence[str], rows: Sequence[Row], *, title: str = "", to: Cons
         title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
     numeric = [all(_is_number(row[i]) for row in cells if row[i]) for i in range(len(head))]
-    for name, right in zip(head, numeric, strict=True):
-        drawn.add_column(name, justify="right" if right and cells else "left", overflow="fold")
+    for name, right, least in zip(head, numeric, words, strict=True):
+        drawn.add_column(
+            name, justify="right" if right and cells else "left", overflow="fold", min_width=least
+        )
     for row in cells:
         drawn.add_row(*row)
     console.print(drawn)
+
+
+def _longest_word(cell: str) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, cell.split()), default=0)
+
+
+def _stacked(head: Sequence[str], rows: Sequence[Sequence[str]], title: str, console: Console) -> None:
+    """A table for a terminal that is too narrow to draw it without cutting words: one line per filled cell."""
+    if title:
+        console.print(title, style="bold")
+    for row in rows:
+        console.print(f"{head[0]}: {row[0]}", style="bold")
+        for name, cell in zip(head[1:], row[1:], strict=True):
+            if cell:
+                console.print(f"  {name}: {cell}")
 
 
 def _is_number(text: str) -> bool:

@@ -57,6 +57,8 @@ def show(
     output.say(
         f"{pairs.name}: scored by {pairs.metric}; corrupt differs in {_join(sorted(pairs.differs)) or 'what is not declared'}"
     )
+    for line in inputs.notes(pairs):
+        output.say(line)
     for row in rows:
         _show_pair(row)
 

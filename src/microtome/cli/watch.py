@@ -23,13 +23,15 @@ AFTER = 2.0
 class Watch:
     """An observer of one command's runs.
 
-    `finished` holds the results of the stages that are done: the children of the first run, in order. They are what
-    can be kept when the whole is interrupted.
+    `finished` holds the stages that are done, as (name, result): the children of the first run, in order. They are what
+    can be kept when the whole breaks off. A stage has the name that the first run gave it (the note of its progress),
+    else that of its technique.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or stderr()
-        self.finished: list[Result] = []
+        self.finished: list[tuple[str, Result]] = []
+        self._stage = ""
         self._root: str | None = None
         self._depth: dict[str, int] = {}
         self._bars: dict[str, TaskID] = {}
@@ -76,6 +78,8 @@ class Watch:
 
     def _move(self, event: Event) -> None:
         bar, step = self._bars.get(event.run), event.progress
+        if event.run == self._root and step is not None:
+            self._stage = step.note
         if self._display is None or bar is None or step is None:
             return
         self._display.update(bar, completed=step.done, total=step.total, note=visible(step.note or step.unit))
@@ -87,10 +91,13 @@ class Watch:
             self._display.remove_task(bar)
         if depth != 1 or event.parent != self._root:
             return
+        name = self._stage or event.method.replace("_", " ")
         if event.kind == "end" and event.result is not None:
-            self.finished.append(event.result)
-        word = {"end": "done", "failed": "failed", "interrupted": "interrupted"}[event.kind]
-        line = f"{word}: {event.method.replace('_', ' ')}, {event.seconds:.1f} s"
+            self.finished.append((name, event.result))
+        word = {"end": "done", "failed": "not done", "interrupted": "interrupted"}[event.kind]
+        line = f"{word}: {name}, {event.seconds:.1f} s"
+        if event.kind == "failed":
+            line += f"; {event.error.splitlines()[0].partition(': ')[2]}"
         self.console.print(visible(line), soft_wrap=True)
 
 

@@ -59,6 +59,10 @@ def pull(name: str, *, revision: str | None = None, progress: Progress | None = 
     from microtome.model.checkpoint import folder_bytes, inspect_folder
     from microtome.model.hub import download
 
+    if not name.strip():
+        raise ModelError(
+            "No model was named.", instead=f"an embedded model ({', '.join(embedded.SOURCES)}) or a hub id"
+        )
     if Path(name).exists():
         raise ModelError(f"{name} is a local path: there is nothing to pull.", instead="load it by its path")
     folder = download(name, revision, progress)

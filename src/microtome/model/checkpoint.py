@@ -158,6 +158,12 @@ def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(8)
+            if start == b"version ":
+                raise ModelError(
+                    f"{path} is a Git LFS pointer, not the weights.",
+                    why="the repository was cloned without its large files",
+                    instead="`git lfs pull` in its folder, or download the file itself",
+                )
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
                 raise _corrupt(path, "its first bytes are no safetensors header")

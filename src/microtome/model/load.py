@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,7 @@ def load_module(
         raise ModelError(
             f"There is no model {name!r}.",
             why="it is no embedded model, no folder or file, and cannot be a hub id",
-            instead=_instead(name),
+            instead=("check the path; " if os.sep in name else "") + _instead(name),
         )
     return _from_hub(name, ask)
 
@@ -195,31 +196,59 @@ def _no_revision(ask: Ask, what: str) -> None:
 
 def _read(checkpoint: Checkpoint, name: str, ask: Ask) -> tuple[Any, Any, dict[str, str]]:
     """Load a checked folder: module, tokenizer, reasons."""
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     auto: Any = AutoModelForCausalLM
     folder = str(checkpoint.folder)
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with quiet():
-        try:
+        with _reading(f"The configuration of {name}", "check config.json, or save the model again"):
             config = _config(checkpoint, name)
-            device, why_device = choose_device(ask.device)
-            dtype, why_dtype = choose_dtype(ask.dtype, checkpoint.torch_dtype, device)
-            cuda = device if device.type == "cuda" else None
-            require_memory(checkpoint.n_weights, dtype.itemsize, name, cuda=cuda)
-            tokenizer = ask.tokenizer
-            if tokenizer is None:
+        device, why_device = choose_device(ask.device)
+        dtype, why_dtype = choose_dtype(ask.dtype, checkpoint.torch_dtype, device)
+        cuda = device if device.type == "cuda" else None
+        require_memory(checkpoint.n_weights, dtype.itemsize, name, cuda=cuda)
+        tokenizer = ask.tokenizer
+        if tokenizer is None:
+            with _reading(f"The tokenizer of {name}", "save or download its files (tokenizer*.json) again"):
                 tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **options)
-            if ask.attn_implementation is not None:
-                options["attn_implementation"] = ask.attn_implementation
+        if ask.attn_implementation is not None:
+            options["attn_implementation"] = ask.attn_implementation
+        with _reading(name, "check that config.json and the weights belong together"):
             hf, report = auto.from_pretrained(
-                folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-            )
-        except (*_LOADING_ERRORS, SafetensorError) as error:
-            raise _not_loaded(name, error) from error
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )  # fmt: skip - mismatches are in the report, and refused with their names
     reasons = _reasons(hf, ask, (why_dtype, why_device), report, name)
+    rows = int(hf.get_input_embeddings().weight.shape[0])
+    if ask.tokenizer is None and (spoken := len(tokenizer)) > rows:
+        reasons["tokenizer"] = (
+            f"the tokenizer has {spoken:,} tokens and the model {rows:,}: prompts with one of the others are refused"
+        )
     return _ready(hf, device), tokenizer, reasons
+
+
+@contextmanager
+def _reading(what: str, instead: str) -> Iterator[None]:
+    """Whatever transformers raises while it reads a part of a model, as an error that names the part."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (*_LOADING_ERRORS, SafetensorError, StrictDataclassError) as error:
+        raise _not_loaded(what, error, instead) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise _not_loaded(
+            what, error, instead
+        ) from error  # what the tokenizers library raises is nothing more special
 
 
 def _config(checkpoint: Checkpoint, name: str) -> Any:
@@ -227,6 +256,12 @@ def _config(checkpoint: Checkpoint, name: str) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig
 
     kind = checkpoint.config.get("model_type")
+    if kind is None:
+        raise ModelError(
+            f"The config.json of {name} names no model_type.",
+            why="without it nobody can say which architecture the weights belong to",
+            instead="save the model again with save_pretrained",
+        )
     if kind not in CONFIG_MAPPING:
         foreign = "auto_map" in checkpoint.config
         raise ModelError(
@@ -247,6 +282,12 @@ def _config(checkpoint: Checkpoint, name: str) -> Any:
             why="packed weights are no matrices: attribution, replay and weight views would be wrong",
             instead="load the unquantised release, or dequantise and save it first",
         )
+    if checkpoint.torch_dtype is None:
+        raise ModelError(
+            f"{name} stores its weights as {checkpoint.dtype}.",
+            why="without the scales of whoever packed them these numbers are not the weights",
+            instead="load the unquantised release, or save it as float32, bfloat16 or float16 first",
+        )
     return config
 
 
@@ -264,10 +305,10 @@ def _reasons(hf: Any, ask: Ask, why: tuple[str, str], report: Mapping[str, Any],
     """Why the module is as it is; refuses one with weights that no file gave (they would be random)."""
     wrong = {key: report.get(key) or () for key in ("missing_keys", "mismatched_keys", "error_msgs")}
     if any(wrong.values()):
-        lost = sorted(str(item) for items in wrong.values() for item in items)
+        lost = sorted(_lost(item) for items in wrong.values() for item in items)
         raise ModelError(
             f"{name} does not fill its own architecture: {', '.join(lost[:5])}{' ...' if len(lost) > 5 else ''}.",
-            why=f"{len(lost)} weights are missing or of another shape; transformers would make them up at random",
+            why=f"weights that are missing or of another shape: {len(lost)}; transformers would make them up at random",
             instead="check that config.json and the weights belong together",
         )
     chosen = getattr(hf.config, "_attn_implementation", None)
@@ -287,16 +328,25 @@ def _reasons(hf: Any, ask: Ask, why: tuple[str, str], report: Mapping[str, Any],
     return reasons
 
 
-def _not_loaded(name: str, error: BaseException) -> ModelError | ResourceError:
+def _lost(item: object) -> str:
+    """A weight's name; with both shapes where they differ."""
+    if isinstance(item, tuple) and len(item) == 3:
+        return f"{item[0]} ({list(item[1])} in the file, {list(item[2])} by config.json)"
+    return str(item)
+
+
+def _not_loaded(
+    name: str, error: BaseException, instead: str = "take a smaller model"
+) -> ModelError | ResourceError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    why = (lines[0] if lines else type(error).__name__)[:300]
+    why = " ".join(lines[:2])[:300]
+    if not isinstance(error, OSError | ValueError | RuntimeError) or not why:
+        why = f"{type(error).__name__}: {why}".rstrip(": ")  # a KeyError says no more than the key
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error):
         return ResourceError(
             f"Memory ran out while {name} was loaded.", why=why, instead="take a smaller model"
         )
-    return ModelError(
-        f"{name} cannot be loaded.", why=why, instead="check its files with `microtome models check`"
-    )
+    return ModelError(f"{name} cannot be loaded.", why=why, instead=instead)
 
 
 def _from_memory(module: Any, ask: Ask) -> Loaded:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from microtome.errors import ResourceError
+from microtome.errors import ModelError, ResourceError
 from microtome.metrics import Metric, Scoring
 from microtome.model.binding import Binding
 from microtome.model.tokens import check_ids, pack
@@ -305,14 +305,27 @@ def _record(bench: Bench, group: Group, settings: Settings, *, eager: bool) -> B
 
 
 def _base_metrics(bench: Bench, group: Group, base: Base) -> tuple[Tensor, Tensor]:
-    """(metrics [prompt, metric], logits [base row, step, column]) of the unedited rows."""
+    """(metrics [prompt, metric], logits [base row, step, column]) of the unedited rows; ModelError if these are not finite."""
     final = base.resid[-1]
     cols = group.scored.to(final.device)
     hidden = final[torch.arange(base.n, device=final.device)[:, None], cols]
     logits = _logits(bench, hidden)
+    if not bool(torch.isfinite(logits).all()):
+        raise _not_finite(base)
     plan = bench.scoring.select(group.prompts)
     columns = _columns(bench)
     return torch.stack([m(logits, plan, columns, logits) for m in bench.metrics], -1).double().cpu(), logits
+
+
+def _not_finite(base: Base) -> ModelError:
+    """An error that names the first site of the recorded stream that is NaN or infinite."""
+    layer = next((i for i, x in enumerate(base.resid) if not bool(torch.isfinite(x).all())), None)
+    found = "logits" if layer is None else f"L{layer - 1}.resid_post" if layer else "embed"
+    return ModelError(
+        f"NaN or infinity in the activations, first at {found}",
+        why="the model's numbers left the range of its dtype",
+        instead="load it with dtype=torch.float32, or check the weights",
+    )
 
 
 @torch.no_grad()

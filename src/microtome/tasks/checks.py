@@ -141,7 +141,7 @@ def continuations(
             raise TaskError(
                 f"{where}: the {what} is {have}",
                 why='the metric "logit_diff" compares one token with one token',
-                instead='use metric="logprob_diff", or words that are one token',
+                instead='metric="logprob_diff" (--metric logprob_diff), or words that are one token',
             )
     if right == wrong:
         raise TaskError(

@@ -174,7 +174,7 @@ class _Builder:
             hints = [f"{quote(spaced)}, with a leading space, is one token"] if could else []
             if prompt.text.endswith(" "):
                 hints.append("the prompt ends with a space: end it without one and start the answer with it")
-            hints.append('metric="logprob_diff" scores whole continuations')
+            hints.append('metric="logprob_diff" (--metric logprob_diff) scores whole continuations')
             raise TaskError(
                 f"{where} {quote(text)} is {len(ids)} tokens: {self.encoder.shown(ids)}",
                 why='the metric "logit_diff" compares one token with one token',

@@ -7,6 +7,7 @@ import difflib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = ["NEEDED", "OPTIONAL", "Row", "check_columns", "read"]
 NEEDED = ("clean", "corrupt", "answer", "wrong")
 OPTIONAL = ("template", "entity", "group")
 SPAN = "span:"
+TAB = "\t"
 FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -39,7 +41,7 @@ def read(path: str | Path) -> list[Row]:
     Raises
     ------
     TaskError: no such file, an unknown ending, not UTF-8, empty, a header alone, ragged or malformed rows,
-    missing or unknown columns (the nearest is suggested).
+    missing or unknown columns (the nearest is suggested), a column given twice, another separator than the ending says.
     """
     file = Path(path)
     kind = FORMATS.get(file.suffix.lower())
@@ -99,11 +101,7 @@ def check_columns(names: Sequence[str], where: str) -> None:
             )
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
-        raise TaskError(
-            f"{where}: the column {quote(twice[0])} is there twice",
-            why="one of them would be lost",
-            instead="remove one",
-        )
+        raise _twice(twice[0], where)
     missing = [name for name in NEEDED if name not in names]
     if missing:
         raise TaskError(
@@ -118,7 +116,7 @@ def _csv(text: str, name: str) -> list[Row]:
 
 
 def _tsv(text: str, name: str) -> list[Row]:
-    return _delimited(text, name, "\t")
+    return _delimited(text, name, TAB)
 
 
 def _delimited(text: str, name: str, delimiter: str) -> list[Row]:
@@ -133,6 +131,7 @@ def _delimited(text: str, name: str, delimiter: str) -> list[Row]:
                 continue
             if not header:
                 header = cells
+                _check_separator(header, name, delimiter)
                 check_columns(header, name)
                 continue
             if len(cells) != len(header):
@@ -149,6 +148,19 @@ def _delimited(text: str, name: str, delimiter: str) -> list[Row]:
             instead="check the quotes on that line",
         ) from error
     return rows
+
+
+def _check_separator(header: Sequence[str], name: str, delimiter: str) -> None:
+    """Spreadsheets of some languages write semicolons into what they call CSV."""
+    if len(header) > 1 or not header:
+        return
+    for other, word in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+        if other != delimiter and other in header[0]:
+            raise TaskError(
+                f"{name} separates its columns by {word}",
+                why=f"by its ending it has {'tabs' if delimiter == TAB else 'commas'}; guessing would cut prompts",
+                instead="save it with commas, or with tabs as .tsv",
+            )
 
 
 def _cell(text: str, where: str) -> Any:
@@ -170,7 +182,7 @@ def _jsonl(text: str, name: str) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(_once, where=f"{name} line {number}"))
         except (ValueError, RecursionError) as error:
             raise TaskError(
                 f"{name} line {number} is not JSON: {quote(line)}",
@@ -181,11 +193,36 @@ def _jsonl(text: str, name: str) -> list[Row]:
     return rows
 
 
+def _once(cells: Sequence[tuple[Any, Any]], where: str) -> dict[Any, Any]:
+    """A mapping from its cells; JSON and YAML would keep the last of two that have one name, without a word."""
+    names = [name for name, _ in cells]
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise _twice(str(twice[0]), where)
+    return dict(cells)
+
+
+def _twice(name: str, where: str) -> TaskError:
+    return TaskError(
+        f"{where}: the column {quote(name)} is there twice",
+        why="one of them would be lost",
+        instead="remove one",
+    )
+
+
 def _yaml(text: str, name: str) -> list[Row]:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Plain data only, and no name twice."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            _once([(key, None) for key in names], f"{name} line {node.start_mark.line + 1}")
+            return super().construct_mapping(node, deep)
+
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError) as error:
         short = " ".join(str(error).split())[:200]
         raise TaskError(
@@ -205,7 +242,7 @@ def _object(row: object, where: str) -> Mapping[str, Any]:
         raise TaskError(
             f"{where} is a {type(row).__name__}",
             why="a pair is a mapping of column to value",
-            instead=_example(),
+            instead=f"give each pair the keys {', '.join(NEEDED)}",
         )
     check_columns([str(key) for key in row], where)
     return {str(key): value for key, value in row.items()}
