@@ -27,7 +27,7 @@ DONORS = {
     "same_value": "other text, same values: should do the same",
     "irrelevant": "other text, nothing of interest changed: should do nothing",
     "wrong_value": "other values: should move to the donor's answer",
-    "noise": "random vector of the same size: should do nothing",
+    "noise": "random vector of the same size: should do less",
 }
 
 
