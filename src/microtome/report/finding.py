@@ -98,7 +98,7 @@ def _where(stages: Sequence[Stage]) -> Html | None:
         layers = sorted({int(v) for v in rows["layer"]})
         name = cells.position(place)
         like = cells.names.get(str(place), "")
-        if like and like not in name:
+        if like and not str(place).lstrip("-").isdigit():
             name += f" (e.g. {visible(like.strip(), most=16, prose=True)})"
         found.append((float(rows["value"].abs().max()), name, _ranges(layers)))
     found.sort(key=lambda f: -f[0])
