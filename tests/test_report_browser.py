@@ -270,6 +270,18 @@ def test_a_dark_screen_gets_light_ink_and_the_same_data(narrow):
     assert narrow.said == []
 
 
+def test_on_paper_ink_is_dark_and_what_cannot_be_clicked_is_gone(narrow):
+    """Also from a dark screen: the pictures that are printed are the static ones."""
+    narrow.page.emulate_media(media="print", color_scheme="dark")
+    narrow.until("getComputedStyle(document.body).color === 'rgb(32, 36, 42)'")
+    shown = "[...document.querySelectorAll('{}')].filter(e => getComputedStyle(e).display !== 'none').length"
+    assert narrow.js(shown.format("button.copy, nav, .live")) == 0
+    assert narrow.js(shown.format(".plot.drawn > svg")) == narrow.js(shown.format(".plot.drawn")) > 0
+    narrow.page.emulate_media(media="screen", color_scheme="light")
+    narrow.until("getComputedStyle(document.querySelector('.gtitle')).fill === 'rgb(32, 36, 42)'")
+    assert narrow.said == []
+
+
 def test_the_keyboard_reaches_what_a_mouse_does(narrow):
     narrow.js("window.scrollTo(0, 0); document.activeElement.blur(); window.getSelection().removeAllRanges()")
     first = narrow.js(
