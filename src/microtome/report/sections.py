@@ -18,7 +18,7 @@ from .markup import Html, fold, join, table, tag
 from .outline import Stage, heading
 from .prose import VERDICT, asked, limits
 from .summary import about
-from .tables import badge, controls, numbers, outcome, typeset
+from .tables import badge, controls, numbers, observed, outcome, typeset
 
 if TYPE_CHECKING:
     from ..results.result import Result
@@ -125,7 +125,8 @@ def _one(stage: Stage | None, control: Control, result: Result) -> Html:
     own = (stage.result if stage else result).verdict
     needs = control.gates or control.name in own.mandatory
     weight = "the verdict needs it" if needs else "the verdict does not rest on it"
-    said = f"{typeset(control.detail)}; {weight}" if control.detail else weight
+    seen = typeset(control.detail) or f"observed {observed(control)}".removesuffix("observed ")
+    said = f"{seen}; {weight}" if seen else weight
     return tag("li", where, f": {said}")
 
 

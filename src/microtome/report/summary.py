@@ -115,9 +115,15 @@ def _card(one: Number) -> Html:
         tag("p", label, cls="label"),
         value,
         _strip(one),
-        tag("p", " · ".join(facts), cls="aside"),
+        tag("p", _dots(facts), cls="aside"),
         doubt,
     )
+
+
+def _dots(facts: Sequence[str]) -> list[object]:
+    """Facts with dots between them; an interval is not broken."""
+    whole = [tag("span", f, cls="whole") if f.startswith("[") else f for f in facts]
+    return [part for fact in whole for part in (" · ", fact)][1:]
 
 
 def _strip(one: Number) -> Html:

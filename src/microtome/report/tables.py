@@ -72,6 +72,15 @@ def _name(control: Control, result: Result) -> Html:
     return join(tag("strong", control.name.replace("_", " ")), [tag("span", m, cls="mark") for m in marks])
 
 
+def observed(control: Control) -> str:
+    """What a control observed, in a few words; "" where it did not run."""
+    seen = control.observed
+    if isinstance(seen, Mapping):
+        pairs = [f"{visible(k, most=60, prose=True)} {_value(v)}" for k, v in list(seen.items())[:4]]
+        return ", ".join(pairs) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
+    return "" if seen is None else _value(seen)
+
+
 def _observed(control: Control) -> Html:
     null = (
         None
