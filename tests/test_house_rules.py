@@ -105,6 +105,12 @@ def test_a_checker_sees_a_techniques_parameters_and_its_result(tmp_path):
     assert len(re.findall(r"user\.py:\d+: error", done.stdout)) <= 3
 
 
+def test_an_environment_is_never_committed_not_even_as_a_link():
+    """A pattern that ends in a slash matches directories only; merging a link over an environment deletes it."""
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert ".venv*" in lines
+
+
 def test_the_package_says_that_it_is_typed():
     assert (SOURCE / "py.typed").exists()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
