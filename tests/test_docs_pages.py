@@ -157,6 +157,13 @@ def test_citation_changelog_and_package_agree():
     assert (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").count("\n- ") >= 1
 
 
+def test_every_method_names_its_papers():
+    """As CITATION.cff promises; whether a model does a task at all is nobody's method."""
+    for name in microtome.methods.__all__:
+        module = importlib.import_module(getattr(microtome.methods, name).__module__)
+        assert name == "behaviour" or re.search(r"\b(19|20)\d\d\b", module.__doc__), name
+
+
 def test_the_readme_is_short_and_shows_a_picture():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 120 and "](docs/images/ioi.png)" in text

@@ -88,6 +88,29 @@ def test_editors_complete_and_checkers_know_the_types():
     assert {"run", "grad", "generate", "certificate", "facts"} <= model
 
 
+def test_a_checker_sees_a_techniques_parameters_and_its_result(tmp_path):
+    """Through the lazy names: what a user of `mt.methods` writes is checked as if the function were imported."""
+    script = tmp_path / "user.py"
+    lines = ["import microtome as mt", "m = mt.load('x')", "t = mt.task('ioi', m)"]
+    lines += ["reveal_type(mt.methods.activation_patching(m, t, sites='L*.resid_pre', seed=0))"]
+    lines += ["mt.methods.activation_patching(m, t, sitez='L*.z')", "mt.methods.component_set(m, t)"]
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", str(script)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert 'Revealed type is "microtome.results.result.Result"' in done.stdout, done.stdout + done.stderr
+    assert (
+        'Unexpected keyword argument "sitez"' in done.stdout
+        and 'Missing named argument "ranking"' in done.stdout
+    )
+    assert len(re.findall(r"user\.py:\d+: error", done.stdout)) <= 3
+
+
+def test_an_environment_is_never_committed_not_even_as_a_link():
+    """A pattern that ends in a slash matches directories only; merging a link over an environment deletes it."""
+    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert ".venv*" in lines
+
+
 def test_the_package_says_that_it_is_typed():
     assert (SOURCE / "py.typed").exists()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import pytest
 import planted
 from microtome import methods
 from microtome.dissect import dissect
+from microtome.figures import pictures_of
+from microtome.report import write_report
 from microtome.results import observe, open_result, registry
 
 SITES = ["L*H*.z", "L*.mlp_out"]
@@ -122,3 +126,50 @@ def test_the_same_seed_gives_the_same_numbers(model, task, held_out, dissected) 
         if one.effects is not None:
             np.testing.assert_array_equal(one.effects.values, other.effects.values)
         assert [(c.name, c.outcome) for c in one.controls] == [(c.name, c.outcome) for c in other.controls]
+
+
+def _figures(page):
+    """(data and layout that the page draws, Python that the reader copies) of every figure."""
+    parts = re.findall(r'class="plot-data">(.*?)</script>.*?<code>(import microtome.*?)</code>', page, re.S)
+    assert len(parts) == page.count('class="plot-data"') == page.count('class="copy"')
+    return [(json.loads(data), html.unescape(code)) for data, code in parts]
+
+
+def _every_copied_python_draws_its_figure(result, folder, monkeypatch):
+    """Run what each button copies, as a stranger would, and compare all that it draws."""
+    shown = []
+    monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda self: shown.append(self))
+    saved = result.save(folder / "it's here")
+    page = write_report(open_result(saved), folder / "report.html", folder=saved).read_text("utf-8")
+    figures = _figures(page)
+    for drawn, code in figures:
+        exec(compile(code, "copied", "exec"), {})
+        again = json.loads(shown.pop().to_json())
+        again["layout"].pop("meta", None)
+        drawn["layout"].pop("meta", None)
+        assert again == drawn, code
+    return len(figures)
+
+
+def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
+    dissected, tmp_path, monkeypatch
+) -> None:
+    assert _every_copied_python_draws_its_figure(dissected[0], tmp_path, monkeypatch) >= 15
+
+
+@pytest.mark.parametrize("name", ["ablation", "logit_lens"])  # those that are no stage of a dissection
+def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
+    result = RECIPES[name](model, task, single)
+    assert _every_copied_python_draws_its_figure(result, tmp_path, monkeypatch) == len(pictures_of(result))
+
+
+def test_every_effect_stands_beside_its_null(dissected) -> None:
+    """Each cell that can differ has a null band, in every stage that tests cells."""
+    tested = [c for c in dissected[0].children if c.effects is not None and "cells" in c.tables]
+    assert {"activation_patching", "attribution_patching", "direct_logit_attribution"} <= {
+        c.kind for c in tested
+    }
+    for child in tested:
+        frame = child.frame()
+        zero = child.tensors.get("structurally_zero", np.zeros(len(frame), bool)).reshape(-1).astype(bool)
+        assert frame.loc[~zero, ["low", "high", "null_low", "null_high"]].notna().all().all(), child.kind

@@ -160,14 +160,42 @@ def test_hostile_tokens_are_inert_and_shown_as_they_are(visit):
 
 
 def test_the_first_screen_answers_the_question(visit):
-    """Question, verdict and the first numbers need no scrolling; on a desktop the stages neither."""
+    """Question, verdict, finding and the head of the first number need no scrolling; on a desktop the stages neither."""
     tall = visit.js("window.innerHeight")
     assert visit.js("document.querySelector('h1').getBoundingClientRect().bottom") < tall / 3
     assert visit.js("document.querySelector('.judgement .verdict').getBoundingClientRect().bottom") < tall / 2
-    last = "document.querySelectorAll('.numbers > li')[2].getBoundingClientRect().bottom"
-    assert visit.js(last) < tall
+    assert visit.js("document.querySelector('.finding').getBoundingClientRect().bottom") < tall
+    assert visit.js("document.querySelector('.numbers > li').getBoundingClientRect().top") < tall
     if visit.js("window.innerWidth") > 1000:
         assert visit.js("document.querySelector('table.stages').getBoundingClientRect().bottom") < tall
+
+
+def test_no_text_is_smaller_than_eleven_pixels(visit):
+    small = """[...new Set([...document.querySelectorAll('body *')].filter(e => !['SCRIPT', 'STYLE'].includes(e.tagName)
+        && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && e.getBoundingClientRect().width
+        && parseFloat(getComputedStyle(e).fontSize) < 11).map(e => e.tagName + ' ' + e.textContent.slice(0, 20)))]"""
+    assert visit.js(small) == []
+
+
+def test_the_table_of_stages_is_seen_whole(visit):
+    """No column is cut off, on no screen."""
+    box = "document.querySelector('table.stages').parentElement"
+    for width in (visit.js("window.innerWidth"), 768, 1024):
+        visit.page.set_viewport_size({"width": width, "height": visit.js("window.innerHeight")})
+        assert visit.js(f"{box}.scrollWidth <= {box}.clientWidth"), width
+
+
+def test_heads_stand_upright_only_where_they_must(browser, tmp_path):
+    """Digits below a map of heads and parts are read without turning one's head, and do not touch."""
+    path = write_report(toy.heads(), tmp_path / "r.html")
+    seen = Visit(browser, path, WIDTHS["phone"]).drawn()
+    ticks = "[...document.querySelectorAll('.plot.drawn')[0].querySelectorAll('.x2tick text, .x2tick tspan.line')]"
+    turned = f"{ticks}.filter(t => /rotate\\((?!0)/.test(t.getAttribute('transform') || '')).length"
+    assert seen.js(f"{ticks}.length") >= 10 and seen.js(turned) == 0
+    touch = """(() => { const r = [...document.querySelectorAll('.plot.drawn')[0].querySelectorAll('.x2tick text')].map(t => t.getBoundingClientRect());
+        return r.slice(1).filter((b, i) => b.left < r[i].right + 1).length; })()"""
+    assert seen.js(touch) == 0
+    seen.context.close()
 
 
 def test_folded_figures_are_drawn_when_they_are_opened(visit):
@@ -239,6 +267,18 @@ def test_a_dark_screen_gets_light_ink_and_the_same_data(narrow):
     assert narrow.js(cells) == before
     narrow.page.emulate_media(color_scheme="light")
     narrow.until(f"{ink} === 'rgb(32, 36, 42)'")
+    assert narrow.said == []
+
+
+def test_on_paper_ink_is_dark_and_what_cannot_be_clicked_is_gone(narrow):
+    """Also from a dark screen: the pictures that are printed are the static ones."""
+    narrow.page.emulate_media(media="print", color_scheme="dark")
+    narrow.until("getComputedStyle(document.body).color === 'rgb(32, 36, 42)'")
+    shown = "[...document.querySelectorAll('{}')].filter(e => getComputedStyle(e).display !== 'none').length"
+    assert narrow.js(shown.format("button.copy, nav, .live")) == 0
+    assert narrow.js(shown.format(".plot.drawn > svg")) == narrow.js(shown.format(".plot.drawn")) > 0
+    narrow.page.emulate_media(media="screen", color_scheme="light")
+    narrow.until("getComputedStyle(document.querySelector('.gtitle')).fill === 'rgb(32, 36, 42)'")
     assert narrow.said == []
 
 

@@ -223,9 +223,14 @@ def test_what_failed_and_what_did_not_run_is_said_by_name(report):
     closing = text[text.index('<section id="checked"') :]
     closing = re.sub("<[^>]*>", "", closing[: closing.index("</section>")])
     assert (
-        closing.count("irrelevant: it would rule out") == 9
-        and closing.count("held out: no held-out prompts") == 9
+        closing.count("irrelevant. Not ruled out: that the cell carries something else") == 1
+        and closing.count(": no held-out prompts") == 9
+        and closing.count("observed 0.31; the verdict does not rest on it") == 9
     )
+    for kind in ("Failed", "Did not run"):
+        part = closing[closing.index(kind) :]
+        for stage in outline(result)[1:]:  # the behaviour has neither
+            assert f"{stage.number}. " in part
     assert (
         "every stage is supported" in closing
         and "What this does not show" in closing
@@ -482,3 +487,79 @@ def test_text_is_escaped_unless_it_is_html():
     )
     assert escape("\ud800\x07") == "\\ud800\\x07"
     assert gallery.island.__doc__ and isinstance(escape("a"), Html)
+
+
+def test_the_first_lines_say_what_was_asked_where_it_is_which_parts_and_what_failed(report):
+    result, _, text, page = report
+    part = text[text.index('<dl class="finding">') :]
+    part = re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", part[: part.index("</dl>")]))
+    assert "Asked" in part and "␣Mary" in part and "not ␣John" in part
+    assert re.search(r"Where .* in layers? \d", part) and "stage 2" in part
+    parts = result.children[-1].tables["components"]["site"]
+    assert (
+        f"{len(parts)} of" in part and "carry 0.81 [0.72, 0.89] of the effect on 32 held-out prompts" in part
+    )
+    assert str(parts[0]).removesuffix(".z") in part and "95 % of sets" in part
+    assert "Not ruled out 10 of 38 controls failed" in part and "9 did not run" in part
+    assert text.index('class="finding"') < text.index('class="numbers"') < text.index('class="stages"')
+
+
+def test_a_finding_of_a_stage_that_is_not_supported_says_so_beside_it(tmp_path):
+    result = toy.dissect(layers=4)
+    weak = replace(result.children[-1], **toy.judged(p=0.2))
+    result = replace(result, children=(*result.children[:-1], weak))
+    text = write_report(result, tmp_path / "r.html").read_text("utf-8")
+    finding = text[text.index('<dl class="finding">') :]
+    finding = finding[: finding.index("</dl>")]
+    assert finding.count("not distinguishable from its null") == 1
+    cards = text[text.index('class="numbers"') :]
+    card = next(c for c in cards.split("<li>") if "faithfulness" in c)
+    assert "not distinguishable from its null" in card[: card.index("</li>")]
+
+
+def test_the_verdict_of_the_whole_names_what_it_stands_on_and_what_it_does_not(tmp_path):
+    result = toy.dissect(layers=3)
+    weak = replace(result.children[3], **toy.judged(p=0.2))
+    stages = toy.control(
+        "stages", expected="supported: behaviour, components", observed={"of": 10, "supported": 9}
+    )
+    children = (*result.children[:3], weak, *result.children[4:])
+    result = replace(result, children=children, **toy.judged((stages,), 0.0002, ("stages",)))
+    page = Page(write_report(result, tmp_path / "r.html").read_text("utf-8"))
+    name = outline(result)[3].name
+    assert "Every stage that the conclusion stands on is supported: behaviour, components." in page.words
+    assert f"It does not stand on {name[:1].upper()}{name[1:]}." in page.words
+
+
+def test_reasons_are_sentences_and_not_python(tmp_path):
+    seen = {f"L{i}.resid_pre@s2": 0.20706504329980813 for i in range(6)}
+    control = toy.control("noise", passed=False, observed=seen, expected="ratio <= 0.2")
+    result = replace(toy.patching(layers=3), **toy.judged((control,), 0.0002, ("noise",)))
+    (reason,) = result.verdict.reasons
+    assert reason == (
+        "control noise failed: expected ratio <= 0.2, observed L0.resid_pre@s2 0.207, L1.resid_pre@s2 0.207, "
+        "L2.resid_pre@s2 0.207, L3.resid_pre@s2 0.207 and 2 more"
+    )
+    words = Page(write_report(result, tmp_path / "r.html").read_text("utf-8")).words
+    assert "{'" not in words and "0.20706504" not in words and "ratio ≤ 0.2" in words
+
+
+def test_a_reason_is_not_said_twice(tmp_path):
+    """Also where a file has sorted the names of what was observed since the note was written."""
+    child = toy.patching(layers=3)
+    note = "; ".join(child.verdict.reasons)[:60] + " and more that differs"
+    table = pd.DataFrame(
+        [{"stage": "one", "n": 8, "seconds": 1.0, "verdict": str(child.verdict), "note": note}]
+    )
+    stages = outline(Result("dissect", tables={"stages": table}, children=(child,)))
+    assert stages[0].note == ""
+
+
+def test_the_table_of_stages_counts_controls_beside_each_verdict(report):
+    result, _, text, _ = report
+    table = text[text.index('class="stages"') :]
+    rows = table[: table.index("</table>")].split("<tr>")[2:]
+    for stage in outline(result):
+        passed = sum(c.passed is True for c in stage.result.controls)
+        row = next(r for r in rows if f'href="#{stage.anchor}"' in r)
+        assert f"{passed}/{len(stage.result.controls)}<" in row

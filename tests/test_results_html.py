@@ -100,8 +100,35 @@ def test_hostile_text_is_escaped_everywhere():
     assert "invalid" in text and "FAILED" in text and "did not run" in text
 
 
+@pytest.mark.parametrize(
+    "sly", ["\u202eabc", "\u2066x", "a\u200bb", "\x1b[31m", "a\u2028b", "\ufeffa", "\udcff"]
+)
+def test_no_text_reorders_or_hides_what_stands_beside_it(sly):
+    control = Control("noise", sly, sly, {sly: 1.0}, False, 2, detail=sly)
+    text = Result("toy", query=Query("toy", "1"), controls=(control,))._repr_html_()
+    check_offline(text)
+    hidden = next(c for c in sly if not c.isprintable())
+    assert hidden not in text and f"{ord(hidden):02x}" in text
+
+
+def test_sentences_are_aligned_to_the_left_and_long_words_do_not_widen_the_page():
+    text = hostile()._repr_html_()
+    controls = text[text.index("<caption>Controls") :]
+    assert "overflow-wrap:anywhere" in text
+    assert controls.count("text-align:left") == controls.count("<td") + controls.count("<th ")
+
+
+def test_stages_are_called_by_their_names():
+    stages = pd.DataFrame(
+        {"stage": ["attention", "MLPs", "heads"], "verdict": ["unchecked", "refused", "unchecked"]}
+    )
+    children = (Result("patching"), Result("patching"))
+    text = Result("toy", query=Query("toy", "1"), tables={"stages": stages}, children=children)._repr_html_()
+    assert "<li>attention: Patching: unchecked</li><li>heads: Patching: unchecked</li>" in text
+
+
 def test_a_forgotten_escape_would_be_seen(monkeypatch):
-    monkeypatch.setattr(html_module, "_esc", str)
+    monkeypatch.setattr(html_module, "escaped", str)
     with pytest.raises(AssertionError):
         check_offline(hostile()._repr_html_().encode("utf-8", "replace").decode())
 

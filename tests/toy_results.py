@@ -197,7 +197,7 @@ def heads(kind="activation_patching", layers=30, n_heads=9, n=8, seed=3, mlps=Tr
     if kind == "attribution_patching":
         mean = effects.values.mean(1)[:, 0].astype(float)
         noise = np.random.default_rng(13).normal(0, 0.03, len(sites))
-        tables = {"agreement": pd.DataFrame({"site": sites, "estimate": 0.7 * mean, "exact": mean + noise})}
+        tables["agreement"] = pd.DataFrame({"site": sites, "estimate": 0.7 * mean, "exact": mean + noise})
     return Result(kind, query(kind, mode="denoise", **parameters), effects, tables, **judged())
 
 

@@ -21,9 +21,10 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 def main() -> None:
     """Draw and photograph."""
     result = mt.open(sys.argv[1])
-    stage = next(c for c in result.children if c.kind == "activation_patching")
+    stages = [c for c in result.children if c.kind == "activation_patching"]
+    single = next(c for c in stages if "position" not in c.effects.coords)
     config = {"displayModeBar": False}
-    figures = [patching.draw(stage), patching.strongest(stage)]
+    figures = [patching.draw(stages[0]), patching.strongest(single, most=22)]
     drawn = [
         f.to_html(full_html=False, include_plotlyjs=i == 0, config=config) for i, f in enumerate(figures)
     ]

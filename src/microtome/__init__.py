@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from microtome.facade import Model
 
 # name -> (module, attribute); without an attribute the name is the module itself. __init__.pyi says the same to
-# type checkers and editors; tests/test_house_names.py holds the two together.
+# type checkers and editors; tests/test_house_rules.py holds the two together.
 _HOME = {
     "Ablate": ("microtome.trace.edits", "Ablate"),
     "Edit": ("microtome.trace.edits", "Edit"),

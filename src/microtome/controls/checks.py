@@ -123,7 +123,7 @@ def sign_flip_control(test: FamilyTest) -> Control:
         passed=count > 0,
         n=test.n_cells,
         null=(-test.critical, test.critical),
-        detail=f"{test.method}, {test.n_clusters} clusters, smallest p within reach {test.smallest_p:.2g}{few}",
+        detail=f"{test.method}, {test.n_clusters} clusters, smallest p within reach {test.smallest_p:.2g}; the null is in standard errors{few}",
     )
 
 
@@ -330,7 +330,11 @@ def random_components(
     values = np.asarray(null, dtype=np.float64).reshape(-1)
     if not np.isfinite(values).all() or not np.isfinite(real):
         raise ControlError(f"The {what} of a set is not finite.", why="sets are compared by it")
-    rules_out = "that any components of this kind and depth would do"
+    rules_out = (
+        "that any of the strongest components would do"
+        if name == "strong_sets"
+        else "that any components of this kind and depth would do"
+    )
     expected = f"p at most {alpha:g} among random sets of the same shape"
     least = 1 / (1 + values.size)
     if least > alpha:

@@ -14,7 +14,7 @@ from .scatter import draw_scatter
 from .sheet import Sheet
 from .snippet import call
 from .tables import need
-from .text import number, visible
+from .text import number, unit, visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -75,7 +75,8 @@ def agreement(result: Result, named: int = 4) -> go.Figure:
         f"{s}: estimate {number(a)}, exact {number(b)}"
         for s, a, b in zip(sites, estimate, exact, strict=True)
     ]
-    across, up = ("estimate (attribution)", estimate), ("exact effect (patching)", exact)
+    metric = "" if result.effects is None else f", {unit(str(result.effects.coords['metric'][0]))}"
+    across, up = (f"estimate{metric}", estimate), (f"exact{metric}", exact)
     draw_scatter(sheet, across, up, sites, hover, named=named)
     sheet.key("╱", MUTED, "estimate equals exact effect")
     if np.isfinite(chance_correlation(n)):

@@ -14,7 +14,7 @@ import numpy as np
 
 from .cells import Cells, describe, unique
 from .colours import BLACK, EMPTY, HATCH, INK, MUTED, WHITE, diverging, sequential
-from .sheet import Panel, Sheet, axis
+from .sheet import CHAR, PHONE, Panel, Sheet, axis
 from .text import inert, number, visible
 
 if TYPE_CHECKING:
@@ -111,10 +111,10 @@ def draw_grid(sheet: Sheet, grid: Grid, scale: Scale, *, cell: int | None = None
     """One heatmap with its hatching, crosses and dots. cell: a row's height in pixels."""
     n_rows, n_columns = grid.values.shape
     size = cell or (14 if n_rows > 20 else 18 if n_rows > 8 else 26)
-    upright = max(map(len, grid.columns), default=0) > 3
+    columns = _flat(grid)
     shown = _thin(n_rows, size, 13)
-    x = axis(grid.column_title, span=(-0.5, n_columns - 0.5), grid=False, upright=upright,
-             ticks=(list(range(n_columns)), [inert(c) for c in grid.columns]))  # fmt: skip
+    x = axis(grid.column_title, span=(-0.5, n_columns - 0.5), grid=False, upright=columns is None,
+             ticks=(list(range(n_columns)), columns or [inert(c) for c in grid.columns]))  # fmt: skip
     y = axis(
         grid.row_title,
         span=(n_rows - 0.5, -0.5),
@@ -138,6 +138,17 @@ def draw_grid(sheet: Sheet, grid: Grid, scale: Scale, *, cell: int | None = None
         shift=0.0 if grid.words is None else -0.4,
     )
     return panel
+
+
+def _flat(grid: Grid) -> list[str] | None:
+    """Inert column labels that need not stand upright on a phone: as they are, or broken where a name has a "_"."""
+    beside = 32 + CHAR * max(map(len, grid.rows), default=0)  # labels and title of the rows
+    room = (PHONE - beside) / max(len(grid.columns), 1)
+    broken = [column.split("_") if "_" in column.strip("_") else [column] for column in grid.columns]
+    for lines in ([[column] for column in grid.columns], broken):
+        if max((len(line) for column in lines for line in column), default=0) * CHAR <= room:
+            return ["<br>".join(map(inert, column)) for column in lines]
+    return None
 
 
 def draw_key(sheet: Sheet, grids: Sequence[Grid], scale: Scale, rule: str) -> None:
@@ -294,7 +305,7 @@ def _words(grid: Grid) -> dict[str, Any]:
     return {
         "text": [[inert(w) for w in row] for row in grid.words],
         "texttemplate": "%{text}",
-        "textfont": {"size": 10},
+        "textfont": {"size": 11},
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -164,8 +166,10 @@ def top_tokens(result: Result, prompt: int | str | None = None, most: int = 5) -
             f"{visible(row['site'])}, rank {row['rank']}\n{visible(row['token'], most=60)}\nprobability {number(values[r, c])}"
         )
     none = np.zeros(values.shape, bool)
-    found = [visible(s, most=16) for s in sites]
-    grid = Grid("", found, [str(r) for r in ranks], "", "rank", values, none, none, hover, None, words)
+    heading, found, title = _rows(sites)
+    grid = Grid(
+        heading, found, [str(r) for r in ranks], title, "rank", values, none, none, hover, None, words
+    )
     scale = Scale(1.0, "probability", signed=False)
     sheet = Sheet(
         result,
@@ -175,6 +179,17 @@ def top_tokens(result: Result, prompt: int | str | None = None, most: int = 5) -
     draw_bar(sheet, scale)
     draw_grid(sheet, grid, scale, cell=18)
     return sheet.figure()
+
+
+def _rows(sites: Sequence[str]) -> tuple[str, list[str], str]:
+    """Heading, row labels and their title: the number of the layer alone where all rows are one point, so that the
+    tokens have room on a phone.
+    """
+    layers = [re.fullmatch(r"L(\d+)\.(\w+)", str(site)) for site in sites]
+    points = {found[2] for found in layers if found}
+    if len(points) == 1 and all(layers):
+        return points.pop(), [found[1] for found in layers if found], "layer"
+    return "", [visible(s, most=16) for s in sites], ""
 
 
 def pictures(result: Result) -> tuple[Picture, ...]:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import ResultError
 from .cells import Cells, cells_of, unique
+from .colours import MUTED
 from .grid import Grid, Scale, by_head, by_part, by_position, draw_bar, draw_grid, draw_key, point_label
 from .rows import draw_bars, draw_row_key, strongest, to_row
 from .sheet import Sheet
-from .text import unit
+from .text import unit, visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -41,10 +42,23 @@ def draw_map(
         for grid in grids:
             draw_grid(sheet, grid, scale)
         draw_key(sheet, grids, scale, cells.rule)
+        if any(shape == "positions" for shape, _ in panels):
+            _places(sheet, cells)
     for shape, points in panels:
         if shape == "rows":
             _bars(sheet, cells, points, what, with_key=not grids)
     return sheet.figure()
+
+
+def _places(sheet: Sheet, cells: Cells) -> None:
+    """What stands at the named positions, in one prompt."""
+    said = [
+        f"{cells.position(p)} {visible(cells.names[str(p)], most=18, prose=True).strip()}"
+        for p in cells.positions
+        if str(p) in cells.names and not str(p).lstrip("-").isdigit()
+    ]
+    if said:
+        sheet.key("@", MUTED, f"in one prompt: {' · '.join(said)}")
 
 
 def draw_strongest(

@@ -28,7 +28,7 @@ DONORS = {
     "irrelevant": "other text, nothing of interest changed: should do nothing",
     "wrong_value": "other values, towards their own answer: moves there where the cell holds the answer itself",
     "other_value": "other values, on the task's own answer: should do less",
-    "noise": "random vector of the same size: should do nothing",
+    "noise": "random vector of the same size: should do less",
 }
 
 

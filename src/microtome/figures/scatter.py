@@ -47,7 +47,7 @@ def draw_scatter(
     sides = ["middle left" if v > middle else "middle right" for v in x]
     sheet.add(panel, go.Scatter(
         x=x, y=y, mode="markers+text", hoverinfo="text", hovertext=[inert(h) for h in hover], textposition=sides,
-        text=[inert(name) if i in top else "" for i, name in enumerate(names)], textfont={"size": 10, "color": INK},
+        text=[inert(name) if i in top else "" for i, name in enumerate(names)], textfont={"size": 11, "color": INK},
         marker={"size": 7, "color": SERIES[0], "opacity": 0.7},
     ))  # fmt: skip
     return panel

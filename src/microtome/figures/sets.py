@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .behaviour import spread
-from .colours import GLYPHS, MUTED, SERIES, pale, series
+from .colours import GLYPHS, INK, MUTED, SERIES, pale, series
 from .panels import Picture
-from .rows import NAN, Row, draw_bars, draw_row_key
+from .rows import NAN, Row, draw_bars
 from .sheet import Panel, Sheet, axis
 from .snippet import call
 from .tables import need, table_of
-from .text import inert, interval, number, visible
+from .text import inert, interval, number, unit, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def draw(result: Result) -> go.Figure:
     low, high = _extent(curve, nulls, held)
     sheet = Sheet(result, "How few parts carry the effect")
     beside = (nulls is not None and len(nulls) > 0) or held is not None
-    y = axis("faithfulness", span=(low, high))
+    y = axis("faithfulness (share of the effect)", span=(low, high))
     k = curve["k"].to_numpy(float)
     room = 0.05 * max(float(np.ptp(k)), 1.0)
     x = axis("parts kept", span=(float(k.min()) - room, float(k.max()) + room))
@@ -168,8 +168,12 @@ def parts(result: Result, most: int = 24) -> go.Figure:
     ]
     sheet = Sheet(result, "The parts in order", call("sets", "parts"))
     hidden = len(table) - len(rows)
-    draw_bars(sheet, rows, "effect that ranked it", heading=f"{len(rows)} of {len(table)}" if hidden else "")
-    draw_row_key(sheet, rows, "")
+    metric = str(result.effects.coords["metric"][0]) if result.effects is not None else ""
+    name = "effect that ranked it" + (f", {unit(metric)}" if metric else "")
+    draw_bars(sheet, rows, name, heading=f"{len(rows)} of {len(table)}" if hidden else "")
+    sheet.key(
+        "!", INK, "an order, not a test: the nulls of these effects are with the patching that ranked them"
+    )
     return sheet.figure()
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 CHAR = 6.3  # pixels that a character of a tick label takes, on average
+PHONE = 335  # pixels between a phone's left edge of a figure and the right end of its panels
 TITLE, LINE = 46, 54  # characters that fit 360 pixels in a title and in a key
 
 
@@ -278,7 +279,9 @@ def _longest(made: dict[str, Any], default: int) -> int:
 
 def _below(x: dict[str, Any]) -> int:
     """Pixels under a panel for its tick labels and its axis title."""
-    tick = 0 if not x["showticklabels"] else 18 if x["tickangle"] == 0 else int(10 + CHAR * _longest(x, 5))
+    lines = 1 + max((t.count("<br>") for t in x.get("ticktext", ())), default=0)
+    flat = 4 + 14 * lines
+    tick = 0 if not x["showticklabels"] else flat if x["tickangle"] == 0 else int(10 + CHAR * _longest(x, 5))
     return tick + (22 if x["title"]["text"] else 2)
 
 

@@ -1,7 +1,8 @@
 """Ablation with a named reference distribution, on the task and, the same, off it.
 
 The control that matters: a component that every text needs (the first MLP of most models) is not a finding about a
-task. Mean and resample ablation stay on the distribution; zero ablation does not, and says so.
+task. Mean (Wang et al. 2023) and resample ablation (Chan et al. 2022) stay on the distribution; zero ablation does not,
+and says so. Later parts may make up for a missing one (McGrath et al. 2023).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from microtome.controls import checks
+from microtome.controls.intervals import mean_interval
 from microtome.controls.rank import rank_agreement, top_k_overlap
 from microtome.controls.sampling import Strata, stratified_sample
 from microtome.controls.signflip import sign_flip
@@ -37,6 +38,9 @@ from microtome.results.verdicts import Control, verdict
 from microtome.sites import Site
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from microtome.controls.signflip import FamilyTest
     from microtome.facade import Model
     from microtome.tasks.pairs import PairTask
 
@@ -94,9 +98,19 @@ def attribution_patching(
     return Result(
         "attribution_patching",
         effects=Labelled(estimate[..., None], ("site", "prompt", "metric"), {"site": tuple(names), "prompt": tuple(range(task.n)), "metric": s.metrics[:1]}),
-        tables={"agreement": agreement}, controls=ran, verdict=verdict(ran, ("approximation",), p, alpha, least),
+        tables={"agreement": agreement, "cells": _cells(names, estimate, s, test)}, controls=ran, verdict=verdict(ran, ("approximation",), p, alpha, least),
         raw_examples=examples(model, s.base, {}, seed),
     )  # fmt: skip
+
+
+def _cells(names: list[str], estimate: np.ndarray, s: Setting, test: FamilyTest | None) -> pd.DataFrame:
+    """Each estimate's interval, null band and family-wise p."""
+    import pandas as pd
+
+    interval, nan = mean_interval(estimate, list(s.clusters)), np.full(len(names), np.nan)
+    return pd.DataFrame({"site": names, "metric": s.metrics[0], "low": interval.low, "high": interval.high,
+                         "null_low": nan if test is None else test.null_low, "null_high": nan if test is None else test.null_high,
+                         "p": nan if test is None else test.p})  # fmt: skip
 
 
 def _estimate(model: Model, s: Setting, named: list[Site]) -> np.ndarray:

@@ -1,7 +1,8 @@
 """The smallest set of heads and MLPs found that carries an effect, with the sets it must beat.
 
 Components are ranked by their exact single effects. A set is judged alone: in the clean run every head and MLP outside
-it gets its corrupt value, and the part of the clean-corrupt difference that survives is the set's faithfulness. (Patching
+it gets its corrupt value, and the part of the clean-corrupt difference that survives is the set's faithfulness (Wang et
+al. 2023; how much it depends on such choices: Miller et al. 2024). (Patching
 a set *into* the corrupt run would not do: the first MLP alone, which re-embeds the tokens, then carries everything.) The
 smallest nested set that reaches the wanted share is tested on held-out prompts, beside random sets of its shape and
 random sets of strong components. It is a set found by one ranking, not a circuit: edges, completeness and minimality are

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 
 from ..figures.text import visible
+from ..results.html import escaped
 
 _VOID = frozenset({"br", "hr", "img", "meta", "link", "wbr"})
 
@@ -21,18 +21,7 @@ def escape(text: object) -> Html:
 
     What UTF-8 cannot hold, and controls that do not print or reorder the text beside them, are written out.
     """
-    plain = "".join(c if c.isprintable() or c in "\n\t\xa0" else _written(c) for c in str(text))
-    return Html(html.escape(plain, quote=True))
-
-
-def _written(c: str) -> str:
-    return (
-        f"\\x{ord(c):02x}"
-        if ord(c) < 0x100
-        else f"\\u{ord(c):04x}"
-        if ord(c) < 0x10000
-        else f"\\U{ord(c):08x}"
-    )
+    return Html(escaped(text))
 
 
 def join(*content: Content) -> Html:

@@ -24,7 +24,9 @@ MOST = 6
 
 @dataclass(frozen=True)
 class Number:
-    """One number of the summary. Bounds are NaN where unknown; `null` says in words what the null band is."""
+    """One number of the summary. Bounds are NaN where unknown; `null` says in words what the null band is; `share` is
+    the effect as a share of the gap to the donor; `verdict` that of the stage it comes from.
+    """
 
     label: str
     value: float
@@ -36,6 +38,8 @@ class Number:
     unit: str = ""
     n: int | None = None
     anchor: str = ""
+    share: float = NAN
+    verdict: str = ""
 
 
 def headline(result: Result, stages: Sequence[Stage]) -> list[Number]:
@@ -64,7 +68,8 @@ def _safely(read: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
 def _at(made: Number, stage: Stage) -> Number:
     from dataclasses import replace
 
-    return replace(made, anchor=stage.anchor, n=made.n if made.n is not None else stage.n)
+    n = made.n if made.n is not None else stage.n
+    return replace(made, anchor=stage.anchor, n=n, verdict=stage.result.verdict.word)
 
 
 def _of(result: Result) -> list[tuple[int, Number]]:
@@ -146,7 +151,7 @@ def _strongest(result: Result) -> tuple[Number | None, bool]:
         "logit_lens": "largest reading",
     }[result.kind]
     made = Number(f"{kind}: {place}", row["value"], row["low"], row["high"], row["null_low"], row["null_high"],
-                  f"null over {len(frame)} cells", unit(cells.metric), int(row["n"]))  # fmt: skip
+                  f"null over {len(frame)} cells", unit(cells.metric), int(row["n"]), share=row["share"])  # fmt: skip
     return made, row["unit"] == "H"
 
 

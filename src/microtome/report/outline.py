@@ -14,6 +14,8 @@ from .prose import title_of
 if TYPE_CHECKING:
     from ..results.result import Result
 
+_SAME = 24  # characters by which a note is recognised as a reason that the verdict gives already
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -70,7 +72,7 @@ def _walk(result: Result, path: tuple[int, ...], found: list[Stage]) -> None:
         row = said[i] if i < len(said) else {}
         n, seconds = _whole(row.get("n")), _real(row.get("seconds"))
         note = _text(row.get("note"))
-        if note and "; ".join(child.verdict.reasons).startswith(note):
+        if note and note[:_SAME] in {reason[:_SAME] for reason in child.verdict.reasons}:
             note = ""  # the reasons of the verdict stand beside it anyway
         name = str(row.get("stage") or title_of(child))
         found.append(

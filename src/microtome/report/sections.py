@@ -12,15 +12,17 @@ from ..results import registry
 from ..results.calibration import NOT_CALIBRATED, calibration_line
 from ..results.frozen import dumps
 from .examples import examples
+from .finding import controls_of
 from .gallery import Gallery
 from .markup import Html, fold, join, table, tag
 from .outline import Stage, heading
 from .prose import VERDICT, asked, limits
 from .summary import about
-from .tables import badge, controls, numbers, outcome
+from .tables import badge, controls, numbers, observed, outcome, typeset
 
 if TYPE_CHECKING:
     from ..results.result import Result
+    from ..results.verdicts import Control
 
 
 def section(stage: Stage, gallery: Gallery) -> Html:
@@ -29,6 +31,7 @@ def section(stage: Stage, gallery: Gallery) -> Html:
     facts = [
         f"n {stage.n}" if stage.n is not None else None,
         f"{stage.seconds:,.1f} s" if stage.seconds is not None else None,
+        _tally(result),
         stage.note or None,
     ]
     return tag(
@@ -54,6 +57,12 @@ def section(stage: Stage, gallery: Gallery) -> Html:
     )
 
 
+def _tally(result: Result) -> str | None:
+    """How many of its controls passed; None where it has none."""
+    passed = sum(c.passed is True for c in result.controls)
+    return f"{passed} of {len(result.controls)} controls passed" if result.controls else None
+
+
 def whole(result: Result, gallery: Gallery) -> Html | None:
     """What belongs to no single stage: the pictures, controls and examples of a result that has children."""
     if not result.children:
@@ -71,45 +80,61 @@ def whole(result: Result, gallery: Gallery) -> Html | None:
 
 def checked(result: Result, stages: Sequence[Stage], left_out: Sequence[str]) -> Html:
     """What was checked, what failed, what did not run, and what none of it shows."""
-    every = [(s, c) for s in stages for c in s.result.controls] + (
-        [(None, c) for c in result.controls] if result.children else []
-    )
+    every = controls_of(result, stages)
     failed = [(s, c) for s, c in every if c.passed is False]
     idle = [(s, c) for s, c in every if c.passed is None]
     passed = len(every) - len(failed) - len(idle)
-
-    def line(s: Stage | None, text: str) -> Html:
-        where = tag("a", f"{s.number}. {heading(s)}", href=f"#{s.anchor}") if s else "the whole"
-        return tag("li", where, ": ", text)
-
+    left = f"Figures left out to keep the file small: {', '.join(left_out)}."
     return tag(
         "section",
         tag("h2", "What was checked, what failed, what this does not show"),
         tag("p", f"{passed} of {len(every)} controls passed."),
-        tag("h3", "Failed"),
-        tag(
-            "ul",
-            [
-                line(
-                    s,
-                    f"{c.name.replace('_', ' ')}: it would rule out {c.rules_out}; expected {c.expected}. {c.detail}",
-                )
-                for s, c in failed
-            ],
-        )
-        if failed
-        else tag("p", "None."),
-        tag("h3", "Did not run"),
-        tag("ul", [line(s, f"{c.name.replace('_', ' ')}: {c.detail}") for s, c in idle])
-        if idle
-        else tag("p", "None."),
+        _missed("Failed", "Not ruled out", failed, result),
+        _missed("Did not run", "Not asked", idle, result),
         _checks(result),
-        tag("p", f"Figures left out to keep the file small: {', '.join(left_out)}.", cls="absent")
-        if left_out
-        else None,
+        tag("p", left, cls="absent") if left_out else None,
         tag("h3", "What this does not show"),
         tag("ul", [tag("li", sentence) for sentence in limits(result)]),
+        fold("What the verdicts mean", _verdicts()),
         id="checked",
+    )
+
+
+def _missed(head: str, so: str, rows: Sequence[tuple[Stage | None, Control]], result: Result) -> Html:
+    """The controls that failed, or did not run, each with what it leaves open, and in which stages."""
+    if not rows:
+        return join(tag("h3", head), tag("p", "None."))
+    grouped: dict[tuple[str, str, str], list[tuple[Stage | None, Control]]] = {}
+    for stage, control in rows:
+        grouped.setdefault((control.name, control.rules_out, control.expected), []).append((stage, control))
+    items = [
+        tag(
+            "li",
+            tag("p", tag("strong", name.replace("_", " ")), f". {so}: {typeset(alternative)}."),
+            tag("p", f"Expected: {typeset(expected)}.", cls="aside"),
+            tag("ul", [_one(stage, control, result) for stage, control in found], cls="plain"),
+        )
+        for (name, alternative, expected), found in grouped.items()
+    ]
+    return join(tag("h3", head), tag("ul", items, cls="missed"))
+
+
+def _one(stage: Stage | None, control: Control, result: Result) -> Html:
+    """One stage in which a control failed or did not run, and whether its verdict stands on it."""
+    where = tag("a", f"{stage.number}. {heading(stage)}", href=f"#{stage.anchor}") if stage else "The whole"
+    own = (stage.result if stage else result).verdict
+    needs = control.gates or control.name in own.mandatory
+    weight = "the verdict needs it" if needs else "the verdict does not rest on it"
+    seen = typeset(control.detail) or f"observed {observed(control)}".removesuffix("observed ")
+    said = f"{seen}; {weight}" if seen else weight
+    return tag("li", where, f": {said}")
+
+
+def _verdicts() -> Html:
+    return tag(
+        "dl",
+        [join(tag("dt", badge(word)), tag("dd", said)) for word, said in VERDICT.items()],
+        cls="verdicts",
     )
 
 
@@ -133,16 +158,18 @@ def provenance(result: Result, stages: Sequence[Stage], command: str) -> Html:
     if query is not None:
         facts += [
             ("method", f"{query.method}, version {query.version}"),
-            ("model (content hash)", query.model or "–"),
-            ("task (content hash)", query.task or "–"),
-            ("data (content hash)", query.data or "–"),
+            ("model (content hash)", query.model),
+            ("task (content hash)", query.task),
+            ("data (content hash)", query.data),
             ("seed", "none: nothing is drawn" if query.seed is None else str(query.seed)),
             ("numerics", _flat(query.numerics)),
             ("query", query.id),
         ]
     facts += [("page made with", f"microtome {_version('microtome')}, plotly {_version('plotly')}")]
     body = [
-        join(tag("dt", k), tag("dd", tag("code", v) if k in ("command", "query") else v)) for k, v in facts
+        join(tag("dt", k), tag("dd", tag("code", v) if k in ("command", "query") else v))
+        for k, v in facts
+        if v
     ]
     methods = table(
         "Methods", ["stage", "method", "version", "calibration"], [_method(s) for s in stages], cls="cards"

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from ..figures.tables import table_of
 from ..figures.text import number, visible
 from ..results.verdicts import SUPPORTED
+from .finding import finding, meaning
 from .markup import Html, tag
 from .numbers import Number, headline
 from .outline import Stage, unlinked
-from .prose import VERDICT, asked, title_of
+from .prose import asked, title_of
 from .tables import badge, stages
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ def summary(result: Result, found: Sequence[Stage]) -> Html:
         tag("p", "Microtome report", [tag("span", s) for s in subjects], cls="over"),
         tag("h1", question(result)),
         tag("p", asked(result), cls="asked") if not result.children and asked(result) else None,
-        tag("p", badge(word), " ", tag("span", VERDICT.get(word, "")), cls="judgement"),
+        tag("p", badge(word), " ", tag("span", meaning(result, found)), cls="judgement"),
         _reasons(result),
+        finding(result, found),
         tag(
             "div",
             _cards(headline(result, found)),
@@ -96,6 +98,8 @@ def _card(one: Number) -> Html:
     label = tag("a", one.label, href=f"#{one.anchor}") if one.anchor else one.label
     value = tag("p", tag("b", number(one.value)), " ", tag("span", one.unit), cls="value")
     facts = []
+    if one.share == one.share:
+        facts.append(f"{one.share:.0%} of the gap to the donor".replace("%", "\u00a0%"))
     facts.append(f"[{number(one.low)}, {number(one.high)}]" if one.low == one.low else "no interval")
     if one.null_low != one.null_low:
         facts.append("no null")
@@ -105,9 +109,21 @@ def _card(one: Number) -> Html:
         facts.append(f"{one.null or 'null'} {number(one.null_low)} to {number(one.null_high)}")
     if one.n is not None:
         facts.append(f"n\u00a0{one.n}")
+    doubt = tag("p", badge(one.verdict), cls="doubt") if one.verdict not in ("", SUPPORTED) else None
     return tag(
-        "li", tag("p", label, cls="label"), value, _strip(one), tag("p", " · ".join(facts), cls="aside")
+        "li",
+        tag("p", label, cls="label"),
+        value,
+        _strip(one),
+        tag("p", _dots(facts), cls="aside"),
+        doubt,
     )
+
+
+def _dots(facts: Sequence[str]) -> list[object]:
+    """Facts with dots between them; an interval is not broken."""
+    whole = [tag("span", f, cls="whole") if f.startswith("[") else f for f in facts]
+    return [part for fact in whole for part in (" · ", fact)][1:]
 
 
 def _strip(one: Number) -> Html:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..results.verdicts import Control
 
 ROWS = 24
+_LAST = {"low": 1, "high": 2, "p": 3, "of": 4}  # a number first, then how sure it is; files sort names
+_SIGNS = {"<=": "≤", ">=": "≥", "+-": "±"}
 _OUTCOME = {"passed": "✓", "failed": "✕", "did not run": "–"}
 
 
@@ -39,12 +41,19 @@ def outcome(word: str) -> Html:
     )
 
 
+def typeset(text: str) -> str:
+    """Text of a control with the signs that a keyboard lacks."""
+    for plain, sign in _SIGNS.items():
+        text = text.replace(plain, sign)
+    return text
+
+
 def controls(result: Result) -> Html:
     """Every control: what it rules out, expected, observed, outcome."""
     if not result.controls:
         return tag("p", "No controls.", cls="absent")
     rows = [
-        [_name(c, result), c.rules_out, c.expected, _observed(c), outcome(c.outcome), c.n or "–"]
+        [_name(c, result), c.rules_out, typeset(c.expected), _observed(c), outcome(c.outcome), c.n or "–"]
         for c in result.controls
     ]
     return table(
@@ -63,18 +72,27 @@ def _name(control: Control, result: Result) -> Html:
     return join(tag("strong", control.name.replace("_", " ")), [tag("span", m, cls="mark") for m in marks])
 
 
+def observed(control: Control) -> str:
+    """What a control observed, in a few words; "" where it did not run."""
+    seen = control.observed
+    if isinstance(seen, Mapping):
+        pairs = [f"{visible(k, most=60, prose=True)} {_value(v)}" for k, v in list(seen.items())[:4]]
+        return ", ".join(pairs) + (f" and {len(seen) - 4} more" if len(seen) > 4 else "")
+    return "" if seen is None else _value(seen)
+
+
 def _observed(control: Control) -> Html:
     null = (
         None
         if control.null is None
         else tag("span", f"null {number(control.null[0])} to {number(control.null[1])}", cls="aside")
     )
-    detail = tag("span", control.detail, cls="aside") if control.detail else None
+    detail = tag("span", typeset(control.detail), cls="aside") if control.detail else None
     seen = control.observed
     if isinstance(seen, Mapping):
         pairs = [
             tag("li", tag("bdi", visible(k, most=60)), " ", tag("b", _value(v)))
-            for k, v in list(seen.items())[:8]
+            for k, v in sorted(seen.items(), key=lambda pair: _LAST.get(str(pair[0]), 0))[:8]
         ]
         hidden = tag("li", f"{len(seen) - 8} more") if len(seen) > 8 else None
         return join(tag("ul", pairs, hidden, cls="plain"), null, detail)
@@ -82,7 +100,7 @@ def _observed(control: Control) -> Html:
 
 
 def stages(found: Sequence[Stage], rest: Sequence[Refused]) -> Html:
-    """n, seconds and verdict of every stage, in the order they ran; those that came to no result in their places."""
+    """Verdict, controls passed, n and seconds of every stage, in the order they ran; those that came to no result in their places."""
     lines: list[tuple[float, list[Any]]] = []
     total = 0.0
     for s in found:
@@ -90,7 +108,13 @@ def stages(found: Sequence[Stage], rest: Sequence[Refused]) -> Html:
         lines.append(
             (
                 s.number,
-                [join(link), badge(s.result.verdict), "–" if s.n is None else s.n, _seconds(s.seconds)],
+                [
+                    join(link),
+                    badge(s.result.verdict),
+                    _passed(s.result),
+                    "–" if s.n is None else s.n,
+                    _seconds(s.seconds),
+                ],
             )
         )
         total += s.seconds or 0.0
@@ -98,13 +122,26 @@ def stages(found: Sequence[Stage], rest: Sequence[Refused]) -> Html:
         refused = tag("span", "– ", one.word, cls="verdict unchecked")
         name: list[object] = [capital(visible(one.name, most=60, prose=True)), _aside(one.note)]
         lines.append(
-            (one.after + 0.5, [join(name), refused, "–" if one.n is None else one.n, _seconds(one.seconds)])
+            (
+                one.after + 0.5,
+                [join(name), refused, "–", "–" if one.n is None else one.n, _seconds(one.seconds)],
+            )
         )
         total += one.seconds or 0.0
     rows = [row for _, row in sorted(lines, key=lambda line: line[0])]
     if total and len(rows) > 1:
-        rows.append([tag("b", "All stages"), "", "", tag("b", _seconds(total))])
-    return table("Stages", ["stage", "verdict", "n", "seconds"], rows, cls="stages", numeric=(2, 3))
+        rows.append([tag("b", "All stages"), "", "", "", tag("b", _seconds(total))])
+    head = ["stage", "verdict", "controls", "n", "seconds"]
+    return table("Stages", head, rows, cls="stages", numeric=(2, 3, 4))
+
+
+def _passed(result: Result) -> Html | str:
+    """How many of its controls passed, set apart where not all did."""
+    every = result.controls
+    passed = sum(c.passed is True for c in every)
+    text = f"{passed}/{len(every)}" if every else "–"
+    failed = any(c.passed is False for c in every)
+    return tag("span", text, cls="outcome bad", title="passed / all") if failed else text
 
 
 def _aside(note: str) -> Html | None:

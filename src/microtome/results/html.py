@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import MicrotomeError, ResultError
 from . import registry
 from .calibration import NOT_CALIBRATED, calibration_line
+from .verdicts import VERDICTS
 
 if TYPE_CHECKING:
     from .result import Result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 STATIC = "microtome.figures:static_svg"  # turns what a renderer returned into SVG text
 _ROWS = 12
+_LEFT = "text-align:left;vertical-align:top;min-width:3em"
 
 
 def draw(result: Result) -> Any:
@@ -88,9 +90,7 @@ def picture(result: Result) -> str:
     kind = "png" if isinstance(content, bytes) else "svg+xml"
     data = content if isinstance(content, bytes) else str(content).encode("utf-8", "replace")
     encoded = base64.b64encode(data).decode("ascii")
-    return (
-        f'<img alt="{_esc(result.title())}" style="max-width:100%" src="data:image/{kind};base64,{encoded}">'
-    )
+    return f'<img alt="{escaped(result.title())}" style="max-width:100%" src="data:image/{kind};base64,{encoded}">'
 
 
 def render(result: Result) -> str:
@@ -103,17 +103,28 @@ def render(result: Result) -> str:
     except MicrotomeError as error:  # a picture that cannot be had is said, and the numbers are shown
         body, note = (
             _rows(result),
-            f"<p><small>No picture: {_esc(error.what)} ({_esc(error.why)})</small></p>",
+            f"<p><small>No picture: {escaped(error.what)} ({escaped(error.why)})</small></p>",
         )
-    reasons = "".join(f"<li>{_esc(reason)}</li>" for reason in result.verdict.reasons)
-    children = "".join(f"<li>{_esc(child.title())}</li>" for child in result.children)
+    reasons = "".join(f"<li>{escaped(reason)}</li>" for reason in result.verdict.reasons)
+    children = "".join(f"<li>{escaped(name)}</li>" for name in _children(result))
     return (
-        '<div class="microtome-result" style="font-family:sans-serif">'
-        f"<p><strong>{_esc(result.title())}</strong></p>{body}{note}"
-        f"<p>Verdict: <strong>{_esc(result.verdict)}</strong></p><ul>{reasons}</ul>{_controls(result)}"
+        '<div class="microtome-result" style="font-family:sans-serif;overflow-wrap:anywhere">'
+        f"<p><strong>{escaped(result.title())}</strong></p>{body}{note}"
+        f"<p>Verdict: <strong>{escaped(result.verdict)}</strong></p><ul>{reasons}</ul>{_controls(result)}"
         + (f"<p>Made of:</p><ul>{children}</ul>" if children else "")
-        + f"<p><small>{_esc(_calibration(result))}</small></p></div>"
+        + f"<p><small>{escaped(_calibration(result))}</small></p></div>"
     )
+
+
+def _children(result: Result) -> list[str]:
+    """What the result is made of: the stages' names, where it says them, before the children's titles."""
+    titles, table = [child.title() for child in result.children], result.tables.get("stages")
+    if table is None or not {"stage", "verdict"} <= set(table.columns):
+        return titles
+    names = [str(s) for s, v in zip(table["stage"], table["verdict"], strict=True) if str(v) in VERDICTS]
+    if len(names) != len(titles):
+        return titles
+    return [f"{name}: {title}" for name, title in zip(names, titles, strict=True)]
 
 
 def _calibration(result: Result) -> str:
@@ -147,7 +158,10 @@ def _controls(result: Result) -> str:
         null = "" if c.null is None else f"{c.null[0]:.3g} to {c.null[1]:.3g}"
         rows.append([c.name, c.rules_out, c.expected, observed, null, outcome, str(c.n), c.detail])
     return _table(
-        "Controls", ["name", "rules out", "expected", "observed", "null", "outcome", "n", "detail"], rows
+        "Controls",
+        ["name", "rules out", "expected", "observed", "null", "outcome", "n", "detail"],
+        rows,
+        prose=True,
     )
 
 
@@ -163,13 +177,24 @@ def _number(value: Any) -> str:
     return str(value)
 
 
-def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:
-    names = "".join(f"<th>{_esc(name)}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(f"<td>{_esc(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><caption>{_esc(caption)}</caption><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
+def _table(caption: str, head: list[str], rows: list[list[str]], *, prose: bool = False) -> str:
+    style = (
+        f' style="{_LEFT}"' if prose else ""
+    )  # notebooks align cells to the right, which suits numbers only
+    names = "".join(f"<th{style}>{escaped(name)}</th>" for name in head)
+    lines = "".join(
+        "<tr>" + "".join(f"<td{style}>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><caption>{escaped(caption)}</caption><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
 
 
-def _esc(text: Any) -> str:
-    """Escaped, and without what cannot be sent as UTF-8 (lone surrogates of broken tokens)."""
-    plain = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+def escaped(text: Any) -> str:
+    """Escaped; what does not print, reorders the text beside it or cannot be sent as UTF-8 is written out."""
+    plain = "".join(c if c.isprintable() or c in "\n\t\xa0" else _written(c) for c in str(text))
     return html.escape(plain, quote=True)
+
+
+def _written(c: str) -> str:
+    """\\x07, \\u202e, \\U000e0001."""
+    code = ord(c)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

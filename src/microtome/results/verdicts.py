@@ -33,6 +33,7 @@ INVALID = "invalid"
 UNDERPOWERED = "underpowered"
 UNCHECKED = "unchecked"
 VERDICTS = (SUPPORTED, NULL, INVALID, UNDERPOWERED, UNCHECKED)
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -203,15 +204,23 @@ def verdict(
     weak = () if p <= alpha else (f"p = {p:.2g}, above alpha {alpha:g}",)
     if weak or lost:
         return make(NULL, *weak, *lost)
-    return make(
-        SUPPORTED, f"p = {p:.2g}, at or below alpha {alpha:g}; {len(wanted)} mandatory controls passed"
-    )
+    many = "1 mandatory control" if len(wanted) == 1 else f"{len(wanted)} mandatory controls"
+    return make(SUPPORTED, f"p = {p:.2g}, at or below alpha {alpha:g}; {many} passed")
 
 
 def _failure(control: Control) -> str:
-    seen = dict(control.observed) if isinstance(control.observed, Mapping) else control.observed
     kind = "deterministic check" if control.gates else "control"
-    return f"{kind} {control.name} failed: expected {control.expected}, observed {seen}"
+    return f"{kind} {control.name} failed: expected {control.expected}, observed {_seen(control.observed)}"
+
+
+def _seen(observed: Any) -> str:
+    """What was observed, short enough for a sentence: three digits, the first few of many."""
+    if isinstance(observed, Mapping):
+        shown = [f"{name} {_seen(value)}" for name, value in list(observed.items())[:_FEW]]
+        more = len(observed) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
+    real = isinstance(observed, float) and not isinstance(observed, bool)
+    return f"{observed:.3g}" if real else str(observed)
 
 
 def _check_numbers(p: float | None, alpha: float, smallest_p: float | None) -> None:

@@ -65,7 +65,7 @@ def _heatmap(pen: Pen, place: Place, trace: Any, _number: int) -> None:
                 pen.label(
                     ((x0 + x1) / 2, (y0 + y1) / 2 - 6),
                     trace.text[r][c],
-                    size=10,
+                    size=float(trace.textfont.size or 11),
                     colour=on(z[r, c], max(abs(low), abs(high))),
                     anchor="middle",
                 )
