@@ -3,6 +3,7 @@
 import pytest
 
 from microtome.dissect import HELD_OUT, draw
+from microtome.errors import TaskError
 from microtome.tasks import names, pairs
 from test_tasks_standin import words
 
@@ -13,6 +14,12 @@ def test_every_task_gives_what_was_asked_and_its_held_out_share(name, asked):
     kept, away = draw(words(), name, asked, seed=1)
     assert (kept.n, away.n) == (asked, HELD_OUT * asked)
     assert not set(kept.clean.texts) & set(away.clean.texts)
+
+
+@pytest.mark.parametrize("asked", [0, -1, 2.5, "4"])
+def test_a_number_of_pairs_is_a_whole_one(asked):
+    with pytest.raises(TaskError, match=f"pairs is {asked!r}"):
+        draw(words(), "ioi", asked)
 
 
 def test_pairs_of_ones_own_too_few_to_split_are_counted_as_well():

@@ -206,3 +206,27 @@ def test_byte_level_strings_show_bytes_and_never_their_letters() -> None:
     ]
     shown = token_strings(_fast(pieces, decoders.ByteLevel()), range(len(pieces)))
     assert shown == [" caf<0xC3>", "<0xA9>", " ", "<0xF0><0x9F><0x98>", "<0x80> \ufffd", "\n"]
+
+
+@pytest.mark.parametrize(
+    "prompts", [None, 5, {"a": 1}, b"abc", [b"abc"], [["a", "b"]], [[1.5]], [[True]], [None], [[10**30]], 1.5]
+)
+def test_what_is_no_prompt_is_refused_in_words(prompts: Any) -> None:
+    with pytest.raises(ModelError, match="no prompt|no token id"):
+        tokens_of(prompts, _Words())
+
+
+def test_ids_of_any_kind_of_integer_are_ids() -> None:
+    import numpy as np
+
+    for prompts in (
+        [3, 4],
+        [np.int64(3), 4],
+        [[3, 4]],
+        [(3, 4)],
+        np.array([[3, 4]]),
+        torch.tensor([[3, 4]]),
+        [torch.tensor([3, 4])],
+        (range(3, 5),),
+    ):
+        assert tokens_of(prompts, None).rows() == [[3, 4]], prompts

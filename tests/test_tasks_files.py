@@ -71,6 +71,8 @@ def test_answers_of_several_tokens_and_sets_need_the_metric_for_them():
     made = pairs(words(), **{**GOOD, "answer": [[" Mary", " Anna Maria"]]}, metric="logprob_diff")
     assert [len(one) for one in made.answers[0]] == [1, 2]
     refused("is the beginning of", answer=[[" Mary", " Mary Anna"]], metric="logprob_diff")
+    with pytest.raises(LookupError, match="did you mean 'logprob_diff'"):
+        pairs(words(), **GOOD, metric="logprob_dif")
     refused("the answer equals the wrong answer", answer=[" John"])
     refused("the answer equals the wrong answer", answer=[[" John"]])
     refused("the answer is empty", answer=[[]])

@@ -58,8 +58,10 @@ def draw(
     ------
     TaskError: an unknown task, or fewer than one pair.
     """
+    from microtome.tasks.checks import count
     from microtome.tasks.registry import task as named
 
+    count(pairs, "pairs")
     if isinstance(task, str):
         drawn = None
         for slack in (

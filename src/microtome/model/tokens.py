@@ -118,7 +118,12 @@ def encode(tokenizer: Any, text: str, *, bos: Bos = "model") -> list[int]:
 
 
 def tokens_of(prompts: Any, tokenizer: Any, *, bos: Bos = "model", padding: Padding = "right") -> Tokens:
-    """Tokens from text, texts, ids, a side of a task (anything with `ids` and `spans`), or Tokens themselves."""
+    """Tokens from text, texts, ids, a side of a task (anything with `ids` and `spans`), or Tokens themselves.
+
+    Raises
+    ------
+    ModelError: anything else, an empty prompt, or text without a tokenizer.
+    """
     if isinstance(prompts, Tokens):
         return prompts
     pad = getattr(tokenizer, "pad_token_id", None) or 0
@@ -134,10 +139,39 @@ def tokens_of(prompts: Any, tokenizer: Any, *, bos: Bos = "model", padding: Padd
             raise ModelError(f"token ids of shape {tuple(prompts.shape)}", why="ids are a [prompt, pos] tensor of integers",
                              instead="pass texts, lists of ids, or such a tensor")  # fmt: skip
         prompts = prompts.tolist()
-    if prompts and isinstance(prompts[0], int):
+    if hasattr(prompts, "tolist"):  # of NumPy
+        prompts = prompts.tolist()
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
+        raise _no_prompt(prompts, "this")
+    if prompts and _is_id(prompts[0]):
         prompts = [prompts]
-    rows = [encode(tokenizer, p, bos=bos) if isinstance(p, str) else list(p) for p in prompts]
+    rows = [
+        encode(tokenizer, p, bos=bos) if isinstance(p, str) else _ids(p, f"prompt {i}")
+        for i, p in enumerate(prompts)
+    ]
     return pack(rows, pad=pad, padding=padding)
+
+
+def _is_id(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool | Tensor)
+
+
+def _ids(prompt: Any, where: str) -> list[int]:
+    """A prompt that is given as token ids. `bytes` would pass for numbers, and mean something else."""
+    row = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if not isinstance(row, Sequence) or isinstance(row, bytes) or not all(map(_is_id, row)):
+        raise _no_prompt(prompt, where)
+    ids = [int(one) for one in row]
+    if any(abs(one) >= 1 << 63 for one in ids):
+        raise ModelError(f"{where} holds a number that is no token id: {max(ids, key=abs):.3g}", why="it is not in any vocabulary",
+                         instead="tokenise with this model's own tokenizer")  # fmt: skip
+    return ids
+
+
+def _no_prompt(value: Any, where: str) -> ModelError:
+    inside = f" of {type(value[0]).__name__}" if isinstance(value, list | tuple) and value else ""
+    return ModelError(f"{where} is no prompt but a {type(value).__name__}{inside}", why="a prompt is text, or a list of token ids",
+                      instead='for example model.run(["Hello"]) or model.run([[1, 5, 9]])')  # fmt: skip
 
 
 def chat_text(

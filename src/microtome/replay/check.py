@@ -50,7 +50,8 @@ def probe_error(base: Base) -> tuple[float, float]:
         columns = torch.arange(base.width).expand(base.n, -1)
         replayed = climb(base, rows, [write], columns)[0]
         expected = _whole(base, entry, row, start, value)
-        worst = max(worst, float((replayed - expected).abs().max()))
+        # NaN agrees with nothing, and max() would drop it
+        worst = max(worst, float((replayed - expected).abs().max().nan_to_num(nan=float("inf"))))
         size = max(size, float(expected.abs().max()))
     return worst, size
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from microtome.errors import TaskError
+from microtome.metrics import metric as named
 from microtome.tasks import checks
 from microtome.tasks.checks import quote
 from microtome.tasks.encode import Encoder, Prompt, to_side
@@ -43,7 +44,7 @@ def pairs(
 
     Raises
     ------
-    TaskError: unreadable file, wrong columns, unequal or identical pairs, answers that do not fit the metric or
+    RegistryError: an unknown metric. TaskError: unreadable file, wrong columns, unequal or identical pairs, answers that do not fit the metric or
     the prompt, spans not found, prompts over the context length, a pair given twice.
     """
     lists = {"clean": clean, "corrupt": corrupt, "answer": answer, "wrong": wrong}
@@ -58,7 +59,7 @@ def pairs(
         rows, name = read(source), Path(source).stem
     else:
         rows, name = _rows({**given, **(columns or {})}), "pairs"
-    built = _Builder(Encoder(model), metric or "logit_diff")
+    built = _Builder(Encoder(model), named(metric or "logit_diff").name)
     for where, cells in rows:
         built.add(where, cells)
     return built.task(name, "file" if source is not None else "lists")
