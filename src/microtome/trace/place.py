@@ -208,7 +208,7 @@ class Placer:
                     new = seen_only(plain(part), part, queries, own)
                 else:
                     assert values is not None
-                    if values.shape[-1] > old.shape[-1]:
+                    if site.source is None and values.shape[-1] > old.shape[-1]:
                         raise _shape(edit, values, old)
                     new = _keys_of(
                         edit, values[which[mine.cpu()]], part, own, queries, narrowed=site.source is not None
