@@ -12,7 +12,10 @@ import planted
 import tiny
 from microtome import methods
 from microtome.errors import EditError
+from microtome.model.binding import bind
+from microtome.model.tokens import pack
 from microtome.trace.edits import Ablate, Edit, Patch
+from microtome.trace.generate import generate
 from microtome.trace.run import run
 
 ROWS = tiny.prompts(2, 6)
@@ -84,36 +87,35 @@ def test_an_edit_of_scores_or_pattern_does_not_open_masked_keys(name: str) -> No
     for edit in (Ablate("L1.scores"), Edit("L1H0.scores@0:3", torch.zeros_like), Edit("L1.pattern@0:3", torch.ones_like)):  # fmt: skip
         at = edit.site.with_at("0:4") if edit.site.at is None else edit.site
         twin = type(edit)(at, edit.fn) if isinstance(edit, Edit) else Ablate(at)
-        long = run(binding, tiny_pack(ROWS), capture=["L1.pattern"], edits=[twin])
-        cut = run(binding, tiny_pack(short), capture=["L1.pattern"], edits=[twin])
+        long = run(binding, pack(ROWS), capture=["L1.pattern"], edits=[twin])
+        cut = run(binding, pack(short), capture=["L1.pattern"], edits=[twin])
         assert float(long["L1.pattern"].triu(1).abs().max()) == 0
         torch.testing.assert_close(long.logits[:, :4], cut.logits, rtol=1e-4, atol=1e-4)
-    plain = run(binding, tiny_pack(ROWS), capture=["L1.pattern"], attention="eager")["L1.pattern"] == 0
-    flat = run(binding, tiny_pack(ROWS), capture=["L1.pattern"], edits=[Ablate("L1.scores")])["L1.pattern"]
+    plain = run(binding, pack(ROWS), capture=["L1.pattern"], attention="eager")["L1.pattern"] == 0
+    flat = run(binding, pack(ROWS), capture=["L1.pattern"], edits=[Ablate("L1.scores")])["L1.pattern"]
     assert bool((flat[plain] == 0).all())  # a sliding window stays one
 
 
 def test_a_source_that_attends_to_what_the_query_does_not_see_is_refused() -> None:
     binding = tiny.bound("llama")
-    donor = run(binding, tiny_pack(tiny.prompts(2, 6, 1)), capture=["L1.pattern"], logits=None)
-    short = tiny_pack([row[:4] for row in ROWS])
-    for source in (donor, Ablate("L1.pattern@-1", "mean", over=tiny.prompts(3, 6, 2))):
-        edit = source if isinstance(source, Ablate) else Patch("L1.pattern@-1", source)
-        with pytest.raises(EditError):
-            run(binding, short, edits=[edit])
+    donor = run(binding, pack(tiny.prompts(2, 6, 1)), capture=["L1.pattern"], logits=None)
+    short = pack([row[:4] for row in ROWS])
+    ragged = pack([ROWS[0], ROWS[1][:4]])  # the second's keys end before the source's do
+    for edit in (Patch("L1.pattern@-1", donor), *(Ablate(f"L1.{p}@-1", "mean", over=tiny.prompts(3, 6, 2)) for p in ("pattern", "scores"))):  # fmt: skip
+        for prompts in (short, ragged):
+            with pytest.raises(EditError, match="does not see"):
+                run(binding, prompts, edits=[edit])
+            with pytest.raises(EditError, match="does not see"):
+                generate(binding, prompts, edits=[edit], when="prompt", max_new_tokens=2)
+    run(binding, pack(ROWS), edits=[Patch("L1.pattern@-1", donor)])
+    run(binding, short, edits=[Patch("L1.pattern@-1<-0:3", donor)])  # named keys are both prompts' own
 
 
 def test_a_tensor_says_every_key_itself() -> None:
     binding = tiny.bound("llama")
     uniform = torch.full((2, 4, 6, 6), 1 / 6)
-    t = run(binding, tiny_pack(ROWS), capture=["L1.pattern"], edits=[Patch("L1.pattern", uniform)])
+    t = run(binding, pack(ROWS), capture=["L1.pattern"], edits=[Patch("L1.pattern", uniform)])
     assert torch.equal(t["L1.pattern"], uniform)
-
-
-def tiny_pack(rows: list[list[int]]) -> Any:
-    from microtome.model.tokens import pack
-
-    return pack(rows)
 
 
 @pytest.mark.parametrize("padding", ["left", "right"])
@@ -126,3 +128,17 @@ def test_keys_that_are_pads_are_nan_at_a_position_too(padding: Any) -> None:
         assert torch.equal(last[1].isnan(), ~t.mask[1].expand(4, -1))
         assert torch.equal(last[1].nan_to_num(7), whole[1, :, column].nan_to_num(7))
         assert torch.equal(t[f"L1H2.{point}@0:2"].nan_to_num(7)[0], whole[0, 2, 0:2].nan_to_num(7))
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_pads_hold_nothing_that_could_leak(padding: Any) -> None:
+    """0 times NaN is NaN: a pad's embedding must not be one that the prompt does not have."""
+    hf = tiny.build("llama")
+    with torch.no_grad():
+        hf.model.embed_tokens.weight[[0, 9]] = float("nan")
+    binding = bind(hf)
+    rows = [[5, 6, 7, 8], [10, 11]]
+    together = run(binding, pack(rows, pad=9, padding=padding))
+    for i, row in enumerate(rows):
+        alone = run(binding, pack([row])).logits[0]
+        torch.testing.assert_close(together.logits[i][together.mask[i]], alone, rtol=1e-4, atol=1e-4)

@@ -61,9 +61,15 @@ class Tokens:
 
 
 def pack(
-    rows: Sequence[Sequence[int]], *, pad: int = 0, padding: Padding = "right", spans: Sequence[Spans] = ()
+    rows: Sequence[Sequence[int]],
+    *,
+    pad: int | None = None,
+    padding: Padding = "right",
+    spans: Sequence[Spans] = (),
 ) -> Tokens:
     """Put prompts of ids into one rectangle.
+
+    pad: the id that fills it up; None takes each prompt's first token, which the model has for certain.
 
     Raises
     ------
@@ -78,7 +84,8 @@ def pack(
         raise ModelError(f"prompt {empty[0]} has no tokens", why="a model needs at least one token",
                          instead="give it text, or bos=True")  # fmt: skip
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
+    fill = [row[0] if pad is None else pad for row in rows]
+    ids = torch.tensor(fill, dtype=torch.long)[:, None].repeat(1, width)
     mask = torch.zeros((len(rows), width), dtype=torch.bool)
     for i, row in enumerate(rows):
         own = slice(0, len(row)) if padding == "right" else slice(width - len(row), width)
@@ -126,7 +133,7 @@ def tokens_of(prompts: Any, tokenizer: Any, *, bos: Bos = "model", padding: Padd
     """
     if isinstance(prompts, Tokens):
         return prompts
-    pad = getattr(tokenizer, "pad_token_id", None) or 0
+    pad = getattr(tokenizer, "pad_token_id", None)
     if isinstance(prompts, str):
         prompts = [prompts]
     if hasattr(prompts, "ids") and hasattr(prompts, "spans"):

@@ -152,9 +152,9 @@ class Placer:
             if isinstance(edit.source, Tensor):
                 return _flat(edit.source, edit, where, rows)
             edit.source.check_numerics(self.numerics, str(edit))
-            return edit.source.at_places(site, where, self.tokens)
+            return _aligned(edit, site, edit.source.at_places(site, where, self.tokens), where.own)
         if isinstance(edit, Ablate) and edit.by != "zero":
-            return self._reference_values(edit, site, where, rows)
+            return _aligned(edit, site, self._reference_values(edit, site, where, rows), where.own)
         return None
 
     def _reference_values(self, edit: Ablate, site: Site, where: Places, rows: list[int]) -> Tensor:
@@ -208,7 +208,7 @@ class Placer:
                     new = seen_only(plain(part), part, queries, own)
                 else:
                     assert values is not None
-                    if values.shape[-1] > old.shape[-1]:
+                    if site.source is None and values.shape[-1] > old.shape[-1]:
                         raise _shape(edit, values, old)
                     new = _keys_of(
                         edit, values[which[mine.cpu()]], part, own, queries, narrowed=site.source is not None
@@ -241,11 +241,26 @@ def _seen(old: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     return earlier.to(old.device) & (old > torch.finfo(old.dtype).min / 2)  # masks add the smallest number
 
 
+def _aligned(edit: BaseEdit, site: Site, values: Tensor, queries: Tensor) -> Tensor:
+    """Values of another run, refused where they attend to keys after the query: its positions are not these ones.
+
+    Shapes: values [pair, ..., own key] of scores or pattern, anything of other points; queries [pair] own positions.
+    """
+    if site.row is not None and site.row.square and site.source is None:
+        later = torch.arange(values.shape[-1])[None] > queries[:, None]
+        _refuse(edit, values, later.view(len(queries), *[1] * (values.dim() - 2), -1).to(values.device))
+    return values
+
+
 def _refuse_unseen(edit: BaseEdit, new: Tensor, old: Tensor, queries: Tensor, keys: Tensor) -> None:
-    """A source must not attend to what the query cannot see (a pattern: 0 there; scores: masked)."""
-    masked = torch.zeros(()) if edit.site.point == "pattern" else torch.tensor(torch.finfo(old.dtype).min / 2)
-    wrong = ~_seen(old, queries, keys) & (new > masked.to(old)) & (new != old)
-    if bool(wrong.any()):
+    """A source must not attend to what the query cannot see, later tokens and those that the mask hides."""
+    _refuse(edit, new, ~_seen(old, queries, keys) & (new != old))
+
+
+def _refuse(edit: BaseEdit, values: Tensor, unseen: Tensor) -> None:
+    """Attended to: a pattern above 0, scores above what masks leave."""
+    floor = 0.0 if edit.site.point == "pattern" else torch.finfo(values.dtype).min / 2
+    if bool(((values > floor) & unseen).any()):
         raise EditError(f"{edit}: the source attends to tokens that the edited query does not see", why="keys after the query, or hidden by the mask",
                         instead="use a source whose positions align with the edited prompt's, or name the keys: pattern@-1<-0:3")  # fmt: skip
 

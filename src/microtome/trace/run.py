@@ -261,7 +261,9 @@ def forward(
 
 def inputs(tokens: Tokens, device: torch.device) -> dict[str, Any]:
     """Arguments of the model's forward. Padding brings a mask, left padding its own positions too."""
-    ids = tokens.ids.masked_fill(~tokens.mask, 0)  # whatever the pad's id is, the model has this one
+    # whatever the pad's id is and its embedding holds: the model has the prompt's own first token, as finite as the prompt
+    first = tokens.ids.gather(1, tokens.mask.long().argmax(1, keepdim=True))
+    ids = torch.where(tokens.mask, tokens.ids, first)
     kwargs: dict[str, Any] = {"input_ids": ids.to(device), "use_cache": False}
     if tokens.padded:
         kwargs["attention_mask"] = tokens.mask.long().to(device)
