@@ -218,6 +218,20 @@ def test_zero_mean_and_resampled_sources() -> None:
         assert torch.allclose(out.effects[c, :, 0], expected.double(), atol=1e-6)
 
 
+def test_what_a_prompt_draws_does_not_depend_on_the_memory_that_groups_prompts() -> None:
+    binding = tiny.bound("llama", "eager", torch.float64)
+    ids, donor = _prompts(2)
+    bench = _bench(binding, ids)
+    sources = {"draw": Reference(donor, "resample", 3)}
+    cells = [Cell((Change(parse("L1.z"), None, "draw"),))]
+    kv = max(s.n_kv_heads * (s.d_head + s.d_value) for s in binding.facts.layers)
+    two_rows = 2 * (LENGTH + 3) * binding.facts.n_layers * 4 * 3 * (binding.facts.d_model + kv)
+    little = Settings(memory=3 * two_rows + 3)
+    assert len(groups_of(bench, little.share)) > 1 == len(groups_of(bench, Settings().share))
+    one, other = (sweep(bench, cells, sources, settings).effects for settings in (Settings(), little))
+    assert torch.allclose(one, other, atol=1e-9) and float(one.abs().min()) > 1e-6
+
+
 def test_interrupted_keeps_the_finished_part() -> None:
     binding = tiny.bound("llama")
     ids, donor = _prompts(0)

@@ -16,6 +16,7 @@ from microtome.model.tokens import Tokens, pack
 from microtome.points import POINTS
 from microtome.replay.base import replay_attention
 from microtome.replay.plan import Group, Source
+from microtome.results import seeds
 from microtome.trace.run import device_of, forward
 from microtome.trace.session import Read
 
@@ -173,12 +174,15 @@ class Reference(_Anywhere):
         stores: list[dict[Point, Tensor]] = []
         place = torch.zeros(len(group.prompts), dtype=torch.long)
         fitting = [self._fitting(prompt, n) for prompt, n in zip(group.prompts, group.lengths, strict=True)]
-        for number, kind in enumerate(sorted(set(fitting))):
-            rows = [list(self.ids[i]) for i in kind]
-            mine = torch.tensor([one == kind for one in fitting])
-            seed = self.seed * 1_000_003 + len(rows[0]) + 1_009 * number
-            store, drawn = self._of_kind(wanted.capture(rows), len(rows), mine, seed)
-            place[mine] = drawn + sum(next(iter(s.values())).shape[0] for s in stores)
+        for kind in sorted(set(fitting)):
+            store = wanted.capture([list(self.ids[i]) for i in kind])
+            if self.how == "mean":
+                store = {key: value.mean(0, keepdim=True) for key, value in store.items()}
+            before = sum(next(iter(s.values())).shape[0] for s in stores)
+            for at in [i for i, one in enumerate(fitting) if one == kind]:
+                place[at] = before + (
+                    self._drawn(group.prompts[at], len(kind)) if self.how == "resample" else 0
+                )
             stores.append(store)
         joined = {key: _stacked([store[key] for store in stores]) for key in stores[0]}
         return Source(
@@ -196,16 +200,9 @@ class Reference(_Anywhere):
                             instead="give reference prompts of the same lengths, e.g. task.reference(64, seed=0)")  # fmt: skip
         return found
 
-    def _of_kind(
-        self, store: dict[Point, Tensor], n: int, mine: Tensor, seed: int
-    ) -> tuple[dict[Point, Tensor], Tensor]:
-        """Reference values for prompts that the same references fit, and which of them each such prompt gets."""
-        count = int(mine.sum())
-        if self.how == "mean":
-            means = {key: value.mean(0, keepdim=True) for key, value in store.items()}
-            return means, torch.zeros(count, dtype=torch.long)
-        generator = torch.Generator().manual_seed(seed)
-        return store, torch.randint(n, (count,), generator=generator)
+    def _drawn(self, prompt: int, n: int) -> int:
+        """Which of its n references a prompt gets: by its number in the task, not by what it is recorded with."""
+        return int(seeds.rng(self.seed, f"resample {prompt}").integers(n))
 
 
 def _stacked(values: list[Tensor]) -> Tensor:

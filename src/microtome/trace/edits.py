@@ -68,6 +68,7 @@ class Ablate(BaseEdit):
 
     over: reference prompts (texts, ids, a side of a task): required for "mean" and "resample". Their positions must
     align with the edited ones: give the site a position, or prompts of the same length.
+    seed: of the draws; which reference a prompt gets goes by its place in the batch.
     """
 
     by: Literal["zero", "mean", "resample"]
