@@ -120,7 +120,7 @@ def _card(one: Number) -> Html:
     )
 
 
-def _dots(facts: Sequence[str]) -> list[str]:
+def _dots(facts: Sequence[str]) -> list[object]:
     """Facts with dots between them; an interval is not broken."""
     whole: list[object] = [tag("span", f, cls="whole") if f.startswith("[") else f for f in facts]
     return [part for fact in whole for part in (" · ", fact)][1:]
