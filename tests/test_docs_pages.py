@@ -157,6 +157,16 @@ def test_citation_changelog_and_package_agree():
     assert (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").count("\n- ") >= 1
 
 
+def test_the_guide_says_what_every_control_rules_out():
+    from microtome.results import registry
+
+    guide = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for name in (*microtome.methods.__all__, "dissect"):
+        found = registry.get("techniques", name)
+        if found.__module__.startswith("microtome."):
+            assert not [c for c in found.spec.controls if f"`{c}`" not in guide], name
+
+
 def test_every_method_names_its_papers():
     """As CITATION.cff promises; whether a model does a task at all is nobody's method."""
     for name in microtome.methods.__all__:

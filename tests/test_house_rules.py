@@ -33,7 +33,10 @@ def files():
     return [
         p
         for p in every
-        if p.is_file() and p.suffix in kinds and not any(c in str(p.relative_to(ROOT)) for c in caches)
+        if p.is_file()
+        and p.name != ".git"
+        and p.suffix in kinds
+        and not any(c in str(p.relative_to(ROOT)) for c in caches)
     ]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..results.result import Result
     from ..results.verdicts import Control
 
+ALL = "all_ruled_out"  # a dissection's sum of the others: not counted among them
 MOST_PARTS = 24
 MOST_PLACES = 3
 
@@ -177,7 +178,7 @@ def _link(stage: Stage) -> Html:
 
 def _open(result: Result, stages: Sequence[Stage]) -> Html:
     """How many controls failed or did not run, and which, in one line that no reader can miss."""
-    every = controls_of(result, stages)
+    every = [(s, c) for s, c in controls_of(result, stages) if c.name != ALL]
     failed, idle = ([c for _, c in every if c.passed is state] for state in (False, None))
     link = tag("a", "what was checked, what failed", href="#checked")
     if not every:
