@@ -32,8 +32,8 @@ TASKS = {
     "capitals": 12,
     "greater_than": 12,
     "gendered_pronoun": 12,
-    "induction": 4,
-    "colored_objects": 8,
+    "induction": 12,
+    "colored_objects": 12,
 }
 VARIANTS = [(name, c) for name in TASKS for c in describe(name)["counterfactuals"]]
 TWO_VALUED = ("sva", "gendered_pronoun")
@@ -359,7 +359,7 @@ def test_induction_needs_ids_only_and_one_place_tells_the_answer():
             assert ids.count(t.answers[i][0][0]) == 1 and ids.count(ids[-1]) == 2
             corrupt = t.corrupt.ids[i]
             if counterfactual == "other_answer":
-                assert [p for p in range(24) if ids[p] != corrupt[p]] == [source]
+                assert [p for p in range(len(ids)) if ids[p] != corrupt[p]] == [source]
                 assert corrupt[source] == t.wrong[i][0][0]
             else:
                 assert len(set(corrupt)) == len(corrupt) and t.wrong[i][0][0] not in corrupt

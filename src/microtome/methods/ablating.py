@@ -61,7 +61,7 @@ def ablation(
     ----------
     by: "zero", "mean" or "resample" over `reference` prompts of the task's own reference distribution, position by
         position among prompts of the same length and spans.
-    off_task: ordinary text on which the strongest sites are ablated the same way (there the reference is the off-task
+    off_task: ordinary text on which the strongest significant sites are ablated the same way (there the reference is the off-task
         text itself); without it the control does not run and the result is unchecked.
 
     Returns a Result: effects [site, prompt, metric], ablated minus whole, metric units; table "off_task" compares the
@@ -77,8 +77,9 @@ def ablation(
     out = sweep(s.bench, [cell(site, None, by) for site in named], {by: source}, settings("ablating"))
     first = out.effects[..., 0].numpy().astype(np.float64)
     test = sign_flip(first, list(s.clusters), seed=seed, alpha=alpha) if len(set(s.clusters)) > 1 else None
-    order = np.argsort(-np.abs(first.mean(1)), kind="stable")[:CHOSEN]
-    chosen = [named[int(i)] for i in order]
+    order = np.argsort(-np.abs(first.mean(1)), kind="stable").tolist()
+    strong = [i for i in order if test is not None and test.significant[i]] or order[:1]
+    chosen = [named[i] for i in strong[:CHOSEN]]
     ran = [checks.receipts({"sweep": out.fired}, {"sweep": out.planned}), _identity(s, chosen)]
     ran.append(
         checks.sign_flip_control(test)

@@ -23,6 +23,10 @@ _TEMPLATES = (
     "By the {place} there stood a {thing1}, a {thing2}, and a {thing3}. You see that the {query} is",
     "Under the {place} there lay a {thing1}, a {thing2}, and a {thing3}. She says that the {query} is",
     "Near the {place} there was a {thing1}, a {thing2}, and a {thing3}. They say that the {query} is",
+    "Near the {place} she kept a {thing1}, a {thing2}, and a {thing3}. He knows that the {query} is",
+    "Under the {place} we hid a {thing1}, a {thing2}, and a {thing3}. They know that the {query} is",
+    "By the {place} you left a {thing1}, a {thing2}, and a {thing3}. I think that the {query} is",
+    "Near the {place} someone put a {thing1}, a {thing2}, and a {thing3}. We see that the {query} is",
 )
 _COLORS = ["red", "blue", "green", "yellow", "black", "white", "brown", "purple", "pink", "gray"]
 _OBJECTS = [
@@ -65,6 +69,7 @@ class ColoredObjects(Generator):
         "Near the table there is a red pen, a blue cup, and a green book. The color of the cup is -> blue"
     )
     source = "in the style of BIG-bench's reasoning about colored objects and Merullo et al. 2024, arXiv 2310.08744"
+    version = "2"
     variables = ("query", "color", "objects", "colors", "template")
     counterfactuals: ClassVar[Mapping[str, frozenset[str]]] = {
         "other_query": frozenset({"query", "color"}),

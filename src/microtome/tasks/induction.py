@@ -1,7 +1,7 @@
 """Induction on random tokens: after the second A comes what came after the first (Olsson et al. 2022, arXiv 2209.11895).
 
-Needs ids only: any vocabulary will do. Prompts have one length; templates are the distances at which the
-sequence repeats, so that 5 to 11 tokens come a second time.
+Needs ids only: any vocabulary will do. Prompts have one length; templates are the twelve distances at which the
+sequence repeats, so that 2 to 13 tokens come a second time. (Templates are clusters: fewer than eleven reach no p of .001.)
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Induction"]
 
-_LENGTH = 24  # tokens besides BOS
-_PERIODS = (13, 15, 17, 19)
+_LENGTH = 28  # tokens besides BOS
+_PERIODS = tuple(range(15, 27))
 _BLOCK = 32  # ids per entity
 
 
@@ -36,6 +36,7 @@ class Induction(Generator):
     source = (
         "in the style of Olsson et al. 2022, arXiv 2209.11895; ids drawn uniformly without special tokens"
     )
+    version = "2"
     variables = ("answer", "template")
     counterfactuals: ClassVar[Mapping[str, frozenset[str]]] = {
         "other_answer": frozenset({"answer"}),

@@ -82,6 +82,7 @@ class IOI(Generator):
     name = "ioi"
     summary = "When Mary and John went to the store, John gave a drink to -> Mary"
     source = "in the style of Wang et al. 2022, arXiv 2211.00593"
+    version = "2"
     variables = ("io", "subject", "order", "template")
     counterfactuals: ClassVar[Mapping[str, frozenset[str]]] = {
         "swapped_subject": frozenset({"io", "subject", "order"}),
