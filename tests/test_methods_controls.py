@@ -137,6 +137,31 @@ def test_held_out_pairs_must_be_held_out(model, task) -> None:
     assert patch(model, task, held_out=lost).verdict == "not distinguishable from its null"
 
 
+def test_positions_are_not_looked_up_in_pairs_of_another_layout(model, task) -> None:
+    """Position 3 of a longer prompt is another place: such held-out pairs test nothing, and nothing is lost."""
+    other = planted.copied(n=12, seed=9)
+    longer = [
+        replace(side, ids=tuple((5, *row) for row in side.ids), strings=())
+        for side in (other.clean, other.corrupt)
+    ]
+    spans = {name: tuple((a + 1, b + 1) for a, b in row) for name, row in other.clean.spans.items()}
+    moved = replace(
+        other, clean=replace(longer[0], spans=spans), corrupt=replace(longer[1], spans=spans), source=None
+    )
+    assert moved.aligned
+    control = patch(
+        model, task, sites="L1.resid_pre", positions=[3, 7], controls="none", held_out=moved
+    ).control("held_out")
+    assert control.passed is None and "another place" in control.detail
+    chosen = patch(model, task, sites="L1.resid_pre", positions=None, controls="none", held_out=moved)
+    assert (
+        chosen.effects.coords["position"] == ("subject", "end", "rest")
+        and chosen.control("held_out").passed is not None
+    )
+    named = patch(model, task, sites="L1.resid_pre", positions=["subject"], controls="none", held_out=other)
+    assert named.control("held_out").passed
+
+
 def test_controls_stay_within_their_share_and_a_sample_of_other_cells_is_among_them(model) -> None:
     task = planted.copied(n=6)
     s = setting(model, task)

@@ -21,12 +21,14 @@ from microtome.controls.signflip import FamilyTest, sign_flip
 from microtome.errors import ControlError
 from microtome.methods import donors
 from microtome.methods.setting import (
+    REST,
     Column,
     Label,
     Mode,
     Setting,
     cell,
     columns,
+    common,
     examples,
     setting,
     settings,
@@ -76,8 +78,8 @@ def activation_patching(
     Parameters
     ----------
     sites: addresses without position; one row of the map each.
-    positions: integers (aligned prompts) or spans; None chooses: every position where prompts are aligned, else every
-        common span and the rest. "all" patches a site at all positions together.
+    positions: integers (aligned prompts) or spans; None chooses: every position where prompts are aligned, the held-out
+        ones too, else every common span and the rest. "all" patches a site at all positions together.
     mode: "denoise" patches clean activations into corrupt runs (is it sufficient?), "noise" the reverse (necessary?).
     metrics: names; the first decides tests and controls. Default: the task's own.
     held_out: pairs that share no template (or entity) with `task`; the chosen cells are tested again on them (Holm).
@@ -98,6 +100,8 @@ def activation_patching(
     """
     s = setting(model, task, mode, metrics)
     named = sites_of(model, sites)
+    if positions is None and held_out is not None and _elsewhere(task, held_out, [0]):
+        positions = [*common(s.base), REST]  # a position by number could not be tested again
     found, s = ([None], s) if positions == "all" else columns(s, positions)
     cells = [(site, column) for site in named for column in found]
     out = sweep(s.bench, [cell(*c) for c in cells], {"donor": Prompts(s.donor.ids)}, settings("patching"))
@@ -260,6 +264,8 @@ def _held_out(
     if leak := shares(task, other):
         return Control.not_run("held_out", rules_out, expected, leak)
     labels = [c.label for _, c in chosen.cells if c is not None]
+    if problem := _elsewhere(task, other, labels):
+        return Control.not_run("held_out", rules_out, expected, problem)
     h = setting(model, other, mode, s.metrics)
     found, h = columns(h, list(dict.fromkeys(labels))) if labels else ([], h)
     by_label = {c.label: c for c in found}
@@ -283,6 +289,17 @@ def _held_out(
     except ControlError as error:
         return Control.not_run("held_out", rules_out, expected, error.what)
     return checks.held_out(result, cells=chosen.names)
+
+
+def _elsewhere(task: PairTask, other: PairTask, labels: Sequence[Label]) -> str:
+    """Why these columns are not the same places in the held-out pairs; "" where they are."""
+    numbers = [label for label in labels if isinstance(label, int) and label >= 0]
+    layouts = {(n, *(row[i] for row in t.clean.spans.values())) for t in (task, other) for i, n in enumerate(t.clean.lengths)}  # fmt: skip
+    if numbers and (len(layouts) > 1 or set(task.spans) != set(other.spans)):
+        return f"position {numbers[0]} is another place in the held-out pairs: they are not aligned with those explored"
+    spans = [label for label in labels if isinstance(label, str) and label != REST]
+    absent = [name for name in spans if any(row is None for row in other.spans.get(name, (None,)))]
+    return f'a held-out pair has no span "{absent[0]}"' if absent else ""
 
 
 def _labels(task: PairTask, by: str) -> list[str]:

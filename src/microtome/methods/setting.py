@@ -121,18 +121,18 @@ def columns(s: Setting, positions: Sequence[Label] | None) -> tuple[list[Column]
     """
     aligned = s.task.aligned
     if positions is None:
-        positions = list(range(len(s.base.ids[0]))) if aligned else [*_common(s.base), REST]
+        positions = list(range(len(s.base.ids[0]))) if aligned else [*common(s.base), REST]
     spans: list[dict[str, tuple[int, int] | None]] = [dict(s.base.spans_of(i)) for i in range(len(s.base))]
     out = []
     for label in positions:
         if isinstance(label, int) and not aligned and label >= 0:
             raise TaskError(f"position {label} is another place in each prompt", why="these prompts are not aligned",
-                            instead=f"use spans: {', '.join(_common(s.base))}, or -1")  # fmt: skip
+                            instead=f"use spans: {', '.join(common(s.base))}, or -1")  # fmt: skip
         out.append(_column(s, label, spans))
     return out, replace(s, bench=replace(s.bench, spans=spans))
 
 
-def _common(side: Side) -> list[str]:
+def common(side: Side) -> list[str]:
     """Spans that all prompts have, in order of their mean place."""
     names = [n for n, row in side.spans.items() if all(r is not None for r in row)]
     where = {
@@ -156,7 +156,7 @@ def _column(s: Setting, label: Label, spans: list[dict[str, tuple[int, int] | No
         raise TaskError(
             f'prompt {missing[0]} has no span "{label}"',
             why="a column needs its place in every prompt",
-            instead=f"spans of all prompts: {', '.join(_common(s.base))}",
+            instead=f"spans of all prompts: {', '.join(common(s.base))}",
         )
     low, high = spans[0][label] or (0, 0)
     return Column(label, (label,), "".join(strings[low:high]))
@@ -165,7 +165,7 @@ def _column(s: Setting, label: Label, spans: list[dict[str, tuple[int, int] | No
 def _rest(s: Setting, spans: list[dict[str, tuple[int, int] | None]]) -> Column:
     most = 0
     for i, ids in enumerate(s.base.ids):
-        covered = {c for n in _common(s.base) if (r := spans[i][n]) is not None for c in range(*r)}
+        covered = {c for n in common(s.base) if (r := spans[i][n]) is not None for c in range(*r)}
         runs: list[tuple[int, int]] = []
         for c in (c for c in range(len(ids)) if c not in covered):
             runs = [*runs[:-1], (runs[-1][0], c + 1)] if runs and runs[-1][1] == c else [*runs, (c, c + 1)]
