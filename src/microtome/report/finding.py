@@ -13,7 +13,7 @@ from ..figures.text import interval, number, visible
 from ..results.verdicts import SUPPORTED
 from .markup import Html, join, tag, token
 from .numbers import Number, headline
-from .outline import Stage, heading
+from .outline import Stage
 from .prose import VERDICT
 from .tables import badge
 
@@ -43,8 +43,8 @@ def meaning(result: Result, stages: Sequence[Stage]) -> str:
     named, _, needed = ("", "", "") if control is None else control.expected.partition(": ")
     if word != SUPPORTED or named != SUPPORTED or not needed:
         return VERDICT.get(word, "")
-    others = [heading(s) for s in stages if s.result.verdict != SUPPORTED]
-    text = f"Every stage that the conclusion stands on is supported: {needed}."
+    others = [visible(s.name, most=80, prose=True) for s in stages if s.result.verdict != SUPPORTED]
+    text = f"Every stage that the conclusion stands on is supported: {needed.partition(' (')[0]}."
     return text + (f" It does not stand on {' and '.join(others)}." if others else "")
 
 
@@ -178,7 +178,7 @@ def _link(stage: Stage) -> Html:
 
 def _open(result: Result, stages: Sequence[Stage]) -> Html:
     """How many controls failed or did not run, and which, in one line that no reader can miss."""
-    every = [(s, c) for s, c in controls_of(result, stages) if c.name != ALL]
+    every = controls_of(result, stages)
     failed, idle = ([c for _, c in every if c.passed is state] for state in (False, None))
     link = tag("a", "what was checked, what failed", href="#checked")
     if not every:
@@ -195,7 +195,7 @@ def _open(result: Result, stages: Sequence[Stage]) -> Html:
 
 def controls_of(result: Result, stages: Sequence[Stage]) -> list[tuple[Stage | None, Control]]:
     """Every control with its stage; None stands for the whole."""
-    own = [(None, c) for c in result.controls] if result.children else []
+    own = [(None, c) for c in result.controls if c.name != ALL] if result.children else []
     return [*((s, c) for s in stages for c in s.result.controls), *own]
 
 

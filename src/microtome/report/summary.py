@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..figures.tables import table_of
 from ..figures.text import number, visible
 from ..results.verdicts import SUPPORTED
-from .finding import finding, meaning
+from .finding import controls_of, finding, meaning
 from .markup import Html, tag
 from .numbers import Number, headline
 from .outline import Stage, unlinked
@@ -82,7 +82,7 @@ def _reasons(result: Result) -> Html | None:
 
 def _tally(result: Result, found: Sequence[Stage]) -> Html | None:
     """One line that no reader can miss: how many controls passed, failed, did not run."""
-    every = [c for s in found for c in s.result.controls] + (list(result.controls) if result.children else [])
+    every = [c for _, c in controls_of(result, found)]
     if not every:
         return tag("p", "No control ran.", cls="tally")
     count = {word: sum(c.outcome == word for c in every) for word in ("passed", "failed", "did not run")}
