@@ -51,9 +51,9 @@ def test_a_leading_space_is_never_repaired_but_told():
     model = bpe(bos=True)
     text = refused('"xMary" is 3 tokens: "x" "M" "ary"', model, answer=["xMary"])
     assert "with a leading space" not in text  # "xMary" is not a slip of the space
-    assert len(model.tokenizer("Kate", add_special_tokens=False).input_ids) > 1
-    text = refused("Kate", model, answer=["Kate"])
-    assert '" Kate", with a leading space, is one token' in text and 'metric="logprob_diff"' in text
+    assert len(model.tokenizer("Jessica", add_special_tokens=False).input_ids) > 1
+    text = refused("Jessica", model, answer=["Jessica"])
+    assert '" Jessica", with a leading space, is one token' in text and 'metric="logprob_diff"' in text
 
 
 def test_a_prompt_that_ends_with_a_space_is_told():

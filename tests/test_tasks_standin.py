@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from microtome.errors import TaskError
 from microtome.model.tokens import encode, tokens_of
 from microtome.tasks import capitals, colored_objects, first_names, gendered_pronoun, greater_than, ioi, sva
+from microtome.tasks.encode import Encoder
 
 EXTRA = " is are was were has have he she and then . , Mary went to the store John gave a book when It's"
 BOS = "<s>"
@@ -35,7 +36,7 @@ class Standin:
 def corpus():
     """Every word that a built-in task can write."""
     out = [EXTRA]
-    for module in (ioi, sva, capitals, greater_than, gendered_pronoun, colored_objects, first_names):
+    for module in (ioi, sva, capitals, greater_than, gendered_pronoun, colored_objects):
         for name, value in vars(module).items():
             if name.startswith("_") and name[1:2].isupper() and not isinstance(value, int):
                 words = value.split() if isinstance(value, str) else [str(v) for v in value]
@@ -44,6 +45,7 @@ def corpus():
     return [
         *out,
         " " + " ".join(nouns),
+        *(" " + " ".join(names[:60]) for names in first_names._lists()),
         " ".join(f"{a} {b}" for a, b in [("", ""), *capitals.countries().items()]),
     ]
 
@@ -91,7 +93,11 @@ def sentencepiece():
     raw = Tokenizer(models.BPE(unk_token="<unk>"))
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     raw.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex("▁"), "merged_with_next"), pre_tokenizers.Digits(individual_digits=True)]
+        [
+            pre_tokenizers.Split(Regex("▁"), "merged_with_next"),
+            pre_tokenizers.Split(Regex("[,.]"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
     )
     raw.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     letters = [chr(c) for c in range(33, 127)]
@@ -105,6 +111,12 @@ def sentencepiece():
 def pieces():
     """A BPE with hardly a merge: no word is one token."""
     return bpe(bos=False, size=270)
+
+
+def test_words_that_a_tokenizer_does_not_know_are_not_one_token():
+    """A tokenizer of whole words has one token for all of them: two such names would be one prompt."""
+    encoder = Encoder(words())
+    assert encoder.single(" John") and not encoder.single(" Ermintrude")
 
 
 @pytest.mark.parametrize("model", [words(), bpe()])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from microtome.results.result import Result
     from microtome.tasks.pairs import PairTask
 
-PAIRS = 12
+PAIRS = 15
 HELD_OUT = 3
 """Held-out pairs for each pair of the sweeps."""
 FEWEST = 6

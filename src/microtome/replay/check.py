@@ -104,6 +104,8 @@ def mode_of(binding: Binding, ids: Tensor, *, eager: bool = False) -> Mode:
     for mode in possible(binding):
         try:
             base = make_base(binding, ids[-2:], [], mode=mode, eager=eager)
+            if not bool(torch.isfinite(base.resid[-1]).all()):
+                return mode  # nothing to compare, nothing to remember: whoever reads the base refuses it with its site
             error, size = probe_error(base)
         except (
             ModelError,

@@ -126,14 +126,17 @@ class Encoder:
         return " ".join(quote(s, 24) for s in self.strings(ids))
 
     def single(self, text: str) -> bool:
-        """True when `text` is exactly one token where it stands: after another word if it begins with a space.
+        """True when `text` is exactly one token where it stands: after another word if it begins with a space. The token
+        for what a tokenizer does not know is none: all such words are the same to the model.
 
         Alone, " Mary" is two tokens for a tokenizer that puts a space of its own in front of every text (Llama 2).
         """
         if not text.startswith(" "):
-            return len(self._inner(text)) == 1
-        before, whole = self._inner("x"), self._inner("x" + text)
-        return whole[: len(before)] == before and len(whole) == len(before) + 1
+            own = self._inner(text)
+        else:
+            before, whole = self._inner("x"), self._inner("x" + text)
+            own = whole[len(before) :] if whole[: len(before)] == before else ()
+        return len(own) == 1 and own[0] != getattr(self.tokenizer, "unk_token_id", None)
 
     def words(self, candidates: Iterable[str], what: str, *, least: int, before: str = " ") -> list[str]:
         """The candidates that are one token after a space, each once, in their order.

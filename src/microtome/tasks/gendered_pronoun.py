@@ -52,7 +52,8 @@ class GenderedPronoun(Generator):
 
     name = "gendered_pronoun"
     summary = "So Mary is a really good friend, isn't -> she"
-    source = "in the style of Mathwin et al. 2023 (identifying a circuit for gendered pronouns in GPT-2)"
+    source = "in the style of Mathwin et al. 2023 (identifying a circuit for gendered pronouns in GPT-2); first names from Faker"
+    version = "2"
     variables = ("gender", "template")
     counterfactuals: ClassVar[Mapping[str, frozenset[str]]] = {"other_gender": frozenset({"gender"})}
 

@@ -81,8 +81,8 @@ class IOI(Generator):
 
     name = "ioi"
     summary = "When Mary and John went to the store, John gave a drink to -> Mary"
-    source = "in the style of Wang et al. 2022, arXiv 2211.00593"
-    version = "2"
+    source = "in the style of Wang et al. 2022, arXiv 2211.00593; first names from Faker"
+    version = "3"
     variables = ("io", "subject", "order", "template")
     counterfactuals: ClassVar[Mapping[str, frozenset[str]]] = {
         "swapped_subject": frozenset({"io", "subject", "order"}),
