@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from microtome.tasks.pairs import PairTask
 
 PAIRS = 15
+SLACKS = (1.25, 3.0, 8.0)
+"""How many times the wanted pairs are drawn: entities fall to one side of a split whole, so that one side may be short of
+pairs or of templates."""
 HELD_OUT = 3
 """Held-out pairs for each pair of the sweeps."""
 FEWEST = 6
@@ -64,25 +67,29 @@ def draw(
     count(pairs, "pairs")
     if isinstance(task, str):
         drawn = None
-        for slack in (
-            1.25,
-            2.0,
-            3.0,
-        ):  # entities fall to one side whole: an uneven split leaves one side short
+        for slack in SLACKS:
+            n = max(FEWEST, math.ceil(pairs * (1 + HELD_OUT) * slack))
             try:
-                every = named(
-                    task, model, n=max(FEWEST, math.ceil(pairs * (1 + HELD_OUT) * slack)), seed=seed
-                )
+                every = named(task, model, n=n, seed=seed)
             except TaskError:
                 if drawn is None:
                     raise
                 break  # the pools are used up
             drawn = _split(every, pairs, seed, ("entity", "template"))
-            if drawn[0].n == pairs and drawn[1] is not None and drawn[1].n == pairs * HELD_OUT:
+            if _full(drawn, every, pairs):
                 break
         assert drawn is not None
         return drawn
     return _split(task, pairs, seed, ("template", "entity"))
+
+
+def _full(drawn: tuple[PairTask, PairTask | None], every: PairTask, pairs: int) -> bool:
+    """As many pairs on either side as were asked for, and the explored ones over as many templates as they can."""
+    explored, tested = drawn
+    if explored.n != pairs or tested is None or tested.n != pairs * HELD_OUT:
+        return False
+    templates = [set(part.groups.get("template", ())) for part in (explored, every)]
+    return len(templates[0]) >= min(pairs, len(templates[1]))
 
 
 def _split(task: PairTask, pairs: int, seed: int, order: tuple[str, ...]) -> tuple[PairTask, PairTask | None]:
