@@ -154,10 +154,10 @@ def captures(team: dict[str, Worker], tokenizer, repeats: int) -> dict:
     """One forward with everything captured, beside a plain one."""
     work = {"ids": pairs(tokenizer, 16, True)["ids"]}
     entries = {
-        "plain forward": (team["plain"], "forward", work, 1.0),
+        "plain forward": (team["own"], "forward", work, 1.0),
         "nothing": (team["own"], "capture", work | {"kind": "nothing"}, 1.0),
         "every residual": (team["own"], "capture", work | {"kind": "resid"}, 1.0),
-        "plain forward, eager attention": (team["eager"], "forward", work, 1.0),
+        "plain forward, eager attention": (team["own"], "forward", work | {"attention": "eager"}, 1.0),
         "every pattern": (team["own"], "capture", work | {"kind": "pattern"}, 1.0),
     }
     if "transformerlens" in team:
@@ -246,7 +246,6 @@ def main() -> None:
             team |= {name: Worker(python, name, folder) for name in ("transformerlens", "nnsight_")}
         if "capture" in given.only:
             print("capture", flush=True)
-            team["eager"] = Worker(own, "plain", folder, "eager")
             out["capture"] = captures(team, tokenizer, 4 * given.repeats)
         jobs = (
             [("resid", n, shared, False) for shared in (True, False) for n in given.pairs]

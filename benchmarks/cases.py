@@ -6,6 +6,8 @@ import random
 
 NAMES = [("Mary", "John"), ("Tom", "James"), ("Dan", "Sarah"), ("Anna", "Mark"), ("Paul", "Kate"), ("Emma", "Jack"), ("Lisa", "Alex"), ("Luke", "Jane"),
          ("Adam", "Mary"), ("Ryan", "Anna"), ("Sarah", "Tom"), ("Mark", "Emma"), ("Kate", "Dan"), ("Jack", "Lisa"), ("Alex", "Paul"), ("Jane", "Luke")]  # fmt: skip
+AT_THE_START = {"Emma": "Alice", "Lisa": "Emily", "Ryan": "David", "Kate": "Marie"}
+"""Names that are several tokens without a space in front, and whom they give way to at the start of a prompt."""
 SHARED = "When {a} and {b} went to the store, {s} gave a drink to"
 FIRST = "{a} and {b} went to the big store together, {s} gave a drink to"
 
@@ -20,6 +22,7 @@ def pairs(tokenizer, n: int, shared: bool) -> dict:
             donor.append(SHARED.format(a=a, b=b, s=b))
             base.append(SHARED.format(a=a, b=b, s=a))
         else:
+            a, c = AT_THE_START.get(a, a), AT_THE_START.get(c, c)
             donor.append(FIRST.format(a=a, b=b, s=b))
             base.append(FIRST.format(a=c, b=d, s=c))
         answer.append(_one(tokenizer, " " + a))

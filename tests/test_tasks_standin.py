@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from microtome.errors import TaskError
-from microtome.model.tokens import encode, tokens_of
+from microtome.model.tokens import encode, tokens_of, where_it_stands
 from microtome.tasks import capitals, colored_objects, first_names, gendered_pronoun, greater_than, ioi, sva
 from microtome.tasks.encode import Encoder
 
@@ -111,6 +111,13 @@ def sentencepiece():
 def pieces():
     """A BPE with hardly a merge: no word is one token."""
     return bpe(bos=False, size=270)
+
+
+@pytest.mark.parametrize("model", [words(), bpe(), sentencepiece()])
+def test_a_word_with_its_space_is_one_token_where_it_stands(model):
+    assert len(where_it_stands(model.tokenizer, " Mary")) == 1
+    assert len(where_it_stands(model.tokenizer, " Mary gave")) == 2
+    assert len(encode(sentencepiece().tokenizer, " Mary", bos=False)) == 2  # what a text by itself would say
 
 
 def test_words_that_a_tokenizer_does_not_know_are_not_one_token():

@@ -82,6 +82,18 @@ class Contestant:
         mt.methods.activation_patching(self.model, task, sites="L*.resid_pre")
         return {"seconds": time.perf_counter() - begun}
 
+    @torch.no_grad()
+    def forward(self, work: dict) -> dict:
+        """One plain forward of the same module with all logits, and without a cache, which nobody reads here."""
+        hf, ids = self.model.hf, torch.tensor(work["ids"])
+        own = hf.config._attn_implementation
+        hf.set_attn_implementation(work.get("attention", own))
+        begun = time.perf_counter()
+        hf(ids, use_cache=False)
+        seconds = time.perf_counter() - begun
+        hf.set_attn_implementation(own)
+        return {"seconds": seconds}
+
     def capture(self, work: dict) -> dict:
         """Every residual, every pattern, or nothing, with all logits."""
         wanted = {"resid": ["L*.resid_pre"], "pattern": ["L*.pattern"], "nothing": []}[work["kind"]]

@@ -18,10 +18,8 @@ from transformers.cache_utils import DynamicCache
 class Contestant:
     """Plain loops over a Hugging Face model."""
 
-    def __init__(self, folder: str, attention: str = "sdpa") -> None:
-        self.hf = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention
-        ).eval()
+    def __init__(self, folder: str) -> None:
+        self.hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.layers = self.hf.model.layers
         self.heads = self.hf.config.num_attention_heads
 
@@ -72,14 +70,6 @@ class Contestant:
                 for k, i in enumerate(part):
                     values[i] = _mean(out.logits[k * n : (k + 1) * n, -1], work)
         return _timed(begun, values, work)
-
-    @torch.no_grad()
-    def forward(self, work: dict) -> dict:
-        """One plain forward with all logits."""
-        ids = torch.tensor(work["ids"])
-        begun = time.perf_counter()
-        self.hf(ids)
-        return {"seconds": time.perf_counter() - begun}
 
     def _donor(self, ids: torch.Tensor, kind: str) -> dict[int, torch.Tensor]:
         kept: dict[int, torch.Tensor] = {}

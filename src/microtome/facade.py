@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from microtome.errors import TaskError
 from microtome.model.binding import Binding, bind
 from microtome.model.facts import Facts
-from microtome.model.tokens import Bos, Padding, Tokens, chat_text, encode, token_strings, tokens_of
+from microtome.model.tokens import Bos, Padding, Tokens, chat_text, token_strings, tokens_of, where_it_stands
 from microtome.model.weights import Weights
 from microtome.results.events import emit_look
 from microtome.sites import Site
@@ -101,17 +101,17 @@ class Model:
         return token_strings(self.tokenizer, ids)
 
     def single_token(self, text: str) -> int:
-        """The id of a text that is exactly one token.
+        """The id of a text that is exactly one token; with a space in front, as it follows another word.
 
         Raises
         ------
         TaskError: it is several; its pieces are shown.
         """
-        ids = encode(self.tokenizer, text, bos=False)
+        ids = where_it_stands(self.tokenizer, text)
         if len(ids) == 1:
             return ids[0]
         hint = ""
-        if text and not text.startswith(" ") and len(encode(self.tokenizer, " " + text, bos=False)) == 1:
+        if text and not text.startswith(" ") and len(where_it_stands(self.tokenizer, " " + text)) == 1:
             hint = f'; with a leading space, "{" " + text}", it is one'
         raise TaskError(f'"{text}" is {len(ids)} tokens: {self.strings(ids)}', why=f"a single-token metric reads one logit{hint}",
                         instead='choose another word, or metric="logprob_diff"')  # fmt: skip

@@ -124,6 +124,18 @@ def encode(tokenizer: Any, text: str, *, bos: Bos = "model") -> list[int]:
     return ids if ids[:1] == [first] else [first, *ids]
 
 
+def where_it_stands(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text as it follows another word if it begins with a space, and as it stands alone if not.
+
+    Alone, " Mary" is two tokens for a tokenizer that puts a space of its own in front of every text (Llama 2). Empty where
+    the text melts into the word before it.
+    """
+    if not text.startswith(" "):
+        return encode(tokenizer, text, bos=False)
+    before, whole = (encode(tokenizer, part, bos=False) for part in ("x", "x" + text))
+    return whole[len(before) :] if whole[: len(before)] == before else []
+
+
 def tokens_of(prompts: Any, tokenizer: Any, *, bos: Bos = "model", padding: Padding = "right") -> Tokens:
     """Tokens from text, texts, ids, a side of a task (anything with `ids` and `spans`), or Tokens themselves.
 

@@ -21,9 +21,9 @@ def examples(result: Result) -> Html:
     if not rows:
         return join()
     shown = [_example(row) for row in rows[:MOST]]
-    more = f", {len(shown)} of {len(rows)} kept" if len(rows) > MOST else ""
+    of = f" of {len(rows)}" if len(rows) > MOST else ""
     return fold(
-        f"Raw examples, drawn at random and not chosen ({len(shown)}{more})",
+        f"Raw examples, drawn at random and not chosen ({len(shown)}{of})",
         shown,
         open_=result.kind == "behaviour",
         cls="examples",

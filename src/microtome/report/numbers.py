@@ -102,14 +102,14 @@ def _behaviour(result: Result) -> list[Number]:
     chance = _real(row.get("chance"))
     made = [
         Number(
-            "prefers the answer, clean prompts",
+            "share of clean prompts that prefer the answer",
             float(row["accuracy"]),
             _real(row.get("low")),
             _real(row.get("high")),
             chance,
             chance,
             "chance",
-            "of prompts",
+            "",
             int(row["n"]),
         )
     ]

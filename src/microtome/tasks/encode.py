@@ -126,16 +126,12 @@ class Encoder:
         return " ".join(quote(s, 24) for s in self.strings(ids))
 
     def single(self, text: str) -> bool:
-        """True when `text` is exactly one token where it stands: after another word if it begins with a space. The token
-        for what a tokenizer does not know is none: all such words are the same to the model.
-
-        Alone, " Mary" is two tokens for a tokenizer that puts a space of its own in front of every text (Llama 2).
+        """True when `text` is exactly one token where it stands. The token for what a tokenizer does not know is none: all
+        such words are the same to the model.
         """
-        if not text.startswith(" "):
-            own = self._inner(text)
-        else:
-            before, whole = self._inner("x"), self._inner("x" + text)
-            own = whole[len(before) :] if whole[: len(before)] == before else ()
+        from microtome.model.tokens import where_it_stands
+
+        own = where_it_stands(self.tokenizer, text)
         return len(own) == 1 and own[0] != getattr(self.tokenizer, "unk_token_id", None)
 
     def words(self, candidates: Iterable[str], what: str, *, least: int, before: str = " ") -> list[str]:
