@@ -305,7 +305,7 @@ def test_the_numbers_that_matter_have_interval_null_and_n(report):
     assert 3 <= len(numbers) <= 6
     labels = " | ".join(n.label for n in numbers)
     assert (
-        "prefers the answer" in labels
+        "share of clean prompts that prefer the answer" in labels
         and "held-out faithfulness of 16 parts" in labels
         and "largest effect: L3H3.z" in labels
     )
