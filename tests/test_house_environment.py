@@ -69,13 +69,17 @@ def test_no_index_is_an_error_with_a_way_out(env, monkeypatch):
 def test_a_torch_that_is_there_is_kept_and_pinned(env, monkeypatch, tmp_path):
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text("__version__ = '2.8.1+cu129'")
+    (tmp_path / "torch-2.8.1.dist-info").mkdir()  # as PyPI's build has it: pip would find no 2.8.1+cu129
+    (tmp_path / "torch-2.8.1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torch\nVersion: 2.8.1\n"
+    )
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("numpy==2.4.6\ntorch==2.13.0\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(env, "pip", lambda *a: pytest.fail("nothing is to be installed"))
-    assert env.torch_of(sys.executable) == ("2.8.1+cu129", str(tmp_path))
+    assert env.torch_of(sys.executable) == ("2.8.1", str(tmp_path))
     kept = env.install_torch(sys.executable, sys.executable, str(tmp_path), str(constraints))
-    assert Path(kept).read_text() == "numpy==2.4.6\ntorch==2.8.1+cu129\n"
+    assert Path(kept).read_text() == "numpy==2.4.6\ntorch==2.8.1\n"
 
 
 def test_one_of_the_callers_python_is_seen_through_a_path_file(env, monkeypatch, tmp_path):

@@ -84,9 +84,15 @@ def make_venv(python, venv):
 
 
 def torch_of(python):
-    """(version, folder) of the torch that an interpreter can import, None where it cannot or it is too old."""
+    """(version, folder) of the torch that an interpreter can import, None where it cannot or it is too old.
+
+    The version is the one that pip knows: PyPI's build says 2.13.0 to pip and 2.13.0+cu130 of itself.
+    """
     code = (
-        "import os, torch; print(torch.__version__); print(os.path.dirname(os.path.dirname(torch.__file__)))"
+        "import importlib.metadata as known, os, torch\n"
+        "try: print(known.version('torch'))\n"
+        "except known.PackageNotFoundError: print(torch.__version__)\n"
+        "print(os.path.dirname(os.path.dirname(torch.__file__)))"
     )
     lines = (answer([python, "-c", code]) or "").splitlines()
     if len(lines) < 2:
