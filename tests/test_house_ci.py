@@ -14,11 +14,20 @@ ROOT = Path(__file__).parents[1]
 MAKE = """#!/bin/sh
 echo "$@" >> "$CALLS"
 [ "$1" = test ] && echo "lint passed" && echo "$CLOSING" && exit "$TEST_CODE"
+echo "$LAST_STAGE"
 exit "$DISSECT_CODE"
 """
 
 
-def ci(tmp_path, *, closing="12 passed, 1 deselected in 3.21s", test=0, dissect=0, chromium=True):
+def ci(
+    tmp_path,
+    *,
+    closing="12 passed, 1 deselected in 3.21s",
+    test=0,
+    dissect=0,
+    chromium=True,
+    last="done: component set, 3.1 s",
+):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     doubles = tmp_path / "bin"
@@ -40,6 +49,7 @@ def ci(tmp_path, *, closing="12 passed, 1 deselected in 3.21s", test=0, dissect=
         "CLOSING": closing,
         "TEST_CODE": str(test),
         "DISSECT_CODE": str(dissect),
+        "LAST_STAGE": last,
         "TMPDIR": str(tmp_path),
     }
     done = subprocess.run(
@@ -78,6 +88,11 @@ def test_lint_that_fails_before_pytest_is_said(tmp_path):
 def test_a_failing_dissection_fails_it(tmp_path):
     done, calls = ci(tmp_path, dissect=1)
     assert done.returncode == 1 and len(calls) == 2
+
+
+def test_a_dissection_that_ends_early_fails_it(tmp_path):
+    done, _ = ci(tmp_path, last="done: behaviour, 0.9 s")
+    assert done.returncode == 1 and "last stage" in done.stderr
 
 
 def test_without_chromium_and_without_the_right_to_install_it(tmp_path):

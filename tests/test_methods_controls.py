@@ -12,6 +12,7 @@ import torch
 import planted
 import tiny
 from microtome import Ablate, methods
+from microtome.dissect import dissect
 from microtome.errors import ResultError, TaskError
 from microtome.methods import ablating, donors, patching, patterns
 from microtome.methods.setting import cell, setting, shares, sites_of
@@ -419,3 +420,22 @@ def test_copies_of_prompts_do_not_narrow_a_bootstrap() -> None:
     for interval in (mean_interval, lambda *a: bootstrap_interval(*a, seed=0)):
         one, many = interval(y, once), interval(np.repeat(y, 5, axis=1), codes)
         assert np.allclose(one.high - one.low, many.high - many.low)
+
+
+def test_few_pairs_all_of_them_right_are_dissected_and_one_wrong_answer_ends_it():
+    """Four pairs cannot reach .001: a quick look goes on where all are right, and says that it is underpowered."""
+    model, task = planted.copier(), planted.copied(n=4)
+    looked = dissect(model, task, pairs=4, seed=0)
+    assert len(looked.children) > 5 and looked.verdict != "supported"
+    turned = (task.wrong[0], *task.answers[1:]), (task.answers[0], *task.wrong[1:])
+    ended = dissect(model, replace(task, answers=turned[0], wrong=turned[1]), pairs=4, seed=0)
+    assert [c.kind for c in ended.children] == ["behaviour"]
+    assert "nothing to dissect" in str(ended.control("stages").observed)
+
+
+def test_a_dissection_asks_all_pairs_whether_the_model_does_the_task():
+    model, task, other = planted.copier(), planted.copied(n=4), planted.copied(n=9, seed=5)
+    result = dissect(model, task, held_out=other, seed=0)
+    assert result.tables["stages"].set_index("stage")["n"]["behaviour"] == 13
+    assert task.union(other).union(task).n == 13 and task.union(task) is task
+    assert task.union(other).groups["entity"] == task.groups["entity"] + other.groups["entity"]

@@ -132,7 +132,8 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
     found, wide = columns(s, None)
     n, forward = chosen.n, estimate(s.bench, [])
     donor = {"donor": Prompts(s.donor.ids)}
-    out = [Stage("behaviour", n, 2 * forward)]
+    every = n + (0 if held_out is None else held_out.n)
+    out = [Stage("behaviour", every, 2 * forward * every / n)]
 
     def sweep(cells: list[Cell]) -> float:
         return _with_controls(estimate(wide.bench, cells, donor), len(cells), forward)
@@ -203,7 +204,8 @@ def dissect(
     Parameters
     ----------
     task: a task by name, or pairs.
-    pairs: pairs that the sweeps see; three times as many test what they select. Every stage scales with it.
+    pairs: pairs that the sweeps see; three times as many test what they select. Every stage scales with it. Whether
+        the model does the task at all is asked of both together.
     held_out: pairs of your own for that test; then `task` must be pairs too, and is taken whole.
 
     Returns a Result whose children are the stages' results. It stops after the behaviour check when the model does not
@@ -224,8 +226,9 @@ def dissect(
         chosen, other = task, held_out
     run = _Stages(_about(model, chosen, other))
     shared: dict[str, Any] = {"alpha": alpha, "seed": seed}
-    behaviour = run("behaviour", chosen.n, partial(methods.behaviour, model, chosen, **shared))
-    if not _does_it(behaviour):
+    every = chosen if other is None else chosen.union(other)  # whether the model does it selects nothing
+    behaviour = run("behaviour", every.n, partial(methods.behaviour, model, every, **shared))
+    if not _does_it(behaviour, alpha):
         return run.result(
             stopped="the model does not do this task better than chance on both sides, so there is nothing to dissect",
             alpha=alpha,
@@ -276,14 +279,15 @@ def _about(model: Model, task: PairTask, other: PairTask | None) -> dict[str, st
     }
 
 
-def _does_it(behaviour: Result) -> bool:
-    """Better than chance; with too few pairs to say, right on all of them."""
+def _does_it(behaviour: Result, alpha: float) -> bool:
+    """Better than chance; with too few pairs to say, right on all of them, on either side."""
     if behaviour.control("both_sides").passed is False:
         return False
     if behaviour.control("above_chance").passed:
         return True
-    row = behaviour.tables["sides"].iloc[0]
-    return bool(behaviour.verdict == "underpowered" and row["accuracy"] == 1.0)
+    least = behaviour.verdict.smallest_p
+    too_few = least is not None and least > alpha
+    return too_few and bool((behaviour.tables["sides"]["accuracy"] == 1.0).all())
 
 
 def _patterns(methods: Any, model: Model, task: PairTask, single: Result, seed: int, alpha: float) -> Result:

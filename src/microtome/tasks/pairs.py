@@ -237,6 +237,28 @@ class PairTask:
             groups={by: tuple(row[i] for i in keep) for by, row in self.groups.items()},
         )
 
+    def union(self, other: PairTask) -> PairTask:
+        """These pairs, then those of `other` that are not among them; clusters by the groupings that both have.
+
+        Raises
+        ------
+        TaskError: together they break an invariant of pairs.
+        """
+        mine = set(zip(self.clean.ids, self.corrupt.ids, strict=True))
+        pairs = zip(other.clean.ids, other.corrupt.ids, strict=True)
+        new = [i for i, pair in enumerate(pairs) if pair not in mine]
+        if not new:
+            return self
+        rest = other.subset(new)
+        return replace(
+            self,
+            clean=join(self.clean, rest.clean),
+            corrupt=join(self.corrupt, rest.corrupt),
+            answers=self.answers + rest.answers,
+            wrong=self.wrong + rest.wrong,
+            groups={by: row + rest.groups[by] for by, row in self.groups.items() if by in rest.groups},
+        )
+
     def swap(self) -> PairTask:
         """Clean and corrupt exchanged: patching then tests necessity (noising) where it tested sufficiency.
 
