@@ -36,7 +36,7 @@ def normalised_effect(
     clusters jointly in numerator and denominator (needs `seed` and six clusters); prefer it for skewed effects.
     Never the ratio of each prompt, whose mean is not the ratio of the means and may not exist.
 
-    Raises ControlError when the interval of mean(total) contains 0, or exists for no prompts.
+    Raises ControlError when the interval of mean(total) contains 0, or there is none (one prompt).
     """
     index = as_clusters(clusters)
     flat, shape = as_cells(effects, index.n)
@@ -72,6 +72,12 @@ def _refuse_zero(denominator: Interval) -> None:
     if bool(denominator.excludes(0.0)):
         return
     low, high = float(denominator.low), float(denominator.high)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ControlError(
+            f"The effect cannot be normalised: n = {denominator.n} in {denominator.n_clusters} cluster{'s' * (denominator.n_clusters > 1)} gives its total no interval.",
+            why="without one, nothing says that the denominator is not 0",
+            instead="show the raw effect, or use more pairs",
+        )
     raise ControlError(
         f"The effect cannot be normalised: the total effect's interval, {low:.4g} to {high:.4g}, contains 0.",
         why="dividing by a number that may be 0 gives a ratio that may be anything",
