@@ -18,7 +18,7 @@ def page() -> str:
     m = data["machine"]
     parts = [
         "# Speed and memory",
-        f"Measured on {data['date']} by `make bench`, each section in one run, contestants turn by turn: {m['cpu']}, {m['cores']} cores, torch "
+        f"Measured on {data['date']} by `make bench`, each case (a column of the sweeps, a table of the others) in one run, contestants turn by turn: {m['cpu']}, {m['cores']} cores, torch "
         f"{m['torch']}, transformers {m['transformers']}, peers {', '.join(m['peers'])}; SmolLM2-135M-Instruct in float32, {data['threads']} threads. "
         f"Medians of {data['repeats']} (captures: four times as many) after a warm-up, smallest to largest in brackets. The machine is shared and noisy: read ratios, not seconds.",
         "A forward per cell costs the same whichever cell it is, so contestants of that kind ran some cells of the map, drawn at random "
