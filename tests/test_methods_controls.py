@@ -439,3 +439,17 @@ def test_a_dissection_asks_all_pairs_whether_the_model_does_the_task():
     assert result.tables["stages"].set_index("stage")["n"]["behaviour"] == 13
     assert task.union(other).union(task).n == 13 and task.union(task) is task
     assert task.union(other).groups["entity"] == task.groups["entity"] + other.groups["entity"]
+
+
+def test_held_out_pairs_that_declare_nothing_are_no_pairs_of_the_task():
+    """They can be patched; the question whether the model does the task is asked of the declared ones."""
+    model, task, other = planted.copier(), planted.copied(n=4), planted.copied(n=9, seed=5)
+    bare = replace(
+        other,
+        clean=replace(other.clean, variables=()),
+        corrupt=replace(other.corrupt, variables=()),
+        differs=frozenset(),
+        source=None,
+    )
+    result = dissect(model, task, held_out=bare, seed=0)
+    assert result.tables["stages"].set_index("stage")["n"]["behaviour"] == 4

@@ -105,6 +105,20 @@ def _split(task: PairTask, pairs: int, seed: int, order: tuple[str, ...]) -> tup
     return task.subset(sorted(turn[:few])), task.subset(sorted(turn[few : few * (1 + HELD_OUT)]))
 
 
+def _asked(explored: PairTask, held_out: PairTask | None) -> PairTask:
+    """The pairs of which it is asked whether the model does the task at all: that selects nothing, so the held-out ones too.
+
+    Held-out pairs of the user's that declare other variables, or are scored by another metric, are no pairs of this task.
+    """
+
+    def kind(task: PairTask) -> tuple[object, ...]:
+        return task.metric, task.differs, bool(task.clean.variables), bool(task.corrupt.variables)
+
+    if held_out is None or kind(held_out) != kind(explored):
+        return explored
+    return explored.union(held_out)
+
+
 def _spread(task: PairTask, n: int) -> PairTask:
     """At most n pairs, one template after the other."""
     if task.n <= n:
@@ -132,7 +146,7 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
     found, wide = columns(s, None)
     n, forward = chosen.n, estimate(s.bench, [])
     donor = {"donor": Prompts(s.donor.ids)}
-    every = n + (0 if held_out is None else held_out.n)
+    every = _asked(chosen, held_out).n
     out = [Stage("behaviour", every, 2 * forward * every / n)]
 
     def sweep(cells: list[Cell]) -> float:
@@ -226,7 +240,7 @@ def dissect(
         chosen, other = task, held_out
     run = _Stages(_about(model, chosen, other))
     shared: dict[str, Any] = {"alpha": alpha, "seed": seed}
-    every = chosen if other is None else chosen.union(other)  # whether the model does it selects nothing
+    every = _asked(chosen, other)
     behaviour = run("behaviour", every.n, partial(methods.behaviour, model, every, **shared))
     if not _does_it(behaviour, alpha):
         return run.result(

@@ -136,7 +136,7 @@ def _scores(model: Model, layers: list[int], prompts: list[list[int]], seed: int
     null = torch.zeros(NULLS, len(layers), most, len(DETECTORS), dtype=torch.float64)
     moments = torch.zeros(2, len(layers), most, len(DETECTORS), dtype=torch.float64)
     counts, room = torch.zeros(2, len(DETECTORS), dtype=torch.float64)
-    worst = 0.0
+    worst, sink = 0.0, _sink(model)
     generator = torch.Generator().manual_seed(seed % (1 << 63))
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
@@ -149,7 +149,7 @@ def _scores(model: Model, layers: list[int], prompts: list[list[int]], seed: int
             for place, layer in enumerate(layers):
                 pattern = trace[f"L{layer}.pattern"][row, :, : len(ids), : len(ids)].double()
                 sums = pattern.sum(-1) - 1
-                worst = max(worst, float((sums if _sink(model) else sums.abs()).max()))
+                worst = max(worst, float((sums if sink else sums.abs()).max()))
                 moments[:, place, : pattern.shape[0]] += _moments(pattern, masks.double())
                 total[place, : pattern.shape[0]] += torch.einsum("hqk,dqk->hd", pattern, masks.double())
                 for n, shuffled in enumerate(shuffles):

@@ -23,7 +23,7 @@ from microtome.replay.memo import Memo
 from microtome.replay.plan import Cell, Group, Planned, Source, plan
 from microtome.replay.sources import Point, SourceSpec, Wanted, Zero
 from microtome.trace import seam
-from microtome.trace.run import check_runnable, numerics_of
+from microtome.trace.run import check_runnable, not_finite, numerics_of
 from microtome.trace.session import Receipt, Write
 
 Spans = Mapping[str, tuple[int, int] | None]
@@ -321,11 +321,7 @@ def _not_finite(base: Base) -> ModelError:
     """An error that names the first site of the recorded stream that is NaN or infinite."""
     layer = next((i for i, x in enumerate(base.resid) if not bool(torch.isfinite(x).all())), None)
     found = "logits" if layer is None else f"L{layer - 1}.resid_post" if layer else "embed"
-    return ModelError(
-        f"NaN or infinity in the activations, first at {found}",
-        why="the model's numbers left the range of its dtype",
-        instead="load it with dtype=torch.float32, or check the weights",
-    )
+    return not_finite(found)
 
 
 @torch.no_grad()

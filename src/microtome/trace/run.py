@@ -327,8 +327,16 @@ def refuse_nan(trace: Trace, binding: Binding) -> None:
         )
     else:
         found += " (with edits in force: " + ", ".join(r.edit for r in trace.receipts[:3]) + ")"
-    raise ModelError(f"NaN or infinity in the activations, first at {found}", why="the model's numbers left the range of its dtype",
-                     instead="load it with dtype=torch.float32, or check the weights and the edits")  # fmt: skip
+    raise not_finite(found)
+
+
+def not_finite(site: str) -> ModelError:
+    """The error that names the first site, in model order, whose numbers are not finite."""
+    return ModelError(
+        f"NaN or infinity in the activations, first at {site}",
+        why="the model's numbers left the range of its dtype",
+        instead="load it with dtype=torch.float32, or check the weights and the edits",
+    )
 
 
 def _finite(value: Tensor, trace: Trace | None) -> bool:
