@@ -56,6 +56,13 @@ def test_a_leading_space_is_never_repaired_but_told():
     assert '" Jessica", with a leading space, is one token' in text and 'metric="logprob_diff"' in text
 
 
+def test_an_answer_that_the_tokenizer_does_not_know_is_refused():
+    """It would be scored as the one token that stands for every such word."""
+    refused('does not know " Ermintrude"', words(), answer=[" Ermintrude"])
+    made = pairs(words(), **{**GOOD, "wrong": ["<unk>"]})
+    assert made.wrong[0][0] == (words().tokenizer.unk_token_id,)
+
+
 def test_a_prompt_that_ends_with_a_space_is_told():
     text = refused(
         "cannot follow", bpe(), clean=[CLEAN + " "], corrupt=[CORRUPT + " "], answer=["Mary"], wrong=["John"]

@@ -132,7 +132,12 @@ class Encoder:
         from microtome.model.tokens import where_it_stands
 
         own = where_it_stands(self.tokenizer, text)
-        return len(own) == 1 and own[0] != getattr(self.tokenizer, "unk_token_id", None)
+        return len(own) == 1 and own[0] != self._unknown
+
+    @property
+    def _unknown(self) -> int | None:
+        found: int | None = getattr(self.tokenizer, "unk_token_id", None)
+        return found
 
     def words(self, candidates: Iterable[str], what: str, *, least: int, before: str = " ") -> list[str]:
         """The candidates that are one token after a space, each once, in their order.
@@ -186,7 +191,7 @@ class Encoder:
         Raises
         ------
         TaskError: with an answer appended the tokenizer cuts the prompt itself differently, so that the
-        model would never be asked for this answer after these tokens.
+        model would never be asked for this answer after these tokens; or it does not know a word of the answer.
         """
         own = self._inner(text)
         whole = self.tokenizer([text + a for a in answers], add_special_tokens=False).input_ids
@@ -198,6 +203,12 @@ class Encoder:
                     instead="end the prompt without a space and start the answer with one"
                     if text.endswith(" ")
                     else "end the prompt where a token ends",
+                )
+            if self._unknown in ids[len(own) :] and self.tokenizer.unk_token not in answer:
+                raise TaskError(
+                    f"{where}this tokenizer does not know {quote(answer)}",
+                    why="it becomes the token that stands for every word it does not know",
+                    instead="choose another word",
                 )
         return tuple(tuple(ids[len(own) :]) for ids in whole)
 
