@@ -1,0 +1,1 @@
+"""Circuits: discovery and evaluation of sets of edges."""

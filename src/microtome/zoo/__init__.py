@@ -1,0 +1,1 @@
+"""Models whose mechanism is known, and the calibration of every method on them."""
