@@ -79,6 +79,25 @@ class Write:
         return view.index_put(places, new)
 
 
+@dataclass
+class Whole(Write):
+    """An edit of everything in the call: `fn` gets all old values and returns all new ones."""
+
+    def apply(self, view: Tensor, frame: Frame) -> Tensor:
+        """The new values. Shapes: [batch, pos, ...] -> same, however the call has its rows."""
+        new = self.fn(view, None)
+        if self.receipt is not None:
+            self.receipt.times += 1
+            self.receipt.places += view.shape[0] * view.shape[1]
+        return new.to(view.dtype).reshape(view.shape)
+
+
+def whole(point: str, layer: int, fn: Callable[[Tensor], Tensor], receipt: Receipt | None = None) -> Whole:
+    """A write of all values of a point in one call."""
+    nowhere = torch.zeros(0, dtype=torch.long)
+    return Whole(point, layer, nowhere, nowhere, None, lambda old, keep: fn(old), receipt)
+
+
 def _stamp(receipt: Receipt, old: Tensor, new: Tensor) -> None:
     receipt.times += 1
     receipt.places += old.shape[0]
