@@ -77,7 +77,8 @@ def heads_written(reading: Reading, layer: int, reads: dict[str, Read], shape: t
 def taken(read: Read, shape: tuple[int, int]) -> Tensor:
     """A read's value, however the call had its rows. Shapes: [row, pos, ...]."""
     assert read.value is not None
-    return read.value.reshape(*shape, *read.value.shape[2:])
+    inner = read.value.shape[2 if read.value.dim() > 2 else 1 :]  # some families flatten their tokens
+    return read.value.reshape(*shape, *inner)
 
 
 class _Stack:

@@ -27,6 +27,11 @@ from microtome.trace.spill import Spill
 _ORDER = {name: place for place, name in enumerate(POINTS)}
 _ATTENTION = (where.QUERY, where.KEY, where.VALUE, where.SCORES, where.PATTERN)
 
+_ADDED_IN_PLACE = (
+    "mlp_raw",
+    "mlp_out",
+)  # falcon adds attention's output into the MLP's: a live read must not see it
+
 
 class StopRun(Exception):
     """Raised inside a hook once everything that was asked for has been seen."""
@@ -163,6 +168,8 @@ class _Station:
             view, changed = _rooted(view), True
         for read in self.after:
             read.take(view, frame)
+        if self.tap.point in _ADDED_IN_PLACE and any(r.live for r in (*self.before, *self.after)):
+            view = view.clone()
         return view, changed
 
 
