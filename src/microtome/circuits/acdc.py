@@ -28,8 +28,8 @@ from microtome.errors import ControlError
 
 DISTANCES = ("kl", "l2")
 """Metrics that are themselves distances from the unedited run."""
-ROUNDING = 128
-"""In units of the dtype's epsilon: how far the same run may differ between batches."""
+ROUNDING = 64
+"""How far the same run may differ between batches, in the dtype's epsilon times the size of the numbers; seen: at most 8."""
 RECENT = 512
 
 
@@ -43,8 +43,19 @@ class Losses:
         self.question, self.column = question, column
         self.distance = question.setting.metrics[column] in DISTANCES
         self.full = question.ends[0][:, column]
-        eps = torch.finfo(next(question.model.hf.parameters()).dtype).eps
-        self.rounding = ROUNDING * eps * max(1.0, float(np.abs(self.full).max()))
+        self.size = self._size()
+
+    def _size(self) -> float:
+        """How large the numbers are of which losses are made, in the loss's unit."""
+        logits = [recorded.logits.double() for recorded in self.question.runs.recorded()]
+        if self.question.setting.metrics[self.column] == "l2":
+            return max(float(x.square().sum(-1).max()) for x in logits)
+        return max(1.0, *(float(x.abs().max()) for x in logits))
+
+    def rounding(self, *losses: float) -> float:
+        """How far the same runs may differ between batches, given the losses that they have."""
+        eps = torch.finfo(next(self.question.model.hf.parameters()).dtype).eps
+        return float(ROUNDING * eps * max(self.size, *map(abs, losses)))
 
     def of(self, kept: np.ndarray) -> np.ndarray:
         """Losses of circuits, in the metric's unit. Shapes: [circuit, edge] bool -> [circuit]."""
@@ -260,7 +271,7 @@ def _decide(
     losses: Losses, walk: Walk, unit: int, value: float, present: float, tau: float
 ) -> tuple[bool, float, float]:
     """(dropped, rise, loss after it); near tau by the very runs that the plain walk makes."""
-    if abs(value - present - tau) <= losses.rounding:
+    if abs(value - present - tau) <= losses.rounding(value, present):
         present, value = losses.alone(walk.kept), losses.alone(walk.without(unit))
     drop = value - present < tau
     return drop, value - present, value if drop else present

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +37,12 @@ def assemble(s: Search, outcome: Outcome, how: str, tau: float | None) -> Result
     """The result of a search. Effects: [circuit, prompt, metric], circuit minus whole model, metric units."""
     q = s.question
     curve = _curve(s, outcome)
+    drawn, why = _drawn(s, outcome)
     ran = [
         _ends(s),
         _connected(s, outcome),
         _faithful(s, curve),
-        _random_edges(s, outcome),
+        _random_edges(curve, drawn, why),
         _completeness(outcome, s.options.tolerance),
         _same_as_plain(s, outcome),
         _cancelling(s, outcome, tau),
@@ -58,6 +60,7 @@ def assemble(s: Search, outcome: Outcome, how: str, tau: float | None) -> Result
             "edges": _edges(s, outcome),
             "curve": curve,
             "decisions": _decisions(s, outcome),
+            "nulls": _nulls(drawn),
             "counts": _counts(outcome),
             "about": _about(s, outcome, how, tau),
         },
@@ -203,47 +206,52 @@ def _faithful(s: Search, curve: pd.DataFrame) -> Control:
                    seen, bool(found["value"] >= share), s.question.runs.n, detail="other prompts, completeness and minimality: mt.circuits.evaluate")  # fmt: skip
 
 
-def _random_edges(s: Search, outcome: Outcome) -> Control:
-    """The circuit against random ones with as many units of each kind and layer third among those that could be left out."""
-    name, rules_out = "random_edges", "that any edges of these kinds and depths would do"
-    expected = f"nearer to faithfulness 1 than random circuits of its shape (alpha {ALPHA:g})"
-    units, n_layers = s.units, len(s.question.graph.shape)
+def _drawn(s: Search, outcome: Outcome) -> tuple[np.ndarray, str]:
+    """Faithfulness of random circuits with as many units of each kind and layer third, of those that could be left out.
+
+    Shapes: -> [draw], empty where there are none, with the reason.
+    """
+    units, n_layers, none = s.units, len(s.question.graph.shape), np.zeros(0)
     pool = np.flatnonzero(outcome.tested)
     inside = np.zeros(len(units), dtype=bool)
     inside[units.of_edge[outcome.kept & ~units.fixed]] = True
     chosen = np.flatnonzero(inside[pool])
     if s.options.nulls < 1 / ALPHA - 1:
-        return Control.not_run(
-            name, rules_out, expected, f"{s.options.nulls} draws cannot reach alpha {ALPHA:g}"
-        )
+        return none, f"{s.options.nulls} draws cannot reach alpha {ALPHA:g}"
     if not len(chosen) or len(chosen) == len(pool):
-        return Control.not_run(
-            name, rules_out, expected, "all or none of what could be left out is in the circuit"
-        )
+        return none, "all or none of what could be left out is in the circuit"
     layers = np.clip(units.layers[pool], 0, n_layers - 1).tolist()
     strata = Strata.of(layers, [units.kinds[i] for i in pool], n_layers)
     try:
-        drawn = matched_sets(strata, chosen.tolist(), s.options.nulls, seed=s.seed, name="circuit discovery")
+        sets = matched_sets(strata, chosen.tolist(), s.options.nulls, seed=s.seed, name="circuit discovery")
     except ControlError as error:
-        return Control.not_run(name, rules_out, expected, error.what)
+        return none, error.what
     masks = []
-    for row in drawn:
+    for row in sets:
         kept = inside.copy()
         kept[pool] = False
         kept[pool[row]] = True
         masks.append(units.mask(kept))
-    faith = s.question.faithfulness(np.concatenate([s.measure(masks), outcome.values[-1:]]), s.column)
-    near = 1 - np.abs(1 - faith)
+    return s.question.faithfulness(s.measure(masks), s.column), ""
+
+
+def _nulls(drawn: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
+    table = pd.DataFrame({"family": ["random edges"] * len(drawn), "draw": range(len(drawn)), "value": drawn})
+    return table.astype({"family": "object", "draw": "int64", "value": "float64"})
+
+
+def _random_edges(curve: pd.DataFrame, drawn: np.ndarray, why: str) -> Control:
+    name, rules_out = "random_edges", "that any edges of these kinds and depths would do"
+    expected = f"nearer to faithfulness 1 than random circuits of its shape (alpha {ALPHA:g})"
+    if why:
+        return Control.not_run(name, rules_out, expected, why)
+    near = 1 - np.abs(1 - np.append(drawn, curve["value"].iloc[-1]))
     made = checks.random_components(
         float(near[-1]), near[:-1], what="1 - |1 - faithfulness|", alpha=ALPHA, name=name
     )
-    return made if not made.rules_out.startswith("that any comp") else _worded(made, rules_out)
-
-
-def _worded(control: Control, rules_out: str) -> Control:
-    from dataclasses import replace
-
-    return replace(control, rules_out=rules_out)
+    return replace(made, rules_out=rules_out, expected=expected)
 
 
 def _completeness(outcome: Outcome, tolerance: float) -> Control:

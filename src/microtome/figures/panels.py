@@ -27,6 +27,7 @@ MODULES = {
     "ablation": "ablation",
     "attention_patterns": "attention",
     "component_set": "sets",
+    "circuit_discovery": "discovery",
     "dissect": "overview",
 }
 
