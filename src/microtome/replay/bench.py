@@ -41,13 +41,13 @@ class Bench:
     at: Sequence[Sequence[int]] = ()
 
 
-def groups_of(bench: Bench, memory: int, *, eager: bool = False, per_token: int = 0) -> list[Group]:
+def groups_of(bench: Bench, memory: int, *, eager: bool = False, more: Sequence[int] = ()) -> list[Group]:
     """Prompts that are recorded together: as many as fit the memory, in order of length.
 
     Shorter prompts are padded behind their end, which changes nothing before it in a causal model; where the model is
     not certified so, or where its rotary angles depend on the length of the whole, lengths are kept apart.
 
-    per_token: bytes that a caller keeps per token beside the recorded run.
+    more: bytes that a caller keeps per prompt beside its recorded run.
 
     Raises
     ------
@@ -60,20 +60,22 @@ def groups_of(bench: Bench, memory: int, *, eager: bool = False, per_token: int 
         rows_of[prompt].append(number)
     apart = _lengths_apart(bench, eager)
     kv = max(s.n_kv_heads * (s.d_head + s.d_value) for s in facts.layers)
-    per_token += facts.n_layers * 4 * 3 * (facts.d_model + kv)
+    per_token = facts.n_layers * 4 * 3 * (facts.d_model + kv)
     out: list[Group] = []
     held: list[int] = []
+    most = 0  # bytes of the largest row of the group
     for prompt in sorted(range(len(bench.ids)), key=lambda i: (len(bench.ids[i]), i)):
         length = len(bench.ids[prompt])
-        bytes_each = (length + bench.scoring.steps) * per_token
+        bytes_each = (length + bench.scoring.steps) * per_token + (more[prompt] if more else 0)
         if len(rows_of[prompt]) * bytes_each > memory:
             raise ResourceError(f"one prompt of {length} tokens needs {len(rows_of[prompt]) * bytes_each / 1e9:.1f} GB of recorded activations",
                                 why=f"the budget is {memory / 1e9:.1f} GB", instead="raise the memory budget or shorten the prompt")  # fmt: skip
         shortest = len(bench.ids[held[0]]) if held else length
         rows = sum(len(rows_of[p]) for p in (*held, prompt))
-        if held and (rows * bytes_each > memory or length > (shortest if apart else 2 * shortest)):
+        most = max(most, bytes_each)
+        if held and (rows * most > memory or length > (shortest if apart else 2 * shortest)):
             out.append(_group(bench, held, rows_of))
-            held = []
+            held, most = [], bytes_each
         held.append(prompt)
     return [*out, _group(bench, held, rows_of)]
 
