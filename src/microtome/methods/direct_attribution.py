@@ -119,7 +119,8 @@ def _captures(model: Model) -> list[str]:
         for p in ("attn_raw", "attn_out", "mlp_out", "neurons")
         if p not in layer.lacks
     ]
-    return ["embed@-1", "final_resid@-1", "final_scale@-1", *heads, *rest]
+    scale = [] if model.binding.stack.get("final_norm") is None else ["final_scale@-1"]
+    return ["embed@-1", "final_resid@-1", *scale, *heads, *rest]
 
 
 class _Reader:
@@ -133,6 +134,8 @@ class _Reader:
 
 
 def _reader(model: Model, trace: Trace, direction: Tensor) -> _Reader:
+    if model.binding.stack.get("final_norm") is None:
+        return _Reader(model, model.binding.final_norm.scale(trace["final_resid@-1"]), direction)
     return _Reader(model, trace["final_scale@-1"], direction)
 
 

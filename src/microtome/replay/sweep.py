@@ -12,7 +12,7 @@ from torch import Tensor
 
 from microtome.errors import ModelError, ResourceError
 from microtome.metrics import Metric, Scoring
-from microtome.model.binding import Binding
+from microtome.model.binding import BOTH_WAYS, Binding
 from microtome.model.tokens import check_ids, pack
 from microtome.points import POINTS
 from microtome.replay.base import Base, make_base
@@ -178,7 +178,7 @@ def layer_tokens(
     total = 0
     for group in groups_of(bench, settings.share):
         free = {name: Source(_not_needed, spec.agree(group, bench.ids)) for name, spec in specs.items()}
-        planned = plan(bench.binding, group, cells, free, causal=True, skip=settings.skip)
+        planned = plan(bench.binding, group, cells, free, causal=bench.binding.causal, skip=settings.skip)
         total += int(tokens_of(planned.rows, n_layers).sum())
     return total
 
@@ -237,8 +237,12 @@ def groups_of(bench: Bench, memory: int, *, eager: bool = False) -> list[Group]:
     Raises
     ------
     ResourceError: one prompt alone does not fit.
+    ModelError: answers of several tokens on a model whose tokens see later ones.
     """
     facts = bench.binding.facts
+    if bench.scoring.steps > 1 and not bench.binding.causal:
+        raise ModelError("answers of several tokens cannot be scored on this model", why=BOTH_WAYS,
+                         instead="use answers of one token")  # fmt: skip
     check_ids(pack(bench.ids), facts.d_vocab, facts.n_ctx)
     rows_of: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(bench.scoring.prompt):
@@ -326,8 +330,7 @@ def _not_finite(base: Base) -> ModelError:
 
 @torch.no_grad()
 def _logits(bench: Bench, hidden: Tensor) -> Tensor:
-    normed = bench.binding.module(bench.binding.stack_path("final_norm"))(hidden)
-    return bench.binding.readout(normed, _columns(bench))
+    return bench.binding.unembed(hidden, _columns(bench))
 
 
 def _columns(bench: Bench) -> Tensor | None:
