@@ -239,7 +239,8 @@ def _rotated(v: View, which: str) -> Pair | None:
     """Rotary turns pairs of coordinates: the length of a head's vector stays, and position 0 is not turned at all."""
     before, after = v(f"{which}_pre"), v.before(which)
     if not v.slots.block.rotates:  # opt multiplies queries by a number of its own
-        return pair(after, before * ((after * before).sum() / before.square().sum()))
+        size = before.square().sum().clamp_min(torch.finfo(before.dtype).tiny)  # a head may ask nothing
+        return pair(after, before * ((after * before).sum() / size))
     start, first = before[:, :1], after[:, :1]
     size = first.norm(dim=-1, keepdim=True).expand_as(first)
     factor = _rotary_factor(v.binding)

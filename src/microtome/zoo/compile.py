@@ -12,7 +12,7 @@ back there, which is possible because it is the same for every input; where it i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -31,7 +31,6 @@ from microtome.zoo.rasp import (
     Value,
     Width,
     Zip,
-    evaluate,
     nodes,
 )
 from microtome.zoo.spec import Array, Block, Head, Neurons, Spec
@@ -104,7 +103,7 @@ class _Compiler:
         self.bos = self._take(1)[0]
         for op in self.ops:
             self.stage[op.name] = _stage(op, self.stage)
-        self.blocks = [Block() for _ in range(max(self.stage.values()) // 2 + 1)]
+        self.blocks = [Block(origin=i) for i in range(max(self.stage.values()) // 2 + 1)]
 
     def run(self) -> Compiled:
         self._place()
@@ -190,13 +189,14 @@ class _Compiler:
     def _write(self, op: SOp, stage: int) -> None:
         block = self.blocks[stage // 2]
         if isinstance(op, Aggregate) and self.stage[op.name] == stage:
-            block.heads.append(self._aggregate(op))
+            block.heads.append(replace(self._aggregate(op), origin=self.placed[op.name].site))
         elif isinstance(op, Width) and self.stage[op.name] - 1 == stage:
-            block.heads.append(self._width(op))
+            block.heads.append(replace(self._width(op), origin=self.shares[op.name].site))
         elif isinstance(op, Width) and self.stage[op.name] == stage:
             share = self.shares[op.name]
-            counts = [Fraction(1) / v - 1 for v in share.values]
-            block.neurons.append(self._steps(share, self.placed[op.name], [int(c) for c in counts]))
+            # no share at all is no count, so that a share that is cut away does not pass for the largest count
+            counts = [(Fraction(0), None), *((v, int(1 / v - 1)) for v in share.values)]
+            block.neurons.append(self._steps(share, self.placed[op.name], counts))
         elif isinstance(op, Map | Zip | Linear) and self.stage[op.name] == stage:
             block.neurons.append(self._neurons(op))
 
@@ -224,7 +224,9 @@ class _Compiler:
         """(q [d, e], q bias [e], k [d, e]): 1 for a selected key, 0 for others, `bos` for BOS; the last of e asks without a query."""
         queries = self.placed[select.queries.name] if select.queries is not None else None
         asked = queries.values if queries is not None else ()
-        q, bias, k = (np.zeros(s) for s in ((self.d, len(asked) + 1), len(asked) + 1, (self.d, len(asked) + 1)))
+        q, bias, k = (
+            np.zeros(s) for s in ((self.d, len(asked) + 1), len(asked) + 1, (self.d, len(asked) + 1))
+        )
         if queries is not None:
             q[list(queries.coordinates), range(len(asked))] = 1
         if select.keys is not None:
@@ -287,7 +289,7 @@ class _Compiler:
             return made
         if isinstance(op, Zip):
             first, second = self.placed[op.a.name], self.placed[op.b.name]
-            rows = [
+            rows: list[tuple[tuple[int, ...], Value]] = [
                 ((i, j), op.fn(a, b))
                 for a, i in zip(first.values, first.coordinates, strict=True)
                 for b, j in zip(second.values, second.coordinates, strict=True)
@@ -296,16 +298,14 @@ class _Compiler:
         source = self.placed[op.of.name]
         results = [op.fn(v) for v in source.values]
         if source.kind == "numerical":
-            return self._steps(source, target, results)
-        places = [(i,) for i in source.coordinates]
-        return self._lookup(list(zip(places, results, strict=True)), target, 0.0)
+            return self._steps(source, target, list(zip(source.values, results, strict=True)))
+        rows = [((i,), result) for i, result in zip(source.coordinates, results, strict=True)]
+        return self._lookup(rows, target, 0.0)
 
     def _blank(self, n: int) -> Neurons:
         return Neurons(np.zeros((self.d, n)), np.zeros(n), np.zeros((n, self.d)), np.zeros(self.d))
 
-    def _lookup(
-        self, rows: list[tuple[tuple[int, ...], Value]], target: Placed, bias: float
-    ) -> Neurons:
+    def _lookup(self, rows: list[tuple[tuple[int, ...], Value]], target: Placed, bias: float) -> Neurons:
         """A neuron per combination of one-hot values that writes something."""
         rows = [(where, to) for where, to in rows if self._code(target, to).any()]
         made = self._blank(len(rows))
@@ -315,10 +315,10 @@ class _Compiler:
             made.out[n] = self._code(target, to)
         return made
 
-    def _steps(self, source: Placed, target: Placed, results: Sequence[Value]) -> Neurons:
+    def _steps(self, source: Placed, target: Placed, table: Sequence[tuple[Fraction, Value]]) -> Neurons:
         """A staircase: two neurons per step of f between neighbouring values, 0 below and 1 above."""
-        values = source.values
-        codes = [self._code(target, r) for r in results]
+        values = [number for number, _ in table]
+        codes = [self._code(target, result) for _, result in table]
         steps = [k for k in range(len(values) - 1) if (codes[k] != codes[k + 1]).any()]
         made = self._blank(2 * len(steps))
         made.out_bias[:] = codes[0]
@@ -373,8 +373,7 @@ def _value_sets(program: Program, ops: Sequence[SOp]) -> dict[str, tuple[Value, 
     """Values of each operator: categories that can be written; numbers that occur in the domain, in order."""
     numbers: dict[str, set[Fraction]] = {op.name: set() for op in ops if op.kind == "numerical"}
     if numbers:
-        for tokens in program.domain:
-            found = evaluate(program.output, tokens, causal=program.causal)
+        for found in program.runs:
             for name, seen in numbers.items():
                 seen.update(Fraction(v) for v in found[name])
     out: dict[str, tuple[Value, ...]] = {}

@@ -10,11 +10,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 
 from microtome.errors import ModelError
-from microtome.zoo.rasp import INDICES, TOKENS, Aggregate, Linear, Map, Select, SOp, Value, Width, Zip
+from microtome.zoo.rasp import (
+    INDICES,
+    TOKENS,
+    Aggregate,
+    Linear,
+    Map,
+    Select,
+    SOp,
+    Value,
+    Width,
+    Zip,
+    evaluate,
+)
 
 NUMBER = "#"
 """The output token whose logit is the number of a numerical program."""
@@ -47,6 +59,11 @@ class Program:
         """Every legal input, in the order of the vocabulary."""
         return tuple(t for t in product(self.vocab, repeat=self.length) if self.legal(t))
 
+    @cached_property
+    def runs(self) -> tuple[dict[str, tuple[Value, ...]], ...]:
+        """Every operator's values on every input, by the interpreter."""
+        return tuple(evaluate(self.output, t, causal=self.causal) for t in self.domain)
+
 
 _ABC = ("a", "b", "c")
 ALL = Select(None, None)
@@ -67,7 +84,9 @@ def _yes(name: str, meaning: str, of: SOp, test: Callable[[Value], bool]) -> Map
 def _at_opposite(values: SOp, name: str) -> Aggregate:
     """The value at the mirrored position, as in Tracr's reverse: its place is the length minus one's own minus 1."""
     length = Width("length", "number of tokens", ALL)
-    opposite = Zip("opposite", "the mirrored position", lambda n, i: n - 1 - i if i < n else None, length, INDICES)
+    opposite = Zip(
+        "opposite", "the mirrored position", lambda n, i: n - 1 - i if i < n else None, length, INDICES
+    )
     return Aggregate(name, "the value at the mirrored position", Select(INDICES, opposite, _same), values)
 
 
@@ -105,7 +124,9 @@ def _double_hist() -> Program:
 def _place_by(keys: SOp) -> Aggregate:
     """Tokens in the order of keys that all differ: a key's place is the number of smaller ones."""
     place = Width("place", "number of smaller keys", Select(keys, keys, lambda k, q: k < q))
-    return Aggregate("sorted", "the token whose place is this position", Select(place, INDICES, _same), TOKENS)
+    return Aggregate(
+        "sorted", "the token whose place is this position", Select(place, INDICES, _same), TOKENS
+    )
 
 
 def _sort_unique() -> Program:
@@ -133,19 +154,27 @@ def _mode() -> Program:
         often = Counter(t)
         return [max(often, key=lambda x: (often[x], x))] * len(t)
 
-    return Program("mode", "the most frequent token, of ties the last in the alphabet", best, _ABC, 5, False, reference)
+    return Program(
+        "mode", "the most frequent token, of ties the last in the alphabet", best, _ABC, 5, False, reference
+    )
+
+
+def _share_of(token: str, name: str) -> Aggregate:
+    flag = _flag(f"is_{name}", f"1 at the token {token}, else 0", TOKENS, lambda t: t == token)
+    return Aggregate(f"share_{name}", f"share of {token} so far", ALL, flag)
+
+
+def _balance(left: str, right: str, tag: str = "") -> Linear:
+    opened, closed = _share_of(left, f"open{tag}"), _share_of(right, f"close{tag}")
+    return Linear(f"balance{tag}", f"share of {left} minus share of {right}", opened, closed, 1, -1)
 
 
 def _dyck(kinds: int, length: int) -> Program:
-    brackets = ("()", "[]")[:kinds]
+    brackets = [("(", ")"), ("[", "]")][:kinds]
     below: list[SOp] = []
     level: list[SOp] = []
     for k, (left, right) in enumerate(brackets, 1):
-        shares = [
-            Aggregate(f"share_{what}_{k}", f"share of {b} so far", ALL, _flag(f"is_{what}_{k}", f"1 at {b}", TOKENS, lambda t, b=b: t == b))  # type: ignore[misc]
-            for what, b in (("open", left), ("close", right))
-        ]  # fmt: skip
-        balance = Linear(f"balance_{k}", f"share of {left} minus share of {right}", *shares, 1, -1)
+        balance = _balance(left, right, f"_{k}")
         below.append(_flag(f"below_{k}", "1 where more were closed than opened", balance, lambda v: v < 0))
         level.append(_yes(f"level_{k}", "as many closed as opened", balance, lambda v: v == 0))
     ever = [
@@ -168,7 +197,7 @@ def _dyck(kinds: int, length: int) -> Program:
         return out
 
     return Program(name, f"whether the brackets so far are balanced ({kinds} kind{'s' * (kinds > 1)}, each by itself)",
-                   good, tuple("".join(brackets)), length, True, reference)  # fmt: skip
+                   good, tuple(b for pair in brackets for b in pair), length, True, reference)  # fmt: skip
 
 
 def _all(parts: list[SOp], name: str, meaning: str) -> SOp:
@@ -181,12 +210,7 @@ def _all(parts: list[SOp], name: str, meaning: str) -> SOp:
 
 
 def _pair_balance() -> Program:
-    shares = [
-        Aggregate(f"share_{what}", f"share of {b} so far", ALL, _flag(f"is_{what}", f"1 at {b}", TOKENS, lambda t, b=b: t == b))  # type: ignore[misc]
-        for what, b in (("open", "("), ("close", ")"))
-    ]  # fmt: skip
-    return Program("pair_balance", "share of ( minus share of ) so far",
-                   Linear("balance", "share of ( minus share of )", *shares, 1, -1), ("(", ")", "x"), 6, True,
+    return Program("pair_balance", "share of ( minus share of ) so far", _balance("(", ")"), ("(", ")", "x"), 6, True,
                    lambda t: [Fraction(t[: i + 1].count("(") - t[: i + 1].count(")"), i + 1) for i in range(len(t))])  # fmt: skip
 
 
@@ -209,14 +233,13 @@ def _induction() -> Program:
         return [t[p[0] + 1] if p else NONE for p in places]
 
     return Program("induction", "what followed the earlier occurrence of this token (A B .. A -> B)", found,
-                   ("a", "b", "c", "d"), 5, True, reference, lambda t: max(Counter(t).values()) <= 2, donors=True)  # fmt: skip
+                   ("a", "b", "c", "d"), 5, True, reference, lambda t: max(Counter(t).values()) <= 2)  # fmt: skip
 
 
 def _majority() -> Program:
-    is_x = _flag("is_x", "1 at the token x, else 0", TOKENS, lambda t: t == "x")
-    share = Aggregate("share_of_x", "mean of is_x up to here", ALL, is_x)
     return Program("majority", "whether more than half of the tokens so far are x",
-                   _yes("majority", "share_of_x above one half", share, lambda v: v > Fraction(1, 2)), ("x", "y", "z"), 6, True,
+                   _yes("majority", "share_x above one half", _share_of("x", "x"), lambda v: v > Fraction(1, 2)),
+                   ("x", "y", "z"), 6, True,
                    lambda t: ["yes" if 2 * t[: i + 1].count("x") > i + 1 else "no" for i in range(len(t))])  # fmt: skip
 
 
@@ -228,7 +251,14 @@ def _count_less() -> Program:
 
 def _palindrome() -> Program:
     mirrored = _at_opposite(TOKENS, "mirrored")
-    equal = Zip("equal", "1 where the mirrored token is the same", lambda a, b: int(a == b), TOKENS, mirrored, "numerical")
+    equal = Zip(
+        "equal",
+        "1 where the mirrored token is the same",
+        lambda a, b: int(a == b),
+        TOKENS,
+        mirrored,
+        "numerical",
+    )
     share = Aggregate("share_equal", "share of positions that are equal", ALL, equal)
     return Program("palindrome", "whether the input reads the same backwards",
                    _yes("palindrome", "all positions are equal", share, lambda v: v == 1), ("a", "b"), 6, False,
@@ -244,7 +274,13 @@ def _first_occurrence() -> Program:
 
 def _detect_abc() -> Program:
     one, two = _previous(), _previous(name="before_previous", back=2)
-    pair = Zip("ends_ab", "the two tokens before are a b", lambda x, y: "yes" if (x, y) == ("a", "b") else "no", two, one)
+    pair = Zip(
+        "ends_ab",
+        "the two tokens before are a b",
+        lambda x, y: "yes" if (x, y) == ("a", "b") else "no",
+        two,
+        one,
+    )
     found = Zip("ends_abc", "the last three tokens are a b c", lambda p, t: "yes" if p == "yes" and t == "c" else "no",
                 pair, TOKENS)  # fmt: skip
     return Program("detect_abc", "whether the last three tokens are a b c", found, _ABC, 5, True,
@@ -277,7 +313,7 @@ ALIASES = {"x_proportion": "frac_prevs"}
 
 
 def program(name: str) -> Program:
-    """One of the zoo's programs by its name.
+    """One of the zoo's programs by its name ("x_proportion" is "frac_prevs").
 
     Raises
     ------
@@ -293,4 +329,9 @@ def program(name: str) -> Program:
             why=f"programs: {', '.join(NAMES)}",
             instead=f"did you mean {near[0]!r}?" if near else "choose one of them",
         )
+    return _made(name)
+
+
+@cache
+def _made(name: str) -> Program:
     return _MAKERS[name]()

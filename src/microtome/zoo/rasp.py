@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal
 
 from microtome.errors import ModelError
@@ -216,7 +217,8 @@ class Width(SOp):
         return self.select.inputs
 
 
-def nodes(root: SOp) -> list[SOp]:
+@lru_cache(maxsize=64)
+def nodes(root: SOp) -> tuple[SOp, ...]:
     """Every operator that a program uses, each once, inputs first.
 
     Raises
@@ -235,7 +237,7 @@ def nodes(root: SOp) -> list[SOp]:
         found[op.name] = op
         yield op
 
-    return list(visit(root))
+    return tuple(visit(root))
 
 
 def evaluate(root: SOp, tokens: Sequence[Value], *, causal: bool) -> dict[str, tuple[Value, ...]]:
@@ -274,9 +276,7 @@ def _values(
     raise ModelError(f"{op.name} is no operator of this language", why=f"it is a {type(op).__name__}")
 
 
-def _selected(
-    select: Select, n: int, known: dict[str, tuple[Value, ...]], causal: bool
-) -> list[list[int]]:
+def _selected(select: Select, n: int, known: dict[str, tuple[Value, ...]], causal: bool) -> list[list[int]]:
     keys = [()] * n if select.keys is None else [(v,) for v in known[select.keys.name]]
     queries = [()] * n if select.queries is None else [(v,) for v in known[select.queries.name]]
     return [
@@ -295,7 +295,7 @@ def _aggregate(op: Aggregate, found: list[Value]) -> Value:
             )
         return op.default
     if op.kind == "numerical":
-        return Fraction(sum(Fraction(v) for v in found), len(found))
+        return Fraction(sum(found), len(found))
     if len(set(found)) > 1:
         raise ModelError(
             f"{op.name} averages categories that differ: {sorted(map(str, set(found)))}",

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 class Head:
     """One attention head. Shapes: q, k, v [d_model, d_head]; q_bias [d_head]; out [d_head, d_model].
 
-    `decoy` heads are no part of the mechanism.
+    `decoy` heads are no part of the mechanism. origin: the address under which the compiler made it.
     """
 
     q: Array
@@ -32,6 +32,7 @@ class Head:
     v: Array
     out: Array
     decoy: bool = False
+    origin: str = ""
 
     @property
     def width(self) -> int:
@@ -57,10 +58,11 @@ class Neurons:
 
 @dataclass
 class Block:
-    """Heads and neurons of one layer. `decoy` layers hold decoys only."""
+    """Heads and neurons of one layer. origin: the layer's number when it was compiled, None for one of decoys only."""
 
     heads: list[Head] = field(default_factory=list)
     neurons: list[Neurons] = field(default_factory=list)
+    origin: int | None = None
 
 
 @dataclass
@@ -108,6 +110,7 @@ class Spec:
                     replace(n, into=wide(n.into, 0), out=wide(n.out, 1), out_bias=wide(n.out_bias, 0))
                     for n in b.neurons
                 ],
+                b.origin,
             )
             for b in self.blocks
         ]
@@ -120,7 +123,10 @@ class Spec:
         )
 
 
-def sources(spec: Spec, *, decoys: bool = True) -> Iterator[tuple[str, Array]]:
+Coordinates = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def sources(spec: Spec, *, decoys: bool = True) -> Iterator[tuple[str, Coordinates]]:
     """Every component that writes to the stream, in model order, with the coordinates that it writes. [d_model] bool."""
     embed = np.abs(spec.tokens).sum(0)
     yield "embed", (embed if spec.positions is None else embed + np.abs(spec.positions).sum(0)) > 0
@@ -133,7 +139,7 @@ def sources(spec: Spec, *, decoys: bool = True) -> Iterator[tuple[str, Array]]:
             yield f"L{i}.mlp_out", sum(np.abs(n.out).sum(0) + np.abs(n.out_bias) for n in parts) > 0
 
 
-def readers(spec: Spec, *, decoys: bool = True) -> Iterator[tuple[str, Array]]:
+def readers(spec: Spec, *, decoys: bool = True) -> Iterator[tuple[str, Coordinates]]:
     """Every input that reads the stream, in model order, with the coordinates that it reads. [d_model] bool."""
     for i, block in enumerate(spec.blocks):
         for h, head in enumerate(block.heads):
