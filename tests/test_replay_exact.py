@@ -315,7 +315,7 @@ def test_lengths_stay_apart_where_angles_depend_on_them_or_replay_is_not_causal(
     with monkeypatch.context() as patched:
         patched.setattr(binding.config, "rope_parameters", {"rope_type": "dynamic"})
         assert [g.lengths for g in groups_of(bench, 1 << 30)] == apart
-    monkeypatch.setattr("microtome.replay.sweep.mode_of", lambda *a, **k: "layers")
+    monkeypatch.setattr("microtome.replay.bench.mode_of", lambda *a, **k: "layers")
     assert [g.lengths for g in groups_of(bench, 1 << 30)] == apart
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache
 
 from microtome.replay.base import CACHES, PER_TOKEN, Base, mask_slice, per_token, pick_rows
 from microtome.trace.frame import Frame
-from microtome.trace.session import Session, Tapping, Write
+from microtome.trace.session import Read, Session, Tapping, Write
 
 
 @dataclass
@@ -36,13 +36,21 @@ class Segment:
         return self.hidden.shape[0] * (self.stop - self.start)
 
 
+@dataclass
+class Ops:
+    """What to read and write in one layer call. Reads come as the call has its rows: [1, token, ...] or [row, pos, ...]."""
+
+    writes: list[Write] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+
+
 class _PackedSession(Session):
     """All segments in one row of tokens; attention is split back into segments with their recorded prefix."""
 
     def __init__(
-        self, base: Base, layer: int, segments: list[Segment], writes: list[Write], frame: Frame, rows: int
+        self, base: Base, layer: int, segments: list[Segment], ops: Ops, frame: Frame, rows: int
     ) -> None:
-        super().__init__(base.binding, [], writes, frame)
+        super().__init__(base.binding, ops.reads, ops.writes, frame)
         self.base, self.layer, self.segments, self.rows = base, layer, segments, rows
 
     def attend(self, call: Callable[..., Any], module: nn.Module, qkv: tuple[Tensor, Tensor, Tensor], mask: Tensor | None,
@@ -122,33 +130,40 @@ class _Prefix(DynamicCache):
 
 
 def call_layer(
-    base: Base, layer: int, segments: list[Segment], writes: list[Write], rows: int
+    base: Base,
+    layer: int,
+    segments: list[Segment],
+    writes: list[Write],
+    rows: int,
+    reads: Sequence[Read] = (),
 ) -> list[Tensor]:
     """Run one layer on several segments, under the base's attention implementation (the caller sets it).
 
     Parameters
     ----------
     writes: edits at this layer, with rows numbered as in the sweep (0..rows).
+    reads: points of this layer to copy; with a single segment only.
 
     Returns the new hidden of each segment.
     """
     if not segments:
         return []
+    ops = Ops(writes, list(reads))
     if base.mode == "packed":
-        return _packed(base, layer, segments, writes, rows)
-    return [_rectangle(base, layer, segment, writes, rows) for segment in segments]
+        return _packed(base, layer, segments, ops, rows)
+    return [_rectangle(base, layer, segment, ops, rows) for segment in segments]
 
 
-def _packed(base: Base, layer: int, segments: list[Segment], writes: list[Write], rows: int) -> list[Tensor]:
+def _packed(base: Base, layer: int, segments: list[Segment], ops: Ops, rows: int) -> list[Tensor]:
     device = segments[0].hidden.device
     columns = [torch.arange(s.start, s.stop, device=device).repeat(len(s.number)) for s in segments]
     owners = [s.base.repeat_interleave(s.stop - s.start) for s in segments]
     cols, own = torch.cat(columns), torch.cat(owners)
     total = len(cols)
     frame = Frame(1, total)
-    if writes:
+    if ops.writes:
         frame = _packed_frame(segments, total, rows, device)
-    session = _PackedSession(base, layer, segments, writes, frame, rows)
+    session = _PackedSession(base, layer, segments, ops, frame, rows)
     kwargs = dict(base.calls[layer].kwargs)
     for name, value in kwargs.items():
         if name in PER_TOKEN:
@@ -177,11 +192,11 @@ def _packed_frame(segments: list[Segment], total: int, rows: int, device: torch.
     return Frame(1, total, offsets=offsets, starts=starts, stops=stops)
 
 
-def _rectangle(base: Base, layer: int, segment: Segment, writes: list[Write], rows: int) -> Tensor:
+def _rectangle(base: Base, layer: int, segment: Segment, ops: Ops, rows: int) -> Tensor:
     n, width = segment.hidden.shape[:2]
     row_map = torch.full((rows,), -1, dtype=torch.long, device=segment.number.device)
     row_map[segment.number] = torch.arange(n, device=row_map.device)
-    session = Session(base.binding, [], writes, Frame(n, width, segment.start, row_map))
+    session = Session(base.binding, ops.reads, ops.writes, Frame(n, width, segment.start, row_map))
     kwargs = {k: _slice(base, k, v, segment) for k, v in base.calls[layer].kwargs.items()}
     for name in CACHES:
         if name in kwargs:

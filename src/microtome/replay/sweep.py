@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from microtome.errors import ModelError, ResourceError
-from microtome.metrics import Metric, Scoring
-from microtome.model.binding import BOTH_WAYS, Binding
-from microtome.model.tokens import check_ids, pack
+from microtome.model.binding import Binding
 from microtome.points import POINTS
 from microtome.replay.base import Base, make_base
+from microtome.replay.bench import Bench, base_metrics, columns_of, groups_of, logits_of, record_group
 from microtome.replay.call import Segment, call_layer
 from microtome.replay.check import mode_of
 from microtome.replay.climb import Rows, climb, tokens_of
-from microtome.replay.memo import Memo
 from microtome.replay.plan import Cell, Group, Planned, Source, plan
 from microtome.replay.sources import Point, SourceSpec, Wanted, Zero
 from microtome.trace import seam
-from microtome.trace.run import check_runnable, not_finite, numerics_of
+from microtome.trace.run import check_runnable, numerics_of
 from microtome.trace.session import Receipt, Write
 
-Spans = Mapping[str, tuple[int, int] | None]
 Progress = Callable[[float, float], None]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Base prompts with their scoring: everything a sweep needs besides its cells.
-
-    ids: token ids per prompt; spans: named spans per prompt (empty mappings where there are none); memo: recorded runs,
-    shared by the benches of one method call.
-    """
-
-    binding: Binding
-    ids: Sequence[Sequence[int]]
-    scoring: Scoring
-    metrics: tuple[Metric, ...]
-    spans: Sequence[Spans] = ()
-    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
 
 @dataclass
@@ -144,8 +123,8 @@ def measure(bench: Bench, settings: Settings | None = None) -> Tensor:
     check_runnable(bench.binding)
     out = torch.zeros(len(bench.ids), len(bench.metrics), dtype=torch.float64)
     for group in groups_of(bench, settings.share):
-        base = _record(bench, group, settings, eager=False)
-        out[list(group.prompts)] = _base_metrics(bench, group, base)[0]
+        base = record_group(bench, group, settings.share, eager=False)
+        out[list(group.prompts)] = base_metrics(bench, group, base)[0]
     return out
 
 
@@ -189,7 +168,7 @@ def _not_needed(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tenso
 
 def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping[str, SourceSpec], settings: Settings, eager: bool,
                out: Outcome, meter: _Meter) -> None:  # fmt: skip
-    base = _record(bench, group, settings, eager=eager)
+    base = record_group(bench, group, settings.share, eager=eager)
     out.mode, out.numerics = base.mode, numerics_of(bench.binding, base.attention)
     sources = {
         name: spec.build(Wanted(bench.binding, group, bench.ids, points, eager))
@@ -197,7 +176,7 @@ def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping
         if (points := _points(cells, name, bench))
     }
     prompts = torch.tensor(group.prompts)
-    metrics, base_logits = _base_metrics(bench, group, base)
+    metrics, base_logits = base_metrics(bench, group, base)
     out.base[prompts] = metrics
     planned = plan(bench.binding, group, cells, sources, causal=base.mode != "layers", skip=settings.skip)
     out.zero[:, prompts] = planned.zero
@@ -226,115 +205,6 @@ def _points(cells: Sequence[Cell], name: str, bench: Bench) -> set[Point]:
         if c.source == name
     ]
     return {(s.point, s.layer) for s in sites if isinstance(s.layer, int)}
-
-
-def groups_of(bench: Bench, memory: int, *, eager: bool = False) -> list[Group]:
-    """Prompts that are recorded together: as many as fit the memory, in order of length.
-
-    Shorter prompts are padded behind their end, which changes nothing before it in a causal model; where the model is
-    not certified so, or where its rotary angles depend on the length of the whole, lengths are kept apart.
-
-    Raises
-    ------
-    ResourceError: one prompt alone does not fit.
-    ModelError: answers of several tokens on a model whose tokens see later ones.
-    """
-    facts = bench.binding.facts
-    if bench.scoring.steps > 1 and not bench.binding.causal:
-        raise ModelError("answers of several tokens cannot be scored on this model", why=BOTH_WAYS,
-                         instead="use answers of one token")  # fmt: skip
-    check_ids(pack(bench.ids), facts.d_vocab, facts.n_ctx)
-    rows_of: dict[int, list[int]] = defaultdict(list)
-    for number, prompt in enumerate(bench.scoring.prompt):
-        rows_of[prompt].append(number)
-    apart = _lengths_apart(bench, eager)
-    kv = max(s.n_kv_heads * (s.d_head + s.d_value) for s in facts.layers)
-    per_token = facts.n_layers * 4 * 3 * (facts.d_model + kv)
-    out: list[Group] = []
-    held: list[int] = []
-    for prompt in sorted(range(len(bench.ids)), key=lambda i: (len(bench.ids[i]), i)):
-        length = len(bench.ids[prompt])
-        bytes_each = (length + bench.scoring.steps) * per_token
-        if len(rows_of[prompt]) * bytes_each > memory:
-            raise ResourceError(f"one prompt of {length} tokens needs {len(rows_of[prompt]) * bytes_each / 1e9:.1f} GB of recorded activations",
-                                why=f"the budget is {memory / 1e9:.1f} GB", instead="raise the memory budget or shorten the prompt")  # fmt: skip
-        shortest = len(bench.ids[held[0]]) if held else length
-        rows = sum(len(rows_of[p]) for p in (*held, prompt))
-        if held and (rows * bytes_each > memory or length > (shortest if apart else 2 * shortest)):
-            out.append(_group(bench, held, rows_of))
-            held = []
-        held.append(prompt)
-    return [*out, _group(bench, held, rows_of)]
-
-
-def _lengths_apart(bench: Bench, eager: bool) -> bool:
-    """Whether padding could change numbers: not a causal replay, or rotary angles that depend on the length."""
-    rope = getattr(bench.binding.config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type"), *(v.get("rope_type") for v in rope.values() if isinstance(v, dict))}
-    if kinds & {"dynamic", "longrope"}:
-        return True
-    ids = pack([bench.ids[0], bench.ids[-1]]).ids
-    return mode_of(bench.binding, ids, eager=eager) == "layers"
-
-
-def _group(bench: Bench, prompts: list[int], rows_of: Mapping[int, list[int]]) -> Group:
-    numbers: list[tuple[int, ...]] = []
-    scored: list[list[int]] = []
-    for prompt in prompts:
-        length = len(bench.ids[prompt])
-        numbers.append(tuple(range(len(scored), len(scored) + len(rows_of[prompt]))))
-        for row in rows_of[prompt]:
-            last = length - 1 + len(bench.scoring.tails[row])
-            scored.append([min(length - 1 + step, last) for step in range(bench.scoring.steps)])
-    table = torch.tensor(scored)
-    spans = tuple(bench.spans[p] if bench.spans else {} for p in prompts)
-    lengths = tuple(len(bench.ids[p]) for p in prompts)
-    last_scored = tuple(max(int(table[r].max()) for r in rows) for rows in numbers)
-    return Group(tuple(prompts), lengths, tuple(numbers), table, last_scored, spans)
-
-
-def _record(bench: Bench, group: Group, settings: Settings, *, eager: bool) -> Base:
-    rows = [
-        [*bench.ids[p], *bench.scoring.tails[r]]
-        for p in group.prompts
-        for r, owner in enumerate(bench.scoring.prompt)
-        if owner == p
-    ]
-    ids = pack(rows).ids
-
-    def made() -> Base:
-        return make_base(bench.binding, ids, [], mode=mode_of(bench.binding, ids, eager=eager), eager=eager)
-
-    return bench.memo.base((tuple(map(tuple, rows)), eager), made, settings.share)
-
-
-def _base_metrics(bench: Bench, group: Group, base: Base) -> tuple[Tensor, Tensor]:
-    """(metrics [prompt, metric], logits [base row, step, column]) of the unedited rows; ModelError if these are not finite."""
-    final = base.resid[-1]
-    cols = group.scored.to(final.device)
-    hidden = final[torch.arange(base.n, device=final.device)[:, None], cols]
-    logits = _logits(bench, hidden)
-    if not bool(torch.isfinite(logits).all()):
-        raise _not_finite(base)
-    plan = bench.scoring.select(group.prompts)
-    columns = _columns(bench)
-    return torch.stack([m(logits, plan, columns, logits) for m in bench.metrics], -1).double().cpu(), logits
-
-
-def _not_finite(base: Base) -> ModelError:
-    """An error that names the first site of the recorded stream that is NaN or infinite."""
-    layer = next((i for i, x in enumerate(base.resid) if not bool(torch.isfinite(x).all())), None)
-    found = "logits" if layer is None else f"L{layer - 1}.resid_post" if layer else "embed"
-    return not_finite(found)
-
-
-@torch.no_grad()
-def _logits(bench: Bench, hidden: Tensor) -> Tensor:
-    return bench.binding.unembed(hidden, _columns(bench))
-
-
-def _columns(bench: Bench) -> Tensor | None:
-    return bench.scoring.columns() if all(m.needs == "columns" for m in bench.metrics) else None
 
 
 def _chunks(planned: Planned, base: Base, cost: Tensor, budget: int) -> Iterator[Tensor]:
@@ -373,12 +243,13 @@ def _measure_rows(
         write.receipt = receipt
     hidden = climb(base, rows, writes, group.scored)
     out.fired, out.planned = out.fired + receipt.places, out.planned + sum(len(w.rows) for w in writes)
-    logits = _logits(bench, hidden)
+    with torch.no_grad():
+        logits = logits_of(bench, hidden)
     items = torch.stack([planned.cell[which], planned.prompt[which]], 1).unique_consecutive(dim=0)
     part = bench.scoring.select([group.prompts[p] for p in items[:, 1].tolist()])
     reference = base_logits[rows.base.to(base_logits.device)]
     return (
-        torch.stack([m(logits, part, _columns(bench), reference) for m in bench.metrics], -1).double().cpu()
+        torch.stack([m(logits, part, columns_of(bench), reference) for m in bench.metrics], -1).double().cpu()
     )
 
 

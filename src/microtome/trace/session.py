@@ -27,6 +27,11 @@ from microtome.trace.spill import Spill
 _ORDER = {name: place for place, name in enumerate(POINTS)}
 _ATTENTION = (where.QUERY, where.KEY, where.VALUE, where.SCORES, where.PATTERN)
 
+_ADDED_IN_PLACE = (
+    "mlp_raw",
+    "mlp_out",
+)  # falcon adds attention's output into the MLP's: a live read must not see it
+
 
 class StopRun(Exception):
     """Raised inside a hook once everything that was asked for has been seen."""
@@ -77,6 +82,25 @@ class Write:
         if self.receipt is not None:
             _stamp(self.receipt, old, new)
         return view.index_put(places, new)
+
+
+@dataclass
+class Whole(Write):
+    """An edit of everything in the call: `fn` gets all old values and returns all new ones."""
+
+    def apply(self, view: Tensor, frame: Frame) -> Tensor:
+        """The new values. Shapes: [batch, pos, ...] -> same, however the call has its rows."""
+        new = self.fn(view, None)
+        if self.receipt is not None:
+            self.receipt.times += 1
+            self.receipt.places += view.shape[0] * view.shape[1]
+        return new.to(view.dtype).reshape(view.shape)
+
+
+def whole(point: str, layer: int, fn: Callable[[Tensor], Tensor], receipt: Receipt | None = None) -> Whole:
+    """A write of all values of a point in one call."""
+    nowhere = torch.zeros(0, dtype=torch.long)
+    return Whole(point, layer, nowhere, nowhere, None, lambda old, keep: fn(old), receipt)
 
 
 def _stamp(receipt: Receipt, old: Tensor, new: Tensor) -> None:
@@ -144,6 +168,8 @@ class _Station:
             view, changed = _rooted(view), True
         for read in self.after:
             read.take(view, frame)
+        if self.tap.point in _ADDED_IN_PLACE and any(r.live for r in (*self.before, *self.after)):
+            view = view.clone()
         return view, changed
 
 

@@ -1,0 +1,237 @@
+"""Edge-patched runs: any number of edges at once in one forward of the untouched model.
+
+A reader of a patched edge sees the stream with that writer's present output replaced by its value in the donor run (or by
+zero, or by a mean). Everything else is the model's own computation: each layer is called as it was on the base run, and
+only what its heads and its MLP read is overwritten. Layers below the first patched edge, and positions before the first
+token in which base and donor differ, are never computed again: they are those of the recorded base run. (One forward for
+any number of edges: Li et al. 2023; auto-circuit.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from microtome.graph.nodes import ATTENTION_KINDS, Graph
+from microtome.graph.reading import POINT, Reading
+from microtome.replay.base import Base
+from microtome.replay.call import Segment, call_layer
+from microtome.trace.session import Read, Whole, whole
+
+
+@dataclass
+class Ground:
+    """One recorded base run with what every writer wrote in it, and what each writes in the donor run.
+
+    Shapes: clean, donor [row, pos, writer, d_model] for columns `start` and later; earlier ones are the same in both.
+    """
+
+    graph: Graph
+    reading: Reading
+    base: Base
+    start: int
+    clean: Tensor
+    donor: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Recorded rows."""
+        return self.base.n
+
+    @property
+    def columns(self) -> int:
+        """Columns that a patch can change."""
+        return self.base.width - self.start
+
+    def nbytes(self) -> int:
+        """Memory held, in bytes."""
+        return self.base.nbytes() + 2 * self.clean.numel() * self.clean.element_size()
+
+
+def layer_reads(reading: Reading, layer: int, *, middle: bool = False) -> dict[str, Read]:
+    """The reads that give what a layer writes; `middle`: also the stream between its halves."""
+    slots = reading.binding.slots[layer]
+    points = ["z"] + (["ln1_post_scale"] if reading.post_norm(layer) else [])
+    points += ["mlp_out"] if slots.mlp_kind != "none" else []
+    points += ["resid_mid"] if middle and reading.binding.lacking("resid_mid", layer) is None else []
+    return {point: Read(point, layer) for point in points}
+
+
+def written(reading: Reading, layer: int, reads: dict[str, Read], shape: tuple[int, int]) -> Tensor:
+    """What a layer's heads and MLP wrote. Shapes: shape (row, pos) -> [row, pos, writer, d_model]."""
+    out = [heads_written(reading, layer, reads, shape)]
+    if "mlp_out" in reads:
+        out.append(taken(reads["mlp_out"], shape)[:, :, None])
+    return torch.cat(out, 2)
+
+
+def heads_written(reading: Reading, layer: int, reads: dict[str, Read], shape: tuple[int, int]) -> Tensor:
+    """What a layer's heads wrote. Shapes: [row, pos, head, d_model]."""
+    scale = taken(reads["ln1_post_scale"], shape) if "ln1_post_scale" in reads else None
+    return reading.writes_of_heads(layer, taken(reads["z"], shape), scale)
+
+
+def taken(read: Read, shape: tuple[int, int]) -> Tensor:
+    """A read's value, however the call had its rows. Shapes: [row, pos, ...]."""
+    assert read.value is not None
+    inner = read.value.shape[2 if read.value.dim() > 2 else 1 :]  # some families flatten their tokens
+    return read.value.reshape(*shape, *inner)
+
+
+class _Stack:
+    """What writers wrote in the present runs, as donor minus present, grown layer by layer.
+
+    Writers of layers that are not computed again are kept once for all masks. Shapes: low [row, pos, writer, d_model];
+    high [mask, row, pos, writer, d_model].
+    """
+
+    def __init__(self, ground: Ground, layer: int, masks: int) -> None:
+        self.ground, self.masks = ground, masks
+        self.split = ground.graph.written_before(layer)
+        self.low = (
+            (ground.donor[:, :, : self.split] - ground.clean[:, :, : self.split]) if self.split else None
+        )
+        self.high: list[Tensor] = []
+        self.size = self.split
+
+    def add(self, present: Tensor) -> None:
+        """What the next writers wrote. Shapes: [mask * row, pos, writer, d_model]."""
+        n = present.shape[2]
+        donor = self.ground.donor[:, :, self.size : self.size + n]
+        self.high.append(donor - present.view(self.masks, -1, *present.shape[1:]))
+        self.size += n
+
+    def change(self, patched: Tensor, more: Tensor | None = None) -> Tensor | None:
+        """What patched edges add to their readers' streams; None where none is patched.
+
+        Shapes: patched [mask, reader, writer] -> [mask, row, pos, reader, d_model].
+        """
+        if not patched.requires_grad and not bool(patched.any()):
+            return None
+        out = None
+        if self.low is not None:
+            part = patched[:, :, : self.split]
+            if part.requires_grad or bool(part.any()):
+                flat = part.reshape(-1, self.split).to(self.low.dtype)
+                out = (flat @ self.low).unflatten(2, part.shape[:2]).movedim(2, 0)
+        begin = self.split
+        for block in self.high:
+            part = patched[:, :, begin : begin + block.shape[3]]
+            begin += block.shape[3]
+            if part.requires_grad or bool(part.any()):
+                here = part[:, None, None].to(block.dtype) @ block
+                out = here if out is None else out + here
+        return out
+
+
+def run_patched(ground: Ground, patched: Tensor, scored: Tensor) -> Tensor:
+    """The final stream, as the unembedding reads it, of the base run with some edges patched.
+
+    Parameters
+    ----------
+    patched: which edges carry the donor's value, [mask, edge], bool or between 0 and 1; the runs of all masks are one
+        batch. Gradients pass to it where it asks for them.
+    scored: columns to read, [row, step], none of them before `ground.start`.
+
+    Shapes: -> [mask, row, step, d_model].
+    """
+    graph, base = ground.graph, ground.base
+    masks, n_layers = patched.shape[0], len(base.binding.slots)
+    first = _first_layer(graph, patched)
+    stack = _Stack(ground, first, masks)
+    rows = torch.arange(base.n, device=base.ids.device).repeat(masks)
+    hidden = base.resid[first][rows, ground.start :]
+    for layer in range(first, n_layers):
+        hidden = _layer(ground, layer, hidden, patched, stack)
+    final = hidden.view(masks, base.n, *hidden.shape[1:])
+    change = stack.change(_block(graph, patched, n_layers, "logits"))
+    if change is not None:
+        final = final + change[..., 0, :]
+    at = (scored.to(final.device) - ground.start)[None, :, :, None].expand(masks, -1, -1, final.shape[-1])
+    return final.gather(2, at)
+
+
+def _first_layer(graph: Graph, patched: Tensor) -> int:
+    """The first layer that reads a patched edge (the number of layers where only the unembedding does)."""
+    if patched.requires_grad:
+        return 0
+    touched = patched.detach().any(0).nonzero()[:, 0]
+    if not len(touched):
+        return graph.readers[-1].layer
+    return graph.readers[int(graph.reader_of[int(touched[0])])].layer
+
+
+def _block(graph: Graph, patched: Tensor, layer: int, kind: str) -> Tensor:
+    """The mask of one kind of readers in a layer. Shapes: [mask, reader, writer]."""
+    numbers = graph.readers_at(layer, kind)
+    low, high = int(graph.offsets[numbers.start]), int(graph.offsets[numbers.stop])
+    return patched[:, low:high].view(patched.shape[0], len(numbers), -1)
+
+
+def _layer(ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: _Stack) -> Tensor:
+    """One layer with its readers' own streams. Shapes: hidden [mask * row, pos, d_model] -> same."""
+    graph, reading, base = ground.graph, ground.reading, ground.base
+    writes: list[Whole] = []
+    for kind in ATTENTION_KINDS:
+        change = stack.change(_block(graph, patched, layer, kind))
+        if change is not None:
+            value = _read_values(reading, layer, kind, hidden, change)
+            writes.append(whole(POINT[kind], layer, _constant(value)))
+    has_mlp = reading.binding.slots[layer].mlp_kind != "none"
+    mlp = _block(graph, patched, layer, "mlp") if has_mlp else None
+    touched = mlp is not None and (mlp.requires_grad or bool(mlp.any()))
+    reads = layer_reads(reading, layer, middle=touched)
+    for read in reads.values():
+        read.live = torch.is_grad_enabled() and hidden.requires_grad or patched.requires_grad
+    shape = (hidden.shape[0], hidden.shape[1])
+    if touched:
+        assert mlp is not None
+        writes.append(whole("ln2_out", layer, _mlp_reads(ground, layer, hidden, mlp, stack, reads)))
+    rows = torch.arange(shape[0], device=hidden.device)
+    segment = Segment(ground.start, base.width, rows, rows % base.n, hidden, base.width)
+    out = call_layer(base, layer, [segment], list(writes), shape[0], list(reads.values()))[0]
+    stack.add(written(reading, layer, reads, shape))
+    return out
+
+
+def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda old: value
+
+
+def _read_values(reading: Reading, layer: int, kind: str, stream: Tensor, change: Tensor) -> Tensor:
+    """Shapes: stream [mask * row, pos, d_model], change [mask, row, pos, reader, d_model] -> [token, reader, d]."""
+    x = stream.reshape(-1, 1, stream.shape[-1]) + change.reshape(-1, *change.shape[3:])
+    return reading.value(layer, kind, x)
+
+
+def _mlp_reads(
+    ground: Ground, layer: int, hidden: Tensor, mlp: Tensor, stack: _Stack, reads: dict[str, Read]
+) -> Callable[[Tensor], Tensor]:
+    """What the MLP reads, computed when its layer's heads have written."""
+
+    def fn(old: Tensor) -> Tensor:
+        shape = (hidden.shape[0], hidden.shape[1])
+        parallel = mlp.shape[2] == stack.size
+        if parallel:
+            stream, change = hidden, stack.change(mlp)
+        else:
+            stream = taken(reads["resid_mid"], shape)
+            ahead = _Ahead(stack, heads_written(ground.reading, layer, reads, shape))
+            change = ahead.change(mlp)
+        if change is None:
+            return old
+        return _read_values(ground.reading, layer, "mlp", stream, change)
+
+    return fn
+
+
+class _Ahead(_Stack):
+    """The stack with a layer's heads before its MLP has written."""
+
+    def __init__(self, stack: _Stack, heads: Tensor) -> None:
+        self.ground, self.masks, self.split, self.low = stack.ground, stack.masks, stack.split, stack.low
+        self.high, self.size = list(stack.high), stack.size
+        self.add(heads)

@@ -1,0 +1,211 @@
+"""Attribution of a metric to every edge: what a writer changes between base and donor, times the gradient at the reader.
+
+"gradient": edge attribution patching (Syed et al. 2023), one forward and backward. "ig-inputs": the gradient averaged over
+runs whose embedding lies between base and donor (EAP-IG, Hanna et al. 2024), here by the midpoint rule, so that the scores of
+the embedding's edges add up to the metric's change. "ig-activations": the same along each layer's own outputs. "relp": the
+gradient under the rules of `rules.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from microtome.graph.gradients import Pulled, Start, gradient_pass
+from microtome.graph.nodes import Graph
+from microtome.graph.patched import EdgeRuns, Recorded
+from microtome.replay.bench import Bench
+from microtome.trace.session import whole
+
+HOWS = ("gradient", "ig-inputs", "ig-activations", "relp")
+
+
+@dataclass
+class EdgeScores:
+    """Scores per edge and prompt: the estimated change of the first metric (donor patched in, minus base).
+
+    Shapes: values [edge, prompt] float32; base, end [prompt]: the metric at both ends of the interpolation (`end` is NaN where
+    there is none). steps: gradient passes per path; gap: |sum over the cut - change of the metric| / |change|, of the means.
+    """
+
+    values: Tensor
+    base: Tensor
+    end: Tensor
+    steps: int
+    gap: float
+    passes: int
+
+
+def edge_scores(
+    runs: EdgeRuns, how: str = "gradient", *, steps: int = 8, tolerance: float = 0.02, most: int = 64
+) -> EdgeScores:
+    """Scores of all edges on all prompts.
+
+    steps: of the midpoint rule, doubled until the gap is at most `tolerance` or `most` are reached (interpolations only).
+    """
+    if how in ("gradient", "relp"):
+        return _scores(runs, lambda recorded: _plain(runs, recorded, how == "relp"), 1)
+    cuts = _embedding if how == "ig-inputs" else _all_cuts
+    while True:
+        found = _scores(runs, partial(_interpolated, runs, steps, cuts), steps)
+        if found.gap <= tolerance or 2 * steps > most:
+            return found
+        steps *= 2
+
+
+@dataclass
+class _Part:
+    """One group's scores. Shapes: values [edge, row]; base, end [prompt]; cut [prompt]: what the cut's scores add up to."""
+
+    values: Tensor
+    base: Tensor
+    end: Tensor
+    cut: Tensor
+    passes: int
+
+
+def _scores(runs: EdgeRuns, one: Callable[[Recorded], _Part], steps: int) -> EdgeScores:
+    values = torch.zeros(len(runs.graph.edges), runs.n)
+    base, end, cut = (torch.full((runs.n,), float("nan"), dtype=torch.float64) for _ in range(3))
+    passes = 0
+    for done, recorded in enumerate(runs.recorded(), 1):
+        part = one(recorded)
+        prompts = torch.tensor(recorded.group.prompts)
+        owner = torch.tensor([i for i, rows in enumerate(recorded.group.rows_of) for _ in rows])
+        summed = torch.zeros(len(values), len(prompts)).index_add_(1, owner, part.values.float().cpu())
+        values[:, prompts] = summed
+        for whole_, piece in ((base, part.base), (end, part.end), (cut, part.cut)):
+            whole_[prompts] = piece.double().cpu()
+        passes += part.passes
+        if runs.progress is not None:
+            runs.progress(done, len(runs.groups))
+    change = float((end - base).mean())
+    gap = abs(float(cut.mean()) - change) / abs(change) if change else float("nan")
+    return EdgeScores(values, base, end, steps, gap, passes)
+
+
+def _plain(runs: EdgeRuns, recorded: Recorded, rules: bool) -> _Part:
+    start = Start(0, _hidden(recorded, 0))
+    found = gradient_pass(runs.bench, recorded, start, rules=rules)
+    nothing = torch.full_like(found.values, float("nan"))
+    return _Part(contract(recorded, found.pulled), found.values, nothing, nothing, 1)
+
+
+def _hidden(recorded: Recorded, layer: int) -> Tensor:
+    ground = recorded.ground
+    return ground.base.resid[layer][:, ground.start :]
+
+
+Cut = tuple[range, Callable[[float], Start]]
+"""The writers that are interpolated, and where a run with them at a point between base (0) and donor (1) begins."""
+
+
+def _embedding(recorded: Recorded) -> Iterator[Cut]:
+    ground = recorded.ground
+    step = ground.donor[:, :, 0] - ground.clean[:, :, 0]
+    yield range(len(ground.graph.writers)), lambda a: Start(0, _hidden(recorded, 0) + a * step)
+
+
+def _all_cuts(recorded: Recorded) -> Iterator[Cut]:
+    """Embedding, then every layer's heads together, then its MLP."""
+    ground = recorded.ground
+    step = ground.donor[:, :, 0] - ground.clean[:, :, 0]
+    yield range(1), lambda a: Start(0, _hidden(recorded, 0) + a * step)
+    for layer, (heads, _, mlp, _) in enumerate(ground.graph.shape):
+        first = ground.graph.written_before(layer)
+        yield _heads_cut(recorded, layer, range(first, first + heads))
+        if mlp:
+            yield _mlp_cut(recorded, layer, range(first + heads, first + heads + 1))
+
+
+def _heads_cut(recorded: Recorded, layer: int, writers: range) -> Cut:
+    step = _step(recorded, writers)
+    return writers, lambda a: Start(
+        layer,
+        _hidden(recorded, layer),
+        whole("attn_out", layer, lambda old: old + (a * step).reshape(old.shape)),
+    )
+
+
+def _mlp_cut(recorded: Recorded, layer: int, writers: range) -> Cut:
+    step = _step(recorded, writers)
+    return writers, lambda a: Start(layer + 1, _hidden(recorded, layer + 1) + a * step)
+
+
+def _step(recorded: Recorded, writers: range) -> Tensor:
+    ground = recorded.ground
+    here = slice(writers.start, writers.stop)
+    return (ground.donor[:, :, here] - ground.clean[:, :, here]).sum(2)
+
+
+def _interpolated(
+    runs: EdgeRuns, steps: int, cuts: Callable[[Recorded], Iterator[Cut]], recorded: Recorded
+) -> _Part:
+    """Scores along each cut; the gap is that of the first, or the worst of all by size."""
+    total: Tensor | None = None
+    ends, sums, passes = None, None, 0
+    for writers, at in cuts(recorded):
+        mean: Pulled = {}
+        for k in range(steps):
+            found = gradient_pass(runs.bench, recorded, at((k + 0.5) / steps))
+            for key, value in found.pulled.items():
+                mean[key] = mean[key].add_(value, alpha=1 / steps) if key in mean else value / steps
+            passes += 1
+        part = contract(recorded, mean, writers)
+        total = part if total is None else total + part
+        end = _value_at(runs.bench, recorded, at(1.0))
+        cut = _cut_sum(
+            recorded, part, writers if len(writers) < len(recorded.ground.graph.writers) else range(1)
+        )
+        base = recorded.metrics[:, 0].to(end)
+        if ends is None or _gap(cut, end, base) > _gap(sums, ends, base):
+            ends, sums = end, cut
+    assert total is not None and ends is not None and sums is not None
+    return _Part(total, recorded.metrics[:, 0], ends, sums, passes)
+
+
+def _gap(cut: Tensor | None, end: Tensor | None, base: Tensor) -> float:
+    """What a cut's sum misses, in metric units."""
+    assert cut is not None and end is not None
+    return abs(float((cut.to(end) - (end - base)).mean()))
+
+
+def _cut_sum(recorded: Recorded, part: Tensor, writers: range) -> Tensor:
+    """Sum of the scores of some writers' edges, per prompt."""
+    chosen = torch.as_tensor(recorded.ground.graph.writer_of)
+    inside = (chosen >= writers.start) & (chosen < writers.stop)
+    per_row = part[inside.to(part.device)].sum(0)
+    owner = torch.tensor(
+        [i for i, rows in enumerate(recorded.group.rows_of) for _ in rows], device=part.device
+    )
+    return per_row.new_zeros(len(recorded.group.prompts)).index_add_(0, owner, per_row)
+
+
+def _value_at(bench: Bench, recorded: Recorded, start: Start) -> Tensor:
+    """The metric of a run that begins there. Shapes: [prompt]."""
+    return gradient_pass(bench, recorded, start).values
+
+
+def contract(recorded: Recorded, pulled: Pulled, writers: range | None = None) -> Tensor:
+    """Writers' differences times readers' gradients, summed over positions. Shapes: [edge, row]; 0 for other writers."""
+    ground = recorded.ground
+    graph: Graph = ground.graph
+    some = range(len(graph.writers)) if writers is None else writers
+    out = ground.clean.new_zeros(len(graph.edges), ground.rows)
+    difference = ground.donor[:, :, some.start : some.stop] - ground.clean[:, :, some.start : some.stop]
+    flat = difference.transpose(1, 2).flatten(2)
+    for (layer, kind), grad in pulled.items():
+        numbers = graph.readers_at(layer, kind)
+        reach = graph.readers[numbers.start].reach
+        n = min(some.stop, reach) - some.start
+        if n <= 0:
+            continue
+        block = torch.bmm(grad.to(flat).transpose(1, 2).flatten(2), flat[:, :n].transpose(1, 2))
+        first, last = int(graph.offsets[numbers.start]), int(graph.offsets[numbers.stop])
+        view = out[first:last].view(len(numbers), reach, -1)
+        view[:, some.start : some.start + n] = block.permute(1, 2, 0)
+    return out
