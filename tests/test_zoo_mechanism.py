@@ -187,3 +187,37 @@ def test_positions_that_nothing_reads_are_no_table() -> None:
     assert (
         built("hist").model.facts.positions == "none" and built("reverse").model.facts.positions == "learned"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "decoys"),
+    [("reverse", True), ("sort_by_freq", False), ("detect_abc", False), ("majority", True)],
+)
+def test_the_graph_and_its_edge_runs_agree_with_the_oracle(name: str, decoys: bool) -> None:
+    """Two implementations that share nothing, on every edge, causal and both ways."""
+    from microtome.graph.donors import Zero
+    from microtome.graph.patched import EdgeRuns
+    from microtome.metrics import metric, scoring
+    from microtome.replay.bench import Bench
+
+    z = built(name, decoys)
+    task = z.task
+    bench = Bench(z.model.binding, task.clean.ids, scoring(task.answers, task.wrong), (metric("logit_diff"),))
+    runs = EdgeRuns(bench, Zero())
+    assert set(runs.graph.edges) == set(z.mechanism.all_edges)
+    found = runs.measure(torch.eye(len(runs.graph.edges), dtype=torch.bool))[..., 0]
+    ids, rows = torch.tensor(task.clean.ids), torch.arange(task.n)
+    answer, wrong = (torch.tensor([c[0][0] for c in side]) for side in (task.answers, task.wrong))
+    for edge, values in zip(runs.graph.edges, found, strict=True):
+        logits = oracle.forward(z.model.hf, ids, (edge,))[0][:, -1].double()
+        assert torch.allclose(values, logits[rows, answer] - logits[rows, wrong], atol=1e-4), edge
+
+
+def test_every_entry_of_the_catalogue_says_what_it_is() -> None:
+    entries = zoo.entries()
+    assert set(NAMES) <= set(entries)
+    assert all(e.tier in ("A", "B") and len(e.summary) > 10 for e in entries.values())
+    from microtome.zoo.catalog import register
+
+    with pytest.raises(ModelError, match="already has"):
+        register(entries["hist"])
