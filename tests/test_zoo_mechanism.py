@@ -221,3 +221,45 @@ def test_every_entry_of_the_catalogue_says_what_it_is() -> None:
 
     with pytest.raises(ModelError, match="already has"):
         register(entries["hist"])
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in (*LARGE, "increment")])
+def test_interchanging_a_variable_does_what_the_program_says(name: str) -> None:
+    """What heads write, patched from another input at all positions, against the interpreter with that variable's values."""
+    z = built(name)
+    ids = z.domain().ids
+    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(1))
+    rows, others = ids[order[:24]], ids[order[-24:]]
+    heads = [v for v in z.mechanism.variables if v.site.endswith(".z")]
+    donor = z.model.run(others.tolist(), capture=[v.site for v in heads])
+    plain, compared, moved = z.model.run(rows.tolist()).logits, 0, 0
+    for variable in heads:
+        logits = z.model.run(rows.tolist(), edits=[mt.Patch(variable.site, donor)]).logits[:, 1:]
+        moved += int(not torch.allclose(logits, plain[:, 1:], atol=1e-4))
+        for i, (own, other) in enumerate(zip(rows, others, strict=True)):
+            texts = [" ".join(z.words[t] for t in r[1:]) for r in (own, other)]
+            try:
+                expected = z.counterfactual(variable.name, *texts)
+            except ModelError:  # such values have no answer: two tokens for one place, say
+                continue
+            compared += 1
+            for p, value in enumerate(expected):
+                if value is None:
+                    continue
+                if z.program.output.kind == "numerical":  # type: ignore[union-attr]
+                    assert abs(float(logits[i, p, z.words.index("#")]) - float(value)) < 1e-4
+                else:
+                    assert z.words[int(logits[i, p].argmax())] == str(value), (variable.name, texts)
+    assert compared >= 8 and moved > 0
+
+
+def test_which_edges_are_found_depends_on_what_a_patched_edge_carries() -> None:
+    """The length is the same for every input: zeros find it, another prompt's value does not."""
+    z = built("reverse")
+    assert set(z.true_edges("zero")) == set(z.mechanism.confirmed_last)
+    assert z.true_edges("resample") == ("embed->L2H0.v", "L2H0.z->logits")
+    ids, other = (torch.tensor(s.ids) for s in (z.task.clean, z.task.corrupt))
+    null = oracle.changes(z.model.hf, ids, z.mechanism.null_edges, donors=other)
+    assert max(far for far, _ in null.values()) < 1e-6
+    with pytest.raises(ModelError, match="by 'mean'"):
+        z.true_edges("mean")

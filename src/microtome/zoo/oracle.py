@@ -85,11 +85,17 @@ def parts(module: ZooForCausalLM, ids: Tensor) -> dict[str, Tensor]:
 
 
 def changes(
-    module: ZooForCausalLM, ids: Tensor, edges: Sequence[str], *, batch: int = 1024
+    module: ZooForCausalLM,
+    ids: Tensor,
+    edges: Sequence[str],
+    *,
+    donors: Tensor | None = None,
+    batch: int = 1024,
 ) -> dict[str, tuple[float, float]]:
-    """Per edge the largest change of any logit when it alone is cut (set to zero): (anywhere after BOS, at the last position).
+    """Per edge the largest change of any logit when it alone is patched: (anywhere after BOS, at the last position).
 
-    In float64 whatever the module's dtype, so that what is found is not rounding.
+    A patched edge carries zero, or what its source writes on `donors` ([prompt, pos], row for row). In float64 whatever the
+    module's dtype, so that what is found is not rounding.
     """
     import copy
 
@@ -98,8 +104,9 @@ def changes(
     for start in range(0, len(ids), batch):
         rows = ids[start : start + batch]
         base = forward(twin, rows)[0]
+        other = None if donors is None else parts(twin, donors[start : start + batch])
         for edge in edges:
-            moved = (forward(twin, rows, (edge,))[0] - base).abs().amax((0, 2))
+            moved = (forward(twin, rows, (edge,), other)[0] - base).abs().amax((0, 2))
             far, last = out[edge]
             out[edge] = max(far, float(moved[1:].max())), max(last, float(moved[-1]))
     return out

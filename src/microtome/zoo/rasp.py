@@ -8,7 +8,7 @@ nothing of weights. The compiler is in `compile.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -240,8 +240,16 @@ def nodes(root: SOp) -> tuple[SOp, ...]:
     return tuple(visit(root))
 
 
-def evaluate(root: SOp, tokens: Sequence[Value], *, causal: bool) -> dict[str, tuple[Value, ...]]:
+def evaluate(
+    root: SOp,
+    tokens: Sequence[Value],
+    *,
+    causal: bool,
+    given: Mapping[str, tuple[Value, ...]] | None = None,
+) -> dict[str, tuple[Value, ...]]:
     """Every operator's values on one input, by name. Numbers are exact (Fraction).
+
+    given: operators that have these values whatever their inputs say (an interchange intervention on a variable).
 
     Raises
     ------
@@ -249,7 +257,8 @@ def evaluate(root: SOp, tokens: Sequence[Value], *, causal: bool) -> dict[str, t
     """
     values: dict[str, tuple[Value, ...]] = {}
     for op in nodes(root):
-        values[op.name] = tuple(_values(op, tokens, values, causal))
+        fixed = None if given is None else given.get(op.name)
+        values[op.name] = tuple(_values(op, tokens, values, causal)) if fixed is None else tuple(fixed)
     return values
 
 

@@ -99,6 +99,40 @@ class Specimen:
 
         return tuple(Fraction(1, 1 + n) for n in found[variable.removesuffix(".share")])
 
+    def counterfactual(self, variable: str, tokens: str, source: str) -> tuple[Value, ...]:
+        """What the program puts out on `tokens` if a variable had, at every position, the values that it has on `source`.
+
+        What an interchange intervention on that variable must give (Geiger et al. 2021, arXiv 2106.02997).
+
+        Raises
+        ------
+        ModelError: no such variable, a model that is not compiled, or values that the program has no answer for.
+        """
+        program_ = self._compiled_from()
+        name = variable.removesuffix(".share")  # who changes the share changes the count
+        given = {name: self.value(name, source)}
+        words = tuple(tokens.split())
+        return evaluate(program_.output, words, causal=program_.causal, given=given)[program_.output.name]
+
+    def true_edges(self, by: str = "zero") -> tuple[str, ...]:
+        """Edges of the mechanism that change a logit at the last position of the task's clean prompts, patched one at a time.
+
+        by: "zero", or "resample": what the source writes on the corrupt prompt. Which edges an exact method can find depends
+        on it: one that carries the same on every input is found by zeros only.
+
+        Raises
+        ------
+        ModelError: another word, or a model with norms.
+        """
+        from microtome.zoo.oracle import changes
+
+        if by not in ("zero", "resample"):
+            raise ModelError(f"edges cannot be confirmed by {by!r}", instead='"zero" or "resample"')
+        ids, other = (torch.tensor(side.ids) for side in (self.task.clean, self.task.corrupt))
+        hf: Any = self.model.hf
+        found = changes(hf, ids, self.mechanism.edges, donors=other if by == "resample" else None)
+        return tuple(edge for edge in self.mechanism.edges if found[edge][1] > CHANGES)
+
     def directions(self, variable: str) -> Tensor:
         """The directions of the stream in which a variable is written: one per value, or one for a number. [value, d_model]."""
         self._compiled_from()
