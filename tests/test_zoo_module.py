@@ -173,7 +173,9 @@ def test_the_certificate_catches_a_wrong_word_about_causality(kind: str, says: b
 def test_saving_and_loading_gives_the_same_model(kind: str, tmp_path: Path) -> None:
     module = build(kind)
     ids = torch.tensor([[1, 2, 3, 4]])
+    before = module.config.to_dict()
     folder = zoo.save(module, tmp_path / "m")
+    assert module.config.to_dict() == before
     assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     again = zoo.read(folder)
     assert all(

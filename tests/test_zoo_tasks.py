@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import microtome as mt
 import microtome.zoo as zoo
 from microtome.errors import TaskError
+from microtome.tasks.pairs import Side
 from microtome.zoo.programs import NAMES, program
 from microtome.zoo.specimen import Specimen
 
@@ -109,4 +111,14 @@ def test_lens_and_attribution_work_without_norms() -> None:
     r = mt.methods.direct_logit_attribution(z.model, z.task)
     parts = r.frame().set_index("site").value
     assert abs(parts["L2H0.head_out"] - 1) < 1e-5 and parts.drop("L2H0.head_out").abs().max() < 1e-5
-    assert next(c.passed for c in r.controls if c.name == "sums")
+    assert all(next(c.passed for c in r.controls if c.name == name) for name in ("sums", "corrupt_side"))
+
+
+def test_a_writer_that_does_not_turn_fails_the_corrupt_side_however_few_writers_there_are() -> None:
+    """One head writes; on prompts whose own answer it is not asked for, it writes the same."""
+    z = built("reverse", 24)
+    donors = z.task.donors("same_value", 0)
+    sides = [Side(side.texts, side.ids, side.spans) for side in (z.task.clean, donors)]
+    same = replace(z.task, clean=sides[0], corrupt=sides[1], differs=frozenset(), source=None)
+    r = mt.methods.direct_logit_attribution(z.model, same)
+    assert not next(c.passed for c in r.controls if c.name == "corrupt_side")

@@ -6,6 +6,7 @@ Every part is optional, so that a mechanism can be written into it exactly: norm
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -333,9 +334,9 @@ def save(module: ZooForCausalLM, folder: str | Path) -> Path:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    module.config.architectures = [type(module).__name__]
-    module.config.dtype = module.dtype
-    (folder / CONFIG).write_text(module.config.to_json_string(use_diff=False))
+    config = copy.deepcopy(module.config)
+    config.architectures, config.dtype = [type(module).__name__], module.dtype
+    (folder / CONFIG).write_text(config.to_json_string(use_diff=False))
     tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     return folder
