@@ -181,19 +181,35 @@ def _prob_diff(logits: Tensor, plan: Scoring, columns: Tensor | None, base: Tens
 
 
 def _kl(logits: Tensor, plan: Scoring, columns: Tensor | None, base: Tensor | None) -> Tensor:
-    import torch
-
     if base is None:
         raise TaskError(
             "kl needs the unedited logits", why="it measures the distance from them", instead="pass base="
         )
     p, q = _log_probs(base), _log_probs(logits)
     per_step = (p.exp() * (p - q)).sum(-1)
-    scored = torch.tensor(
-        [[s <= len(t) for s in range(plan.steps)] for t in plan.tails], device=logits.device
-    )
+    return _mean_per_prompt(per_step, plan)
+
+
+def _l2(logits: Tensor, plan: Scoring, columns: Tensor | None, base: Tensor | None) -> Tensor:
+    if base is None:
+        raise TaskError(
+            "l2 needs the unedited logits", why="it measures the distance from them", instead="pass base="
+        )
+    return _mean_per_prompt((logits.float() - base.float()).square().sum(-1), plan)
+
+
+def _mean_per_prompt(per_step: Tensor, plan: Scoring) -> Tensor:
+    """Mean over a row's scored positions, then over a prompt's rows. Shapes: [row, step] -> [prompt]."""
+    import torch
+
+    if per_step.shape[1] == plan.steps:
+        scored = torch.tensor(
+            [[s <= len(t) for s in range(plan.steps)] for t in plan.tails], device=per_step.device
+        )
+    else:  # positions that somebody chose, all of them scored
+        scored = torch.ones_like(per_step, dtype=torch.bool)
     per_row = (per_step * scored).sum(-1) / scored.sum(-1)
-    rows = torch.tensor(plan.prompt, device=logits.device)
+    rows = torch.tensor(plan.prompt, device=per_step.device)
     n = len(plan.answers)
     return per_row.new_zeros(n).index_add(0, rows, per_row) / torch.bincount(rows, minlength=n)
 
@@ -212,6 +228,7 @@ for _metric in (
         _prob_diff,
     ),
     Metric("kl", "nats", "vocabulary", "the distribution moved further from the unedited one", _kl),
+    Metric("l2", "logits squared", "vocabulary", "the logits moved further from the unedited ones", _l2),
 ):
     registry.register("metrics", _metric.name, _metric)
 

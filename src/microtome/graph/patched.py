@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from microtome.errors import SiteError
 from microtome.graph.donors import Donor, stack_reads, stacked
 from microtome.graph.nodes import Graph, graph_of
 from microtome.graph.reading import POINT, Reading
 from microtome.graph.runs import Ground, run_patched
+from microtome.replay.base import Base
 from microtome.replay.bench import Bench, base_metrics, columns_of, groups_of, logits_of, record_group
 from microtome.replay.plan import Group
 from microtome.trace import seam
@@ -23,7 +25,7 @@ Progress = Callable[[float, float], None]
 
 @dataclass
 class Recorded:
-    """One group of prompts, recorded: base and donor runs and the unedited metrics.
+    """One group of prompts, recorded: base and donor runs and the unedited metrics; spans: how many masks have parts for.
 
     Shapes: metrics [prompt, metric]; logits [row, step, column].
     """
@@ -32,6 +34,7 @@ class Recorded:
     ground: Ground
     metrics: Tensor
     logits: Tensor
+    spans: int = 0
 
 
 @dataclass
@@ -39,7 +42,8 @@ class EdgeRuns:
     """Edge-patched runs of some base prompts. Build once per question: base and donor are run once for all masks.
 
     bench: the base prompts and what is measured on them; donor: what patched edges carry; memory: bytes for recorded runs
-    (a third) and for the runs under way (a third); prompts beyond the budget are recorded anew each time. `forwards`
+    (a third) and for the runs under way (a third); prompts beyond the budget are recorded anew each time. spans: names of
+    the bench's spans; masks then have one part per span, "rest" being what no other covers. `forwards`
     counts patched runs (mask x prompt rows), `calls` the batched passes they were made in.
     """
 
@@ -47,6 +51,7 @@ class EdgeRuns:
     donor: Donor
     memory: int = 1 << 30
     progress: Progress | None = None
+    spans: tuple[str, ...] = ()
     forwards: int = 0
     calls: int = 0
     _kept: dict[int, Recorded] = field(default_factory=dict, repr=False)
@@ -64,6 +69,11 @@ class EdgeRuns:
     def n(self) -> int:
         """Prompts."""
         return len(self.bench.ids)
+
+    @property
+    def edges(self) -> int:
+        """Numbers in a mask: the graph's edges, once per span."""
+        return len(self.graph.edges) * max(1, len(self.spans))
 
     def recorded(self) -> Iterator[Recorded]:
         """Every group, recorded; those that fit the budget are kept."""
@@ -89,9 +99,23 @@ class EdgeRuns:
         clean = stacked(self.graph, self.reading, reads, base.resid[0], start)
         donor = self.donor.writes(self.graph, self.reading, self.bench, group, start)
         metrics, logits = base_metrics(self.bench, group, base)
-        return Recorded(
-            group, Ground(self.graph, self.reading, base, start, clean, donor.to(clean)), metrics, logits
+        ground = Ground(
+            self.graph, self.reading, base, start, clean, donor.to(clean), self._span(group, base, start)
         )
+        return Recorded(group, ground, metrics, logits, len(self.spans))
+
+    def _span(self, group: Group, base: Base, start: int) -> Tensor | None:
+        """The span of every position; a position in none belongs to "rest". Shapes: [row, pos]."""
+        if not self.spans:
+            return None
+        rest = self.spans.index("rest") if "rest" in self.spans else len(self.spans)
+        out = torch.full(base.ids.shape, rest)
+        for place, rows in enumerate(group.rows_of):
+            for number, name in reversed(list(enumerate(self.spans))):
+                found = group.spans[place].get(name)
+                if found is not None:
+                    out[list(rows), found[0] : found[1]] = number
+        return out[:, start:].to(base.resid[0].device)
 
     def base(self) -> Tensor:
         """Metrics of the unedited base runs. Shapes: [prompt, metric]."""
@@ -110,7 +134,7 @@ class EdgeRuns:
         ------
         SiteError: masks of another size than the graph.
         """
-        check_masks(self.graph, patched)
+        check_masks(self, patched)
         out = torch.zeros(len(patched), self.n, len(self.bench.metrics), dtype=torch.float64)
         for done, recorded in enumerate(self.recorded()):
             for which in self._batches(recorded, len(patched)):
@@ -131,12 +155,10 @@ class EdgeRuns:
             yield torch.arange(begin, min(begin + size, masks))
 
 
-def check_masks(graph: Graph, patched: Tensor) -> None:
+def check_masks(runs: EdgeRuns, patched: Tensor) -> None:
     """Refuse masks that are not [mask, edge] of this graph."""
-    from microtome.errors import SiteError
-
-    if patched.dim() != 2 or patched.shape[1] != len(graph.edges):
-        raise SiteError(f"masks of shape {tuple(patched.shape)} do not fit", why=f"this graph has {len(graph.edges):,} edges, and a mask one number for each",
+    if patched.dim() != 2 or patched.shape[1] != runs.edges:
+        raise SiteError(f"masks of shape {tuple(patched.shape)} do not fit", why=f"this graph has {len(runs.graph.edges):,} edges{f' in {len(runs.spans)} spans' if runs.spans else ''}, and a mask one number for each",
                         instead="make masks of shape [mask, edge]")  # fmt: skip
 
 

@@ -26,7 +26,8 @@ from microtome.trace.session import Read, Whole, whole
 class Ground:
     """One recorded base run with what every writer wrote in it, and what each writes in the donor run.
 
-    Shapes: clean, donor [row, pos, writer, d_model] for columns `start` and later; earlier ones are the same in both.
+    Shapes: clean, donor [row, pos, writer, d_model] for columns `start` and later; earlier ones are the same in both. span
+    [row, pos]: the number of the span that a position belongs to, where masks have one part per span (None: one for all).
     """
 
     graph: Graph
@@ -35,6 +36,7 @@ class Ground:
     start: int
     clean: Tensor
     donor: Tensor
+    span: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -104,11 +106,22 @@ class _Stack:
         self.high.append(donor - present.view(self.masks, -1, *present.shape[1:]))
         self.size += n
 
-    def change(self, patched: Tensor, more: Tensor | None = None) -> Tensor | None:
+    def change(self, patched: Tensor) -> Tensor | None:
         """What patched edges add to their readers' streams; None where none is patched.
 
-        Shapes: patched [mask, reader, writer] -> [mask, row, pos, reader, d_model].
+        Shapes: patched [mask, span, reader, writer] -> [mask, row, pos, reader, d_model].
         """
+        span = self.ground.span
+        out = None
+        for number in range(patched.shape[1]):
+            part = self._one(patched[:, number])
+            if part is not None and span is not None:
+                part = part * (span == number)[None, :, :, None, None]
+            out = part if out is None else out if part is None else out + part
+        return out
+
+    def _one(self, patched: Tensor) -> Tensor | None:
+        """The change of one span's mask, at all positions. Shapes: as `change` without the span."""
         if not patched.requires_grad and not bool(patched.any()):
             return None
         out = None
@@ -132,8 +145,8 @@ def run_patched(ground: Ground, patched: Tensor, scored: Tensor) -> Tensor:
 
     Parameters
     ----------
-    patched: which edges carry the donor's value, [mask, edge], bool or between 0 and 1; the runs of all masks are one
-        batch. Gradients pass to it where it asks for them.
+    patched: which edges carry the donor's value, [mask, edge] ([mask, span * edge] where the ground has spans), bool or
+        between 0 and 1; the runs of all masks are one batch. Gradients pass to it where it asks for them.
     scored: columns to read, [row, step], none of them before `ground.start`.
 
     Shapes: -> [mask, row, step, d_model].
@@ -158,17 +171,18 @@ def _first_layer(graph: Graph, patched: Tensor) -> int:
     """The first layer that reads a patched edge (the number of layers where only the unembedding does)."""
     if patched.requires_grad:
         return 0
-    touched = patched.detach().any(0).nonzero()[:, 0]
+    touched = patched.detach().view(-1, len(graph.edges)).any(0).nonzero()[:, 0]
     if not len(touched):
         return graph.readers[-1].layer
     return graph.readers[int(graph.reader_of[int(touched[0])])].layer
 
 
 def _block(graph: Graph, patched: Tensor, layer: int, kind: str) -> Tensor:
-    """The mask of one kind of readers in a layer. Shapes: [mask, reader, writer]."""
+    """The mask of one kind of readers in a layer. Shapes: [mask, span, reader, writer]."""
     numbers = graph.readers_at(layer, kind)
     low, high = int(graph.offsets[numbers.start]), int(graph.offsets[numbers.stop])
-    return patched[:, low:high].view(patched.shape[0], len(numbers), -1)
+    by_span = patched.view(patched.shape[0], -1, len(graph.edges))
+    return by_span[..., low:high].unflatten(2, (len(numbers), -1))
 
 
 def _layer(ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: _Stack) -> Tensor:
@@ -214,7 +228,7 @@ def _mlp_reads(
 
     def fn(old: Tensor) -> Tensor:
         shape = (hidden.shape[0], hidden.shape[1])
-        parallel = mlp.shape[2] == stack.size
+        parallel = mlp.shape[3] == stack.size
         if parallel:
             stream, change = hidden, stack.change(mlp)
         else:

@@ -69,7 +69,7 @@ class _Part:
 
 
 def _scores(runs: EdgeRuns, one: Callable[[Recorded], _Part], steps: int) -> EdgeScores:
-    values = torch.zeros(len(runs.graph.edges), runs.n)
+    values = torch.zeros(runs.edges, runs.n)
     base, end, cut = (torch.full((runs.n,), float("nan"), dtype=torch.float64) for _ in range(3))
     passes = 0
     for done, recorded in enumerate(runs.recorded(), 1):
@@ -176,7 +176,7 @@ def _gap(cut: Tensor | None, end: Tensor | None, base: Tensor) -> float:
 
 def _cut_sum(recorded: Recorded, part: Tensor, writers: range) -> Tensor:
     """Sum of the scores of some writers' edges, per prompt."""
-    chosen = torch.as_tensor(recorded.ground.graph.writer_of)
+    chosen = torch.as_tensor(recorded.ground.graph.writer_of).repeat(max(1, recorded.spans))
     inside = (chosen >= writers.start) & (chosen < writers.stop)
     per_row = part[inside.to(part.device)].sum(0)
     owner = torch.tensor(
@@ -191,12 +191,26 @@ def _value_at(bench: Bench, recorded: Recorded, start: Start) -> Tensor:
 
 
 def contract(recorded: Recorded, pulled: Pulled, writers: range | None = None) -> Tensor:
-    """Writers' differences times readers' gradients, summed over positions. Shapes: [edge, row]; 0 for other writers."""
+    """Writers' differences times readers' gradients, summed over positions (with spans: over each span's).
+
+    Shapes: [edge, row]; 0 for other writers.
+    """
+    span = recorded.ground.span
+    if span is None:
+        return _contract(recorded, pulled, writers, None)
+    parts = [_contract(recorded, pulled, writers, span == number) for number in range(recorded.spans)]
+    return torch.cat(parts)
+
+
+def _contract(recorded: Recorded, pulled: Pulled, writers: range | None, where: Tensor | None) -> Tensor:
+    """The same at some positions. Shapes: where [row, pos] or None -> [edge, row]."""
     ground = recorded.ground
     graph: Graph = ground.graph
     some = range(len(graph.writers)) if writers is None else writers
     out = ground.clean.new_zeros(len(graph.edges), ground.rows)
     difference = ground.donor[:, :, some.start : some.stop] - ground.clean[:, :, some.start : some.stop]
+    if where is not None:
+        difference = difference * where[..., None, None]
     flat = difference.transpose(1, 2).flatten(2)
     for (layer, kind), grad in pulled.items():
         numbers = graph.readers_at(layer, kind)
