@@ -11,7 +11,7 @@ from torch import Tensor
 
 from microtome.errors import ModelError, ResourceError
 from microtome.metrics import Metric, Scoring
-from microtome.model.binding import Binding
+from microtome.model.binding import BOTH_WAYS, Binding
 from microtome.model.tokens import check_ids, pack
 from microtome.replay.base import Base, make_base
 from microtome.replay.check import mode_of
@@ -52,8 +52,12 @@ def groups_of(bench: Bench, memory: int, *, eager: bool = False, more: Sequence[
     Raises
     ------
     ResourceError: one prompt alone does not fit.
+    ModelError: answers of several tokens on a model whose tokens see later ones.
     """
     facts = bench.binding.facts
+    if bench.scoring.steps > 1 and not bench.binding.causal:
+        raise ModelError("answers of several tokens cannot be scored on this model", why=BOTH_WAYS,
+                         instead="use answers of one token")  # fmt: skip
     check_ids(pack(bench.ids), facts.d_vocab, facts.n_ctx)
     rows_of: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(bench.scoring.prompt):
