@@ -219,7 +219,7 @@ def _interchanges(found: Search, real: Trial) -> pd.DataFrame:
     """Which prompt each row of the effects is: texts by number in their part, the token expected, and whether it came."""
     import pandas as pd
 
-    rows = []
+    rows: list[dict[str, object]] = []
     for part in found.held_out:
         tokens = part.data.swaps.columns.tolist()
         for base, source, label, cluster in zip(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +79,7 @@ def placebos(
     trials, missing = [], {}
     lines: list[dict[str, object]] = []
     for name in ("shuffled_labels", "irrelevant_variable", "random_twin"):
-        made = []
+        made: list[tuple[Measured, Measured]] = []
         for i in range(count):
             seed = seeds.child(recipe.seed, f"das/{name}/{i}")
             built = _placebo(found, name, seed)
@@ -86,26 +87,21 @@ def placebos(
                 missing[name] = built
                 break
             training, test, where = built
-            subspace = train(
-                training, replace(recipe, seed=seed), lambda n, of, name=name: progress(n, of, "steps", name)
-            )
+            subspace = train(training, replace(recipe, seed=seed), partial(_told, name))
             lines += [{"run": f"{name} {i}", **line} for line in subspace.history]
-            after, before = on_held_out(where, subspace.basis, test), on_held_out(where, "nothing", test)
-            made.append(Trial(name, after.hit, after.logprob, before.hit, subspace.k))
+            made.append((on_held_out(where, subspace.basis, test), on_held_out(where, "nothing", test)))
         if made:
-            trials.append(
-                Trial(
-                    name,
-                    *(np.mean([getattr(t, f) for t in made], 0) for f in ("hit", "logprob", "before")),
-                    k=recipe.k,
-                )
-            )
+            hit, logprob = np.mean([a.hit for a, _ in made], 0), np.mean([a.logprob for a, _ in made], 0)
+            trials.append(Trial(name, hit, logprob, np.mean([b.hit for _, b in made], 0), recipe.k))
     return trials, missing, lines
+
+
+def _told(name: str, done: int, total: int) -> None:
+    progress(done, total, "steps", f"placebo: {name}")
 
 
 def _placebo(found: Search, name: str, seed: int) -> tuple[Data, list[Data], Search] | str:
     """Training data, held-out data and where they are; or why there is no such placebo."""
-    own = [p.data for p in found.held_out]
     if name == "shuffled_labels":
         made = [
             p.data.relabelled(_shuffled(p.data, seeds.child(seed, f"das/shuffle/{p.name}")))
@@ -161,7 +157,7 @@ def random_subspaces(found: Search, k: int, left: Measured, seed: int) -> Trial:
         drawn = seeds.rng(seed, f"das/random_subspace/{i}").standard_normal((swaps.d, k))
         basis = torch.linalg.qr(torch.tensor(drawn, dtype=torch.float32))[0].to(swaps.values.device)
         made.append(on_held_out(found, basis))
-    hit, logprob = (np.mean([getattr(m, f) for m in made], 0) for f in ("hit", "logprob"))
+    hit, logprob = np.mean([m.hit for m in made], 0), np.mean([m.logprob for m in made], 0)
     return Trial("random_subspace", hit, logprob, left.hit, k)
 
 

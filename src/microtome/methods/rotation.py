@@ -86,10 +86,16 @@ def data_of(swaps: Swaps, rows: Rows, candidates: tuple[frozenset[int], ...]) ->
     return Data(swaps, allowed.to(device), base.to(device), source.to(device), label.to(device))
 
 
-def exchanged(data: Data, which: Tensor, basis: Tensor | None) -> Tensor:
-    """The site's values with the subspace of the source; all of the source's with basis None. Shapes: [row, pos, d]."""
+def exchanged(data: Data, which: Tensor, basis: Tensor | None, inside: Tensor | None = None) -> Tensor:
+    """The site's values with the subspace of the source; all of the source's with basis None. Shapes: [row, pos, d].
+
+    inside [k]: how much of each direction is exchanged (None: all of it).
+    """
     mine, theirs = data.swaps.values[data.base[which]], data.swaps.values[data.source[which]]
-    return theirs if basis is None else mine + (theirs - mine) @ basis @ basis.T
+    if basis is None:
+        return theirs
+    along = (theirs - mine) @ basis
+    return mine + (along if inside is None else along * inside) @ basis.T
 
 
 def scores(data: Data, which: Tensor, new: Tensor | None, *, live: bool = False) -> Tensor:
@@ -147,16 +153,16 @@ def train(data: Data, recipe: Recipe, note: Callable[[int, int], None] | None = 
 def _loss(data: Data, which: Tensor, weight: Tensor, edge: Tensor | None, heat: float) -> Tensor:
     basis = torch.linalg.qr(weight)[0]
     cost: Tensor | float = 0.0
+    inside: Tensor | None = None
     if edge is not None:
         k = weight.shape[1]
         inside = torch.sigmoid((edge - torch.arange(k, device=weight.device) - 0.5) / heat)
-        basis = basis * inside.sqrt()  # so that basis @ basis.T weighs each direction by `inside`
         cost = BOUNDARY_COST * edge / k
-    found = scores(data, which, exchanged(data, which, basis), live=True)
+    found = scores(data, which, exchanged(data, which, basis, inside), live=True)
     loss = -found.gather(1, data.label[which, None]).mean()
     if not loss.requires_grad or not bool(torch.isfinite(loss)):
         raise EditError(
-            f"training a subspace of {data.swaps.site} has the loss {float(loss)}",
+            f"training a subspace of {data.swaps.site} has the loss {float(loss.detach())}",
             why="the answer does not depend on the site, or its logits are not finite",
             instead="choose a site from which a path leads to the last position",
         )

@@ -106,8 +106,7 @@ class Interchanges:
                 why=f"{len(found)} interchanges of {len(self.prompts)} prompts were looked at",
                 instead="choose a variable that decides the answer, or give more prompts",
             )
-        base, source, label = (np.array(x, dtype=np.int64) for x in zip(*found, strict=True))
-        return Rows(base, source, label)
+        return Rows(*np.array(found, dtype=np.int64).T)
 
     def inert(self, rows: Rows) -> list[str]:
         """Other variables and surface slots whose exchange changes the answer in none of these rows."""
