@@ -28,6 +28,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "components": (("rank", "site", "effect"), ()),
     "nulls": (("family", "value"), ()),
     "held_out": (("quantity", "value"), ("low", "high", "n")),
+    "accuracy": (("part", "what", "value"), ("low", "high", "n")),
+    "training": (("run", "step", "loss"), ()),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),

@@ -155,7 +155,7 @@ def random_subspaces(found: Search, k: int, left: Measured, seed: int) -> Trial:
     made = []
     for i in range(RANDOM_SUBSPACES):
         drawn = seeds.rng(seed, f"das/random_subspace/{i}").standard_normal((swaps.d, k))
-        basis = torch.linalg.qr(torch.tensor(drawn, dtype=torch.float32))[0].to(swaps.values.device)
+        basis = torch.linalg.qr(torch.tensor(drawn, dtype=swaps.values.dtype))[0].to(swaps.values.device)
         made.append(on_held_out(found, basis))
     hit, logprob = np.mean([m.hit for m in made], 0), np.mean([m.logprob for m in made], 0)
     return Trial("random_subspace", hit, logprob, left.hit, k)
@@ -285,7 +285,10 @@ def split_by_reader(model: Model, found: Search, subspace: Subspace) -> Split:
     ratio = (moved / natural.clamp_min(1e-12 * float(moved.sum()))).sqrt()[counts]
     share = inside.square().sum(0).cpu().numpy()
     return Split(
-        row[:, keep].float(), null[:, unread > 1e-4].float(), share, float(ratio.max()) if len(ratio) else 0.0
+        row[:, keep].to(subspace.basis),
+        null[:, unread > 1e-4].to(subspace.basis),
+        share,
+        float(ratio.max()) if len(ratio) else 0.0,
     )
 
 

@@ -116,7 +116,7 @@ def train(data: Data, recipe: Recipe, note: Callable[[int, int], None] | None = 
     d, device = data.swaps.d, data.swaps.values.device
     start = seeds.rng(recipe.seed, "das/start").standard_normal((d, recipe.k))
     with torch.inference_mode(False), torch.enable_grad():
-        first = torch.linalg.qr(torch.tensor(start, dtype=torch.float32))[0].to(device)
+        first = torch.linalg.qr(torch.tensor(start, dtype=data.swaps.values.dtype))[0].to(device)
         weight = first.clone().requires_grad_()
         edge = torch.tensor(float(recipe.k) / 2, device=device, requires_grad=True)
         groups = [{"params": [weight], "lr": recipe.lr}]

@@ -41,8 +41,8 @@ class _Recorded(NamedTuple):
 class Swaps:
     """Recorded prompts, whose activations at one site can be given other values.
 
-    Shapes: values [prompt, pos, d] float32, the site at each prompt's places (its heads or neurons side by side);
-    unpatched [prompt, column] float32, the logits at the last position as they are; columns [column] vocabulary ids.
+    Shapes: values [prompt, pos, d] in the model's dtype, float32 at least, the site at each prompt's places (its heads or neurons side by side);
+    unpatched [prompt, column], the logits at the last position as they are; columns [column] vocabulary ids.
     """
 
     binding: Binding
@@ -107,7 +107,7 @@ class Swaps:
         writes = [self._write(low, high, new)]
         hidden = climb(base, plan, writes, group.scored, live=live)
         self.planned += len(writes[0].rows)
-        return self.binding.unembed(hidden[:, 0], self.columns).float()
+        return self.binding.unembed(hidden[:, 0], self.columns).to(self.unpatched.dtype)
 
     def _write(self, low: Tensor, high: Tensor, new: Tensor) -> Write:
         width = int((high - low)[0])
@@ -168,14 +168,15 @@ def record(
             recorded.append(_Recorded(group, base))
             for p, value in _values(binding, ids, group, base, places, stream):
                 values[p] = value
-        made = torch.stack([v for v in values if v is not None]).float()
+        made = torch.stack([v for v in values if v is not None])
+        made = made.to(torch.promote_types(made.dtype, torch.float32))
         columns = columns.to(made.device)
         swaps = Swaps(binding, stream, tuple(places), columns, recorded, at, made, made.new_zeros(len(ids), len(columns)),
                       Receipt("swap", measured=False))  # fmt: skip
         for group, base in recorded:
             final = base.resid[-1]
             last = final[torch.arange(base.n, device=final.device), group.scored[:, 0].to(final.device)]
-            swaps.unpatched[list(group.prompts)] = binding.unembed(last, columns).float()
+            swaps.unpatched[list(group.prompts)] = binding.unembed(last, columns).to(made.dtype)
     return swaps
 
 
