@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +11,10 @@ import torch
 import aligned
 import tiny
 from microtome import methods
-from microtome.errors import EditError, SiteError, TaskError
+from microtome.errors import SiteError, TaskError
 from microtome.methods import alignment_controls, alignment_setup, rotation
 from microtome.results import observe
 from microtome.results.arguments import ArgumentError
-from microtome.tasks import interchanges
 
 STREAM, NEURONS = "L1.resid_post@-1", "L2.neurons@-1"
 FAST = {"steps": 80, "placebos": 1, "seed": 0}
@@ -79,7 +77,11 @@ def test_the_basis_is_orthonormal_and_spans_the_differences_of_words(stream) -> 
     np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-5)
     words = np.eye(24)[:4] - np.eye(24)[:4].mean(0)
     truth = np.linalg.svd(words)[2][:3]
-    assert np.linalg.svd(truth @ basis)[1].min() > 0.95  # cosine of the largest principal angle
+    # cosines of the principal angles; what nothing reads and no prompt moves is free, so they need not be 1
+    cosines = np.linalg.svd(truth @ basis)[1]
+    drawn = np.linalg.qr(np.random.default_rng(0).standard_normal((200, 24, 3)))[0]
+    random = np.linalg.svd(truth @ drawn)[1]
+    assert cosines.min() > np.quantile(random.min(-1), 0.99) and cosines.mean() > random.mean(-1).max() > 0.3
 
 
 def test_a_split_by_the_reader_is_refused_where_there_is_none(stream) -> None:
@@ -95,7 +97,7 @@ def test_at_neurons_that_are_read_the_row_space_does_it_and_the_rest_nothing(neu
     assert accuracy(neurons, "row space only")["value"] == 1.0
     assert accuracy(neurons, "null space only")["value"] == accuracy(neurons, "no intervention")["value"]
     assert (
-        neurons.tables["subspace"]["read_share"].min() > 0.8
+        neurons.tables["subspace"]["read_share"].min() > 0.5
         and neurons.control("natural_variance").observed < 1.5
     )
 
@@ -139,10 +141,9 @@ def test_the_illusion_is_caught_by_the_reader_and_the_variance(illusion) -> None
     # neither half does anything, nor does the whole site: the model carries the word elsewhere
     for what in ("row space only", "null space only", "full vector"):
         assert accuracy(illusion, what)["value"] == accuracy(illusion, "no intervention")["value"], what
-    basis = illusion.tensors["basis"][:, 0]
-    assert (
-        basis[0] ** 2 + basis[1] ** 2 > 0.8 and min(abs(basis[0]), abs(basis[1])) > 0.2
-    )  # half unread, half dormant
+    # part of it follows the word and is not read, part is read and never moves (the rest of the direction is neither)
+    basis = np.abs(illusion.tensors["basis"][:, 0])
+    assert min(basis[0], basis[1]) > np.quantile(basis, 0.9)
 
 
 # ---------------------------------------------------------------------------- nothing where there is nothing
@@ -154,18 +155,39 @@ def test_nothing_is_found_before_the_word_arrives(stream_model) -> None:
     assert np.abs(result.effects.values[..., 0]).max() == 0
 
 
-def test_random_labels_give_no_subspace(stream_model) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_labels_give_no_subspace(stream_model, seed) -> None:
     class Random(aligned.Copied):
         def outcome(self, values, variable, value):
-            draw = np.random.default_rng(
-                [int(values[v]) for v in ("word", "other", "who", "filler")] + [int(value)]
-            )
+            named = [int(values[v]) for v in ("word", "other", "who", "filler")]
+            draw = np.random.default_rng([seed, *named, int(value)])
             return ((int(draw.choice(list(aligned.WORDS))),),)
 
-    result = search(stream_model, aligned.pairs(source=Random()))
-    assert result.verdict != "supported"
-    assert abs(accuracy(result, "subspace")["value"] - 0.25) < 0.12
-    assert not result.control("held_out_entities").passed
+    result = search(stream_model, aligned.pairs(source=Random()), seed=seed)
+    assert result.verdict == "not distinguishable from its null"
+    gain = accuracy(result, "subspace")["value"] - accuracy(result, "no intervention")["value"]
+    assert gain < 0.25  # of 0.7 where labels are true
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_causal_model_that_the_network_does_not_follow_has_no_subspace(stream_model, seed) -> None:
+    """The task claims that token 0 decides; the model copies the word whatever token 0 is."""
+    code = {str(filler): (aligned.WORDS[i],) for i, filler in enumerate(aligned.FILLERS[:3])}
+
+    class False_(aligned.Copied):
+        def outcome(self, values, variable, value):
+            return (code[value if variable == "other" else values["other"]],)
+
+    task = aligned.pairs(seed=seed, source=False_())
+    said = tuple((code[v["other"]],) for v in task.clean.variables)
+    other = tuple(((aligned.WORDS[3],),) for _ in said)
+    task = replace(task, answers=said, wrong=other, provenance={"flips": False})
+    result = search(stream_model, task, variable="other", seed=seed)
+    assert (
+        result.verdict == "not distinguishable from its null"
+        and not result.control("held_out_entities").passed
+    )
+    assert accuracy(result, "unpatched model right")["value"] < 0.6
 
 
 def test_as_many_directions_as_the_site_has_are_no_finding(stream_model) -> None:
@@ -206,7 +228,9 @@ def test_a_prompt_exchanged_with_itself_is_itself(stream_model) -> None:
     data = found.held_out[0].data
     own = rotation.exchanged(replace(data, source=data.base), torch.arange(data.n), basis)
     assert torch.equal(own, data.swaps.values[data.base])
-    data.swaps.values = data.swaps.values + 1.0  # a fault: the recorded values are not those of the run
+    data.swaps.values = data.swaps.values + torch.randn(
+        24, generator=torch.Generator().manual_seed(1)
+    )  # a fault: the recorded values are not those of the run
     assert not alignment_controls.exact(found, basis).passed
 
 
@@ -275,7 +299,8 @@ def test_held_out_pairs_can_be_given_by_both_kinds(stream_model) -> None:
     assert accuracy(result, "subspace", "template")["n"] == 4 * 2 * templates.n
     assert accuracy(result, "subspace", "entity")["n"] == 4 * 2 * entities.n
     alone = search(stream_model, rest, held_out=entities)
-    assert alone.control("held_out_templates").passed is None and alone.verdict == "supported"
+    assert alone.control("held_out_templates").passed is None and alone.control("held_out_entities").passed
+    assert alone.verdict == "underpowered"  # four entities, eleven templates
 
 
 def test_sources_never_come_from_another_part(stream_model) -> None:
@@ -328,7 +353,9 @@ def test_observers_see_every_training(stream_model) -> None:
 
 def test_a_head_and_a_span_are_sites_too(stream_model) -> None:
     head = search(stream_model, aligned.pairs(), site="L1H2.z@-1")
-    assert head.verdict == "supported" and head.tensors["basis"].shape == (6, 3)
+    assert accuracy(head, "subspace")["value"] == 1.0 and head.tensors["basis"].shape == (6, 3)
+    # any half of a head's six dimensions holds half of what differs, and that does it here: nothing was found
+    assert head.control("random_subspace").passed is False and head.verdict != "supported"
     assert "null space to speak of" in head.control("row_space").detail
     early = search(stream_model, aligned.pairs(), site="L0.resid_post@word")
     assert early.verdict == "supported"
@@ -410,11 +437,6 @@ def test_a_task_without_another_variable_has_no_such_placebo_and_says_so(stream_
 
 
 def test_a_site_that_no_path_leads_from_is_refused(stream_model) -> None:
-    with pytest.raises((EditError, TaskError)):
-        rotation.train(
-            SimpleNamespace(swaps=None), rotation.Recipe(1, False, 1, 0.01, 0)
-        ) if False else search(stream_model, aligned.pairs(24), site="L2.resid_post@3")
-
-
-def test_interchanges_are_a_value_of_the_task_alone() -> None:
-    assert interchanges(aligned.pairs(24), "word").own == interchanges(aligned.pairs(24), "word").own
+    for site in ("L2.resid_post@3", "L2.mlp_out@3", "L2H1.z@0"):
+        with pytest.raises(SiteError, match="cannot reach"):
+            search(stream_model, aligned.pairs(24), site=site)

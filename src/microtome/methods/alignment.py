@@ -72,7 +72,8 @@ def das(
     held_out: pairs with other entities, with other templates (`task.split`), or both in a list. None splits `task`: a
         third of the entities away, then a third of the templates of the rest.
     placebos: how many seeds of each placebo are trained (their accuracy is averaged).
-    alpha: level of the sign-flip test over clusters of all held-out rows.
+    alpha: level of the sign-flip test of the gain in accuracy, over clusters of all held-out rows. (Log-probabilities are
+        shown but not tested: a subspace that only makes the model undecided raises them too.)
 
     Returns a Result: effects [site, prompt, metric] with one "prompt" for each held-out interchange, exchanged minus left
     alone: interchange_accuracy (0 or 1 each) and counterfactual_logprob (nats, among the candidates). Tables: accuracy
@@ -104,7 +105,7 @@ def das(
     why = nulls.refused(model, found) if subspace.k else "no direction was kept"
     seen = None if why else nulls.split_by_reader(model, found, subspace)
     read, parts = nulls.split_controls(found, real, seen, why)
-    test = sign_flip((after.logprob - left.logprob)[None], list(found.clusters), seed=seed, alpha=alpha)
+    test = sign_flip(real.gain[None], list(found.clusters), seed=seed, alpha=alpha)
     ran = [nulls.exact(found, subspace.basis), nulls.fired(found), checks.sign_flip_control(test), *_held_out(found, subspace),
            *nulls.placebo_controls(real, trials, missing, found.clusters), *read]  # fmt: skip
     whole = on_held_out(found, None)
@@ -140,7 +141,9 @@ def _held_out(found: Search, subspace: Subspace) -> list[Control]:
         if name in have:
             data = have[name].data
             out.append(
-                nulls.held_out_control(have[name], measure(data, subspace.basis), measure(data, "nothing"))
+                nulls.held_out_control(
+                    have[name], found.training, measure(data, subspace.basis), measure(data, "nothing")
+                )
             )
         else:
             out.append(Control.not_run(HELD[name], f"that the subspace works only for the {name} it was trained on", "accuracy above the base rate and chance",
@@ -211,8 +214,8 @@ def _cells(site: str, values: np.ndarray, found: Search, test: FamilyTest) -> pd
 
     interval = mean_interval(values.T, list(found.clusters))
     nan = np.nan
-    return pd.DataFrame({"site": site, "metric": list(METRICS), "low": interval.low, "high": interval.high, "null_low": [nan, float(test.null_low[0])],
-                         "null_high": [nan, float(test.null_high[0])], "p": [nan, float(test.p[0])]})  # fmt: skip
+    return pd.DataFrame({"site": site, "metric": list(METRICS), "low": interval.low, "high": interval.high, "null_low": [float(test.null_low[0]), nan],
+                         "null_high": [float(test.null_high[0]), nan], "p": [float(test.p[0]), nan]})  # fmt: skip
 
 
 def _interchanges(found: Search, real: Trial) -> pd.DataFrame:

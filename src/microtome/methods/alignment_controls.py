@@ -211,8 +211,8 @@ def fired(found: Search) -> Control:
     return checks.receipts(done, {p.name: p.data.swaps.planned for p in found.parts})
 
 
-def held_out_control(part: Part, real: Measured, before: Measured) -> Control:
-    """Accuracy on one held-out part above its base rate and above chance."""
+def held_out_control(part: Part, training: Part, real: Measured, before: Measured) -> Control:
+    """Accuracy on one held-out part above its base rate and above chance; `detail` says what else is new in it."""
     kind = {"entity": "entities", "template": "templates"}[part.name]
     name, chance = f"held_out_{kind}", chance_of(part.data)
     gain = mean_interval(real.hit - before.hit, list(part.clusters), level=LEVEL)
@@ -225,7 +225,14 @@ def held_out_control(part: Part, real: Measured, before: Measured) -> Control:
     }
     return Control(name, f"that the subspace works only for {kind} that it was trained on",
                    "interchange accuracy above the base rate and above chance (one-sided, alpha .05)", seen,
-                   bool(gain.low > 0 and rate.low > chance), len(real.hit), detail=f"clusters: {part.by}; {rate.method}")  # fmt: skip
+                   bool(gain.low > 0 and rate.low > chance), len(real.hit), detail=f"clusters: {part.by}; {rate.method}{_also_new(part, training)}")  # fmt: skip
+
+
+def _also_new(part: Part, training: Part) -> str:
+    """How much of the other grouping was trained on: few pairs leave new templates with new entities only."""
+    other = "template" if part.name == "entity" else "entity"
+    mine, known = set(part.exchange.groups(other)), set(training.exchange.groups(other))
+    return f"; of its {len(mine)} {other} labels {len(mine & known)} were trained on" if mine else ""
 
 
 def chance_of(data: Data) -> float:

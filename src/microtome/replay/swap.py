@@ -144,7 +144,8 @@ def record(
 
     Raises
     ------
-    SiteError: attention scores and patterns, whose width is the prompt's; or a point that no layer has.
+    SiteError: attention scores and patterns, whose width is the prompt's; a point that no layer has; a place from which
+        no path leads to the last position.
     """
     check_runnable(binding)
     if POINTS[site.point].square:
@@ -154,6 +155,14 @@ def record(
             instead="use q, k, v or z",
         )
     stream = _as_stream(site, len(binding.slots))
+    n_layers = len(binding.slots)
+    stays = stream.layer == n_layers or (stream.layer == n_layers - 1 and POINTS[stream.point].local)
+    if stays and all(high < len(row) for row, (_, high) in zip(ids, places, strict=True)):
+        raise SiteError(
+            f"{site} cannot reach the answer",
+            why="no later layer carries it to the last position",
+            instead=f"{site.bare}@-1",
+        )
     question = scoring([((0,),)] * len(ids), [((1,),)] * len(ids))
     bench = Bench(binding, ids, question, (metric("logit_diff"),))
     recorded: list[_Recorded] = []
