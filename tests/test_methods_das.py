@@ -66,6 +66,7 @@ def test_a_planted_subspace_is_found_and_supported(stream) -> None:
             and accuracy(stream, "chance", part)["value"] == 0.25
         )
         assert accuracy(stream, "unpatched model right", part)["value"] == 1.0
+    assert stream.control("ceiling").passed
     assert {"held_out_entities", "held_out_templates", "random_twin", "irrelevant_variable"} <= set(
         stream.verdict.mandatory
     )
@@ -138,6 +139,7 @@ def test_the_illusion_is_caught_by_the_reader_and_the_variance(illusion) -> None
     assert not illusion.control("row_space").passed and not illusion.control("natural_variance").passed
     assert illusion.control("null_space").passed
     assert illusion.control("natural_variance").observed > 100
+    assert not illusion.control("ceiling").passed and "ceiling" not in illusion.verdict.mandatory
     # neither half does anything, nor does the whole site: the model carries the word elsewhere
     for what in ("row space only", "null space only", "full vector"):
         assert accuracy(illusion, what)["value"] == accuracy(illusion, "no intervention")["value"], what

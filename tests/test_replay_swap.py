@@ -47,17 +47,19 @@ def test_swapped_logits_equal_a_whole_edited_run(family, site) -> None:
     assert swaps.receipt.places == swaps.planned == 6
 
 
-def test_a_span_of_several_tokens_is_set_token_by_token() -> None:
+@pytest.mark.parametrize("site", ["L1.resid_pre", "L1KV1.v", "L0.k", "L1.q", "L2.ln1_out", "L1.neurons"])
+def test_a_span_of_several_tokens_is_set_token_by_token(site) -> None:
     model = tiny.loaded("llama")
-    ids, swaps = _swaps(model, "L1.resid_pre", ((2, 4), (3, 5), (1, 3)))
-    new = swaps.values.flip(0)
+    ids, swaps = _swaps(model, site, ((2, 4), (3, 5), (1, 3)))
+    new = swaps.values.roll(1, 0)
     with torch.no_grad():
         got = swaps.logits(torch.arange(3), new)
     for i, low in enumerate((2, 3, 1)):
-        whole = model.run(
-            [ids[i]], edits=[Patch(f"L1.resid_pre@{low}:{low + 2}", new[i : i + 1])], logits="last"
-        )
-        torch.testing.assert_close(got[i], whole.logits[0, -1, COLUMNS], rtol=1e-4, atol=1e-4)
+        at = f"{site}@{low}:{low + 2}"
+        value = new[i].reshape(model.run([ids[i]], [at], logits=None)[at].shape)
+        whole = model.run([ids[i]], edits=[Patch(at, value)], logits="last").logits[0, -1, COLUMNS]
+        torch.testing.assert_close(got[i], whole, rtol=1e-4, atol=1e-4)
+        assert (got[i] - swaps.unpatched[i]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])

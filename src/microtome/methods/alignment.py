@@ -39,7 +39,7 @@ PLACEBOS = ("random_subspace", "shuffled_labels", "irrelevant_variable", "random
 READER = ("row_space", "null_space", "natural_variance")
 
 
-@technique("distributed_alignment_search", "1", controls=("identity", "receipts", "sign_flip", *HELD.values(), *PLACEBOS, *READER),
+@technique("distributed_alignment_search", "1", controls=("identity", "receipts", "sign_flip", *HELD.values(), *PLACEBOS, "ceiling", *READER),
            mandatory=("identity", "receipts", "random_subspace", "shuffled_labels", "random_twin"), figure="microtome.figures.alignment:draw", random=True)  # fmt: skip
 def das(
     model: Model,
@@ -97,30 +97,34 @@ def das(
                         instead=f"k={d} or fewer")  # fmt: skip
     recipe = Recipe(counts[0], boundless, counts[1], lr, seeds.child(seed, "das/real"))
     subspace = train(found.training.data, recipe, lambda n, of: progress(n, of, "steps", "training"))
-    left, after = on_held_out(found, "nothing"), on_held_out(found, subspace.basis)
+    return _tested(found, subspace, recipe, counts[2], alpha, seed)
+
+
+def _tested(found: Search, subspace: Subspace, recipe: Recipe, count: int, alpha: float, seed: int) -> Result:
+    """The subspace on the held-out parts, beside everything that it must be told from."""
+    import pandas as pd
+
+    site = str(found.site)
+    left, after, whole = (on_held_out(found, basis) for basis in ("nothing", subspace.basis, None))
     real = Trial("subspace", after.hit, after.logprob, left.hit, subspace.k)
+    full = Trial("full vector", whole.hit, whole.logprob, left.hit, found.training.data.swaps.d)
+    alone = Trial("no intervention", left.hit, left.logprob, left.hit, 0)
     fixed = replace(recipe, k=max(subspace.k, 1), boundless=False, seed=seeds.child(seed, "das/placebos"))
-    trials, missing, lines = nulls.placebos(found, fixed, counts[2])
+    trials, missing, lines = nulls.placebos(found, fixed, count)
     trials = [nulls.random_subspaces(found, fixed.k, left, fixed.seed), *trials]
-    why = nulls.refused(model, found) if subspace.k else "no direction was kept"
-    seen = None if why else nulls.split_by_reader(model, found, subspace)
+    why = nulls.refused(found.model, found) if subspace.k else "no direction was kept"
+    seen = None if why else nulls.split_by_reader(found.model, found, subspace)
     read, parts = nulls.split_controls(found, real, seen, why)
     test = sign_flip(real.gain[None], list(found.clusters), seed=seed, alpha=alpha)
     ran = [nulls.exact(found, subspace.basis), nulls.fired(found), checks.sign_flip_control(test), *_held_out(found, subspace),
-           *nulls.placebo_controls(real, trials, missing, found.clusters), *read]  # fmt: skip
-    whole = on_held_out(found, None)
-    full = Trial("full vector", whole.hit, whole.logprob, left.hit, d)
-    alone = Trial("no intervention", left.hit, left.logprob, left.hit, 0)
-    history = [{"run": "real", **line} for line in subspace.history] + lines
+           *nulls.placebo_controls(real, trials, missing, found.clusters), nulls.within_ceiling(real, full, found.clusters), *read]  # fmt: skip
     values = np.stack([real.gain, after.logprob - left.logprob], -1)[None]
-    import pandas as pd
-
     return Result(
         "distributed_alignment_search",
-        effects=Labelled(values, ("site", "prompt", "metric"), {"site": (str(where),), "prompt": tuple(range(len(real.hit))), "metric": METRICS}),
-        tables={"accuracy": _accuracy(found, [real, alone, full, *parts, *trials], subspace), "cells": _cells(str(where), values[0], found, test),
+        effects=Labelled(values, ("site", "prompt", "metric"), {"site": (site,), "prompt": tuple(range(len(real.hit))), "metric": METRICS}),
+        tables={"accuracy": _accuracy(found, [real, alone, full, *parts, *trials], subspace), "cells": _cells(site, values[0], found, test),
                 "interchanges": _interchanges(found, real), "subspace": _directions(found, subspace, None if seen is None else seen.share),
-                "training": pd.DataFrame(history)},
+                "training": pd.DataFrame([{"run": "real", **line} for line in subspace.history] + lines)},
         tensors={"basis": subspace.basis.cpu().numpy()},
         controls=ran, verdict=verdict(ran, _mandatory(ran, found), test.min_p, alpha, test.smallest_p),
         raw_examples=_examples(found, real, seed),

@@ -188,6 +188,15 @@ def placebo_controls(
     return out
 
 
+def within_ceiling(real: Trial, full: Trial, clusters: Sequence[str]) -> Control:
+    """The subspace must not do more than the whole site: a caution, since the whole site exchanges other variables too."""
+    more = mean_interval(real.gain - full.gain, list(clusters), level=LEVEL)
+    seen = {"gain": float(real.gain.mean()), "whole site": float(full.gain.mean())}
+    return Control("ceiling", "that the exchange makes a state that no source prompt has",
+                   "no more gain than by the whole site (unless it carries other variables that decide)", seen,
+                   not bool(more.low > 0), len(real.hit), detail=more.method)  # fmt: skip
+
+
 # ---- checks of the exchange itself -----------------------------------------------------------------
 
 
