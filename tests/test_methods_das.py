@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import aligned
+import planted
 import tiny
 from microtome import methods
 from microtome.errors import SiteError, TaskError
@@ -381,6 +382,8 @@ def test_refusals_say_what_to_do(stream_model) -> None:
             search(stream_model, task, **{name: value})
     with pytest.raises(TaskError, match="never changes the answer"):
         search(stream_model, task, variable="other")
+    with pytest.raises(TaskError, match="declares no variables"):
+        search(stream_model, replace(planted.pairs(stream_model), groups=task.subset(range(14)).groups))
 
 
 def test_held_out_pairs_that_are_not_held_out_are_refused(stream_model) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .colours import INK, MUTED, SERIES
+from .colours import GLYPHS, INK, MUTED, SERIES, series
 from .panels import Picture
 from .rows import Row, draw_points
 from .sheet import Sheet, axis
@@ -55,10 +55,8 @@ def draw(result: Result) -> go.Figure:
     groups = [(WAYS[what], found[what]) for what in WAYS if what in found]
     panel = draw_points(sheet, groups, "interchange accuracy (share of interchanges)")
     panel.xaxis["range"] = [-0.03, 1.04]
-    for glyph, colour, name in zip(
-        "●◆■", SERIES, dict.fromkeys(r.name for _, rows in groups for r in rows), strict=False
-    ):
-        sheet.key(glyph, colour, name)
+    for i, name in enumerate(dict.fromkeys(row.name for _, rows in groups for row in rows)):
+        sheet.key(GLYPHS[i % len(GLYPHS)], series(i)[0], name)
     sheet.key("├┤", INK, "interval over clusters of prompts")
     if not {"shuffled_labels", "irrelevant_variable", "random_twin"} & set(found):
         sheet.key("!", INK, "no null was drawn for these numbers")
