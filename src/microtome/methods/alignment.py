@@ -72,8 +72,9 @@ def das(
     held_out: pairs with other entities, with other templates (`task.split`), or both in a list. None splits `task`: a
         third of the entities away, then a third of the templates of the rest.
     placebos: how many seeds of each placebo are trained (their accuracy is averaged).
-    alpha: level of the sign-flip test of the gain in accuracy, over clusters of all held-out rows. (Log-probabilities are
-        shown but not tested: a subspace that only makes the model undecided raises them too.)
+    alpha: level of the sign-flip test of the gain in accuracy, over clusters of all held-out rows: those of the base
+        prompts (that rows may share a source is not modelled). Log-probabilities are shown but not tested: a subspace that
+        only makes the model undecided raises them too.
 
     Returns a Result: effects [site, prompt, metric] with one "prompt" for each held-out interchange, exchanged minus left
     alone: interchange_accuracy (0 or 1 each) and counterfactual_logprob (nats, among the candidates). Tables: accuracy
