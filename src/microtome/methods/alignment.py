@@ -65,7 +65,7 @@ def das(
 
     Parameters
     ----------
-    variable: a declared variable of the task (IOI: io, subject, order, template).
+    variable: a declared variable of the task that decides the answer (IOI: io; sva: number; gendered_pronoun: gender).
     site: one address with a position: "L12.resid_post@-1", "L5.neurons@-1", "L9H6.z@s2". Several tokens share one basis.
     k: directions. With `boundless` the most that may be kept: training decides how many (k = d rotates the whole site, as
         published; the placebos are then trained with as many as were kept).
