@@ -199,6 +199,16 @@ def test_as_many_directions_as_the_site_has_are_no_finding(stream_model) -> None
     assert not result.control("random_subspace").passed and result.verdict != "supported"
 
 
+def test_one_direction_of_three_is_not_the_variable(stream_model) -> None:
+    result = search(stream_model, aligned.pairs(), k=1, steps=150)
+    share = result.control("share_of_ceiling")
+    assert (
+        result.control("sign_flip").passed
+        and 0.1 < share.observed["gain"] < 0.5 * share.observed["whole site"] + 0.05
+    )
+    assert not share.passed and result.verdict == "not distinguishable from its null"
+
+
 # ---------------------------------------------------------------------------- boundless
 
 

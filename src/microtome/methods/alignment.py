@@ -39,8 +39,8 @@ PLACEBOS = ("random_subspace", "shuffled_labels", "irrelevant_variable", "random
 READER = ("row_space", "null_space", "natural_variance")
 
 
-@technique("distributed_alignment_search", "1", controls=("identity", "receipts", "sign_flip", *HELD.values(), *PLACEBOS, "ceiling", *READER),
-           mandatory=("identity", "receipts", "random_subspace", "shuffled_labels", "random_twin"), figure="microtome.figures.alignment:draw", random=True)  # fmt: skip
+@technique("distributed_alignment_search", "1", controls=("identity", "receipts", "sign_flip", *HELD.values(), *PLACEBOS, "share_of_ceiling", "ceiling", *READER),
+           mandatory=("identity", "receipts", "share_of_ceiling", "random_subspace", "shuffled_labels", "random_twin"), figure="microtome.figures.alignment:draw", random=True)  # fmt: skip
 def das(
     model: Model,
     task: PairTask,
@@ -75,6 +75,9 @@ def das(
     alpha: level of the sign-flip test of the gain in accuracy, over clusters of all held-out rows: those of the base
         prompts (that rows may share a source is not modelled). Log-probabilities are shown but not tested: a subspace that
         only makes the model undecided raises them too.
+
+    Supported means: on new entities and on new templates above base rate and chance, at least half of what exchanging the
+    whole site gains, at most half of it by any placebo, and by the part that is read where one linear map reads the site.
 
     Returns a Result: effects [site, prompt, metric] with one "prompt" for each held-out interchange, exchanged minus left
     alone: interchange_accuracy (0 or 1 each) and counterfactual_logprob (nats, among the candidates). Tables: accuracy
@@ -118,7 +121,8 @@ def _tested(found: Search, subspace: Subspace, recipe: Recipe, count: int, alpha
     read, parts = nulls.split_controls(found, real, seen, why)
     test = sign_flip(real.gain[None], list(found.clusters), seed=seed, alpha=alpha)
     ran = [nulls.exact(found, subspace.basis), nulls.fired(found), checks.sign_flip_control(test), *_held_out(found, subspace),
-           *nulls.placebo_controls(real, trials, missing, found.clusters), nulls.within_ceiling(real, full, found.clusters), *read]  # fmt: skip
+           *nulls.placebo_controls(real, trials, missing, found.clusters), nulls.reaches(real, full, found.clusters),
+           nulls.within_ceiling(real, full, found.clusters), *read]  # fmt: skip
     values = np.stack([real.gain, after.logprob - left.logprob], -1)[None]
     return Result(
         "distributed_alignment_search",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LEVEL = 0.9
 """Two-sided level of intervals whose lower end is a one-sided test at .05."""
 PLACEBO_SHARE = 0.5
+CEILING_SHARE = 0.5
 ROW_SHARE = 0.5
 RANDOM_SUBSPACES = 10
 OVERSHOOT = 2.0
@@ -186,6 +187,15 @@ def placebo_controls(
             )
         )
     return out
+
+
+def reaches(real: Trial, full: Trial, clusters: Sequence[str]) -> Control:
+    """At least half of what exchanging the whole site gains: a subspace that carries a tenth is not where the variable is."""
+    spare = mean_interval(real.gain - CEILING_SHARE * full.gain, list(clusters), level=LEVEL)
+    seen = {"gain": float(real.gain.mean()), "whole site": float(full.gain.mean())}
+    return Control("share_of_ceiling", "that the subspace holds a small part of the variable, or memorised its values",
+                   f"at least {CEILING_SHARE:g} of the gain by the whole site (one-sided, alpha .05)", seen,
+                   bool(spare.low > 0), len(real.hit), detail=spare.method)  # fmt: skip
 
 
 def within_ceiling(real: Trial, full: Trial, clusters: Sequence[str]) -> Control:
