@@ -29,6 +29,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "nulls": (("family", "value"), ()),
     "held_out": (("quantity", "value"), ("low", "high", "n")),
     "circuit_edges": (("edge", "value", "metric"), ("low", "high")),
+    "accuracy": (("part", "what", "value"), ("low", "high", "n")),
+    "training": (("run", "step", "loss"), ()),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
