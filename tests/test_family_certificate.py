@@ -77,7 +77,7 @@ LACKS: dict[str, set[str] | list[set[str]]] = {
 _LEARNED = {"gpt2", "gpt2-inverse", "gpt2-equal", "gpt_neo", "opt", "opt-projected", "opt-after", "biogpt", "gpt_bigcode", "xglm"}  # fmt: skip
 STREAM = {
     "opt-projected": {"tok_embed"},
-    "opt-after": {"tok_embed", "final_norm_out", "final_scale"},
+    "opt-after": {"tok_embed", "final_scale"},
     "nanochat": {"tok_embed", "final_resid", "final_norm_out", "final_scale"},
     "recurrent_gemma": {"tok_embed", "final_norm_out"},
 }

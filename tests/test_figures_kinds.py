@@ -17,6 +17,7 @@ import toy_results as toy
 from microtome.errors import MicrotomeError, ResultError
 from microtome.figures import (
     ablation,
+    alignment,
     attention,
     attribution,
     behaviour,
@@ -36,7 +37,7 @@ KINDS = {
     "behaviour": toy.behaviour, "residual": lambda: toy.patching(layers=2), "parts": lambda: toy.patching(("attn_out", "mlp_out"), 2),
     "heads": lambda: toy.heads(layers=4), "attribution": lambda: toy.heads("attribution_patching", layers=4), "direct": lambda: toy.direct(4),
     "lens": lambda: toy.lens(4), "ablation": lambda: toy.ablation(4), "attention": toy.attention, "all heads": lambda: toy.attention(all_heads=4),
-    "set": toy.components, "dissect": lambda: toy.dissect(layers=4),
+    "set": toy.components, "alignment": toy.alignment, "dissect": lambda: toy.dissect(layers=4),
 }  # fmt: skip
 
 
@@ -159,6 +160,17 @@ def test_behaviour_shows_accuracy_interval_chance_and_every_prompt():
     strip = next(t for t in figure.data if t.mode == "markers" and t.x is not None and len(t.x) == 48)
     assert np.allclose(strip.x, result.effects.values[:, 0])
     assert "mean 4.12" in words(figure)
+
+
+def test_accuracy_of_a_subspace_stands_beside_every_placebo_and_its_ceiling():
+    result = toy.alignment()
+    figure = alignment.draw(result)
+    points = [t for t in figure.data if t.mode == "markers"]
+    assert len(points) == 2 and all(len(t.x) == 9 for t in points)  # held-out entities, held-out templates
+    assert list(points[0].x[:4]) == [0.92, 0.97, 0.03, 0.1]
+    assert list(figure.layout.yaxis.ticktext)[-1] == "random twin" and "carry io" in words(figure)
+    lines = alignment.training(result).data
+    assert len(lines) == 2 and lines[0].y[0] == 2.3
 
 
 def test_direct_contributions_add_up_in_the_picture():

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 
+import aligned
 import planted
 from microtome import methods
 from microtome.dissect import dissect
@@ -54,6 +55,7 @@ RECIPES = {
     "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
     "attention_patterns": lambda m, t, s: methods.attention_patterns(m, t, texts={}, show=["L1H2"], seed=0),
     "behaviour": lambda m, t, s: methods.behaviour(m, t, seed=0),
+    "distributed_alignment_search": lambda m, t, s: methods.das(aligned.through_stream(), aligned.pairs(), variable="word", site="L1.resid_post@-1", k=3, steps=40, placebos=1, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
@@ -157,7 +159,9 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
     assert _every_copied_python_draws_its_figure(dissected[0], tmp_path, monkeypatch) >= 15
 
 
-@pytest.mark.parametrize("name", ["ablation", "logit_lens"])  # those that are no stage of a dissection
+@pytest.mark.parametrize(
+    "name", ["ablation", "distributed_alignment_search", "logit_lens"]
+)  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)
     assert _every_copied_python_draws_its_figure(result, tmp_path, monkeypatch) == len(pictures_of(result))

@@ -300,6 +300,19 @@ def components(n=16):
     return Result("component_set", query("component_set", k=n), None, tables, **judged())
 
 
+def alignment():
+    rows = [
+        {"part": part, "what": what, "value": value, "low": max(value - 0.08, 0.0), "high": min(value + 0.07, 1.0), "k": 1, "n": 64}
+        for part in ("entity", "template")
+        for what, value in (("subspace", 0.92), ("no intervention", 0.03), ("full vector", 0.97), ("chance", 0.1), ("row space only", 0.9),
+                            ("null space only", 0.03), ("shuffled_labels", 0.11), ("irrelevant_variable", 0.09), ("random_twin", 0.1))
+    ]  # fmt: skip
+    steps = [{"run": run, "step": s, "loss": 2.3 * np.exp(-s / (20 if run == "real" else 400)), "k": 1.0} for run in ("real", "shuffled_labels 0") for s in range(0, 100, 10)]  # fmt: skip
+    tables = {"accuracy": pd.DataFrame(rows), "training": pd.DataFrame(steps)}
+    asked = query("distributed_alignment_search", variable="io", site="L24.resid_post@-1", k=1)
+    return Result("distributed_alignment_search", asked, None, tables, **judged())
+
+
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
           "attention patterns", "ablation", "component set")  # fmt: skip
 

@@ -29,6 +29,7 @@ _HOME = {
     "Remove": ("microtome.trace.edits", "Remove"),
     "Result": ("microtome.results", "Result"),
     "Steer": ("microtome.trace.edits", "Steer"),
+    "circuits": ("microtome.circuits", ""),
     "dissect": ("microtome.dissect", ""),
     "errors": ("microtome.errors", ""),
     "methods": ("microtome.methods", ""),
@@ -38,6 +39,7 @@ _HOME = {
     "pairs": ("microtome.tasks.files", "pairs"),
     "task": ("microtome.tasks.registry", "task"),
     "technique": ("microtome.results", "technique"),
+    "zoo": ("microtome.zoo", ""),
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Remove",
     "Result",
     "Steer",
+    "circuits",
     "dissect",
     "errors",
     "load",
@@ -59,6 +62,7 @@ __all__ = [
     "pairs",
     "task",
     "technique",
+    "zoo",
 ]
 
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
+from microtome import circuits as circuits
 from microtome import dissect as dissect
 from microtome import errors as errors
 from microtome import methods as methods
 from microtome import metrics as metrics
+from microtome import zoo as zoo
 from microtome.facade import Model as Model
 from microtome.results import Result as Result
 from microtome.results import observe as observe
@@ -34,6 +36,7 @@ __all__ = [
     "Remove",
     "Result",
     "Steer",
+    "circuits",
     "dissect",
     "errors",
     "load",
@@ -44,6 +47,7 @@ __all__ = [
     "pairs",
     "task",
     "technique",
+    "zoo",
 ]
 
 def load(

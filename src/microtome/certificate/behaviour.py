@@ -51,6 +51,8 @@ def check_causal(bench: Bench) -> Check:
     )
     logits = _off(a.logits[:, :middle], b.logits[:, :middle])
     moved = _off(a.logits[:, -1], b.logits[:, -1])
+    if not bench.binding.causal:
+        return _both_ways(bench, logits)
     good = logits <= bench.logit_tolerance and worst <= bench.tolerance and moved > bench.logit_tolerance
     detail = (
         ""
@@ -59,6 +61,16 @@ def check_causal(bench: Bench) -> Check:
     )
     return Check("causal", "a later token reaching an earlier position, which would break skipping and replay",
                  good, logits, bench.logit_tolerance, "logits", len(bench.ids), detail)  # fmt: skip
+
+
+def _both_ways(bench: Bench, moved: float) -> Check:
+    """A model that says that it sees both ways must do so, or else its sweeps recompute for nothing."""
+    good = moved > bench.logit_tolerance
+    found = (
+        f"later tokens move earlier positions by {moved:.1g} logits: nothing is skipped, cached or continued"
+    )
+    return Check("causal", "skipping and replay that a model which sees both ways does not allow", good, moved,
+                 bench.logit_tolerance, "logits", len(bench.ids), found)  # fmt: skip
 
 
 def check_rows(bench: Bench, withdraw: bool) -> list[Check]:
@@ -89,6 +101,10 @@ def check_rows(bench: Bench, withdraw: bool) -> list[Check]:
 
 def check_generation(bench: Bench, withdraw: bool) -> Check:
     """Logits of a continuation with cached keys and values equal those of one forward over the result."""
+    if (reason := bench.binding.limits.get("generation")) is not None:
+        return Check(
+            "generation", "a cache that forgets, shifts or doubles", None, detail=f"refused: {reason}"
+        )
     check = _generation(bench)
     if not withdraw or check.passed:
         return check

@@ -170,8 +170,8 @@ def _ln1(v: View) -> Pair | None:
     x = v("resid_pre")
     if v.slots.style == POST or "ln1_scale" in v.slots.block.refuse:  # norms act on what was added instead
         return pair(v.before("ln1_out"), x)
-    if v.slots.at("ln1") is None:
-        return None
+    if v.slots.at("ln1") is None:  # an unknown family may call its norm otherwise
+        return pair(v.before("ln1_out"), x) if v.binding.known else None
     return pair(v.before("ln1_out"), v.normed("ln1", x, "ln1_scale"))
 
 
@@ -184,7 +184,9 @@ def _ln2(v: View) -> Pair | None:
     x = v("resid_pre") if style == PARALLEL else v("resid_mid")
     if style == POST:
         return pair(v.before("ln2_out"), x)
-    return None if v.slots.at("ln2") is None else pair(v.before("ln2_out"), v.normed("ln2", x, "ln2_scale"))
+    if v.slots.at("ln2") is None:
+        return pair(v.before("ln2_out"), x) if v.binding.known else None
+    return pair(v.before("ln2_out"), v.normed("ln2", x, "ln2_scale"))
 
 
 def _scale(v: View, part: str) -> Pair | None:
@@ -237,7 +239,8 @@ def _rotated(v: View, which: str) -> Pair | None:
     """Rotary turns pairs of coordinates: the length of a head's vector stays, and position 0 is not turned at all."""
     before, after = v(f"{which}_pre"), v.before(which)
     if not v.slots.block.rotates:  # opt multiplies queries by a number of its own
-        return pair(after, before * ((after * before).sum() / before.square().sum()))
+        size = before.square().sum().clamp_min(torch.finfo(before.dtype).tiny)  # a head may ask nothing
+        return pair(after, before * ((after * before).sum() / size))
     start, first = before[:, :1], after[:, :1]
     size = first.norm(dim=-1, keepdim=True).expand_as(first)
     factor = _rotary_factor(v.binding)
@@ -328,8 +331,12 @@ def _embed(v: View) -> Pair | None:
     return pair(v.before("embed"), total, *parts)
 
 
-def _final(v: View) -> Pair:
+def _final(v: View) -> Pair | None:
     norm, x = v.binding.final_norm, v("final_resid")
+    if v.binding.stack.get("final_norm") is None:
+        return pair(v.before("final_norm_out"), x)
+    if not v.has("final_scale"):
+        return None
     return pair(v.before("final_norm_out"), norm.linear(x, v("final_scale")) + norm.bias.to(x.dtype))
 
 
@@ -370,7 +377,7 @@ LAYER_IDENTITIES = (
 STREAM_IDENTITIES = (
     Identity("embedding", "an embedding scale or norm left out", ("tok_embed", "embed"), ("tok_embed", "pos_embed"), _embed),
     Identity("stream", "", ("final_resid",), (), _last),
-    Identity("norms", "", ("final_resid", "final_norm_out", "final_scale"), ("final_scale",), _final),
+    Identity("norms", "", ("final_resid", "final_norm_out"), ("final_scale",), _final),
     Identity("readout", "a logit scale, softcap or bias left out", ("final_norm_out", "logits"), ("final_norm_out",), _readout),
 )  # fmt: skip
 

@@ -28,6 +28,7 @@ MODULES = {
     "attention_patterns": "attention",
     "component_set": "sets",
     "circuit_discovery": "discovery",
+    "distributed_alignment_search": "alignment",
     "dissect": "overview",
 }
 

@@ -25,8 +25,8 @@ from microtome.trace.session import Read
 class Donor(Protocol):
     """Gives what every writer wrote in the runs that patched edges carry."""
 
-    def start(self, bench: Bench, group: Group) -> int:
-        """The first column in which the donor may differ from the base, from tokens alone."""
+    def starts(self, bench: Bench) -> list[int]:
+        """Per prompt, the first column in which the donor may differ from the base, from tokens alone."""
 
     def writes(self, graph: Graph, reading: Reading, bench: Bench, group: Group, start: int) -> Tensor:
         """What every writer wrote, per base row. Shapes: [row, pos, writer, d_model], columns `start` and later."""
@@ -78,9 +78,9 @@ class Prompts:
 
     ids: Sequence[Sequence[int]]
 
-    def start(self, bench: Bench, group: Group) -> int:
-        """Where the first of the group's pairs parts."""
-        return min(_agree(self.ids[p], bench.ids[p]) for p in group.prompts)
+    def starts(self, bench: Bench) -> list[int]:
+        """Where each pair parts."""
+        return [_agree(own, base) for own, base in zip(self.ids, bench.ids, strict=True)]
 
     def writes(self, graph: Graph, reading: Reading, bench: Bench, group: Group, start: int) -> Tensor:
         """Run the donors once.
@@ -106,9 +106,9 @@ def _agree(one: Sequence[int], other: Sequence[int]) -> int:
 class Zero:
     """Nothing: the writer is taken out of what the reader sees."""
 
-    def start(self, bench: Bench, group: Group) -> int:
+    def starts(self, bench: Bench) -> list[int]:
         """Everything changes."""
-        return 0
+        return [0] * len(bench.ids)
 
     def writes(self, graph: Graph, reading: Reading, bench: Bench, group: Group, start: int) -> Tensor:
         """Zeros."""
@@ -131,9 +131,9 @@ class Reference:
     fits: Sequence[Sequence[int]] = ()
     seed: int = 0
 
-    def start(self, bench: Bench, group: Group) -> int:
+    def starts(self, bench: Bench) -> list[int]:
         """Nothing is known of where they differ."""
-        return 0
+        return [0] * len(bench.ids)
 
     def writes(self, graph: Graph, reading: Reading, bench: Bench, group: Group, start: int) -> Tensor:
         """Run the references that fit.

@@ -62,8 +62,13 @@ class EdgeRuns:
         self.reading = Reading(self.bench.binding)
         facts = self.bench.binding.facts
         size = next(self.bench.binding.hf.parameters()).element_size()
-        self._per_token = 2 * len(self.graph.writers) * facts.d_model * size
-        self.groups = groups_of(self.bench, self.memory // 3, per_token=self._per_token)
+        self._per_token = 3 * len(self.graph.writers) * facts.d_model * size
+        starts = self.donor.starts(self.bench)
+        columns = [
+            len(ids) + self.bench.scoring.steps - start
+            for ids, start in zip(self.bench.ids, starts, strict=True)
+        ]
+        self.groups = groups_of(self.bench, self.memory // 3, more=[n * self._per_token for n in columns])
 
     @property
     def n(self) -> int:
@@ -94,7 +99,8 @@ class EdgeRuns:
         flat = [read for layer in reads for read in layer.values()]
         base = record_group(self.bench, group, 0, eager=False, reads=[*flat, *checks])
         _check(self.reading, checks, base.resid)
-        start = 0 if base.mode == "layers" else self.donor.start(self.bench, group)
+        starts = self.donor.starts(self.bench)
+        start = 0 if base.mode == "layers" else min(starts[p] for p in group.prompts)
         start = min(start, int(group.scored.min()))
         clean = stacked(self.graph, self.reading, reads, base.resid[0], start)
         donor = self.donor.writes(self.graph, self.reading, self.bench, group, start)

@@ -51,6 +51,15 @@ class Reading:
         x = self.normed(layer, kind, x)
         return x if kind == "mlp" else self.projected(layer, kind, x)
 
+    def by_reader(self, layer: int, kind: str, x: Tensor) -> Tensor:
+        """As `value`, from streams with the readers first. Shapes: [reader, token, d_model] -> [token, reader, d]."""
+        x = self.normed(layer, kind, x)
+        if kind == "mlp":
+            return x.transpose(0, 1)
+        weight, bias = self.weight(layer, kind)
+        out = torch.bmm(x, weight).transpose(0, 1)
+        return self.head_normed(layer, kind, out if bias is None else out + bias)
+
     def projected(self, layer: int, kind: str, x: Tensor) -> Tensor:
         """Queries, keys or values before rotary. Shapes: [token, reader, d_model] -> [token, reader, d_head]."""
         weight, bias = self.weight(layer, kind)

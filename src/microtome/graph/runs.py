@@ -9,8 +9,9 @@ any number of edges: Li et al. 2023; auto-circuit.)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -38,6 +39,11 @@ class Ground:
     donor: Tensor
     span: Tensor | None = None
 
+    @cached_property
+    def difference(self) -> Tensor:
+        """Donor minus clean, writers first. Shapes: [writer, row, pos, d_model]."""
+        return (self.donor - self.clean).permute(2, 0, 1, 3).contiguous()
+
     @property
     def rows(self) -> int:
         """Recorded rows."""
@@ -50,7 +56,7 @@ class Ground:
 
     def nbytes(self) -> int:
         """Memory held, in bytes."""
-        return self.base.nbytes() + 2 * self.clean.numel() * self.clean.element_size()
+        return self.base.nbytes() + 3 * self.clean.numel() * self.clean.element_size()
 
 
 def layer_reads(reading: Reading, layer: int, *, middle: bool = False) -> dict[str, Read]:
@@ -86,57 +92,68 @@ def taken(read: Read, shape: tuple[int, int]) -> Tensor:
 class _Stack:
     """What writers wrote in the present runs, as donor minus present, grown layer by layer.
 
-    Writers of layers that are not computed again are kept once for all masks. Shapes: low [row, pos, writer, d_model];
-    high [mask, row, pos, writer, d_model].
+    Writers of layers that are not computed again are kept once for all masks. Writers come first, so that a mask times the
+    stack is one matrix product. Shapes: low [writer, place], high [mask, writer, place], a place being (row, pos, d_model).
     """
 
-    def __init__(self, ground: Ground, layer: int, masks: int) -> None:
-        self.ground, self.masks = ground, masks
-        self.split = ground.graph.written_before(layer)
-        self.low = (
-            (ground.donor[:, :, : self.split] - ground.clean[:, :, : self.split]) if self.split else None
-        )
-        self.high: list[Tensor] = []
-        self.size = self.split
+    def __init__(self, ground: Ground, layer: int, masks: int, *, grad: bool) -> None:
+        self.ground, self.masks, self.grad = ground, masks, grad
+        self.split = self.size = ground.graph.written_before(layer)
+        self.low = ground.difference[: self.split].flatten(1)
+        self.blocks: list[Tensor] = []
+        self.high: Tensor | None = None
+        if not grad:
+            more = len(ground.graph.writers) - self.split
+            self.high = self.low.new_empty(masks, more, self.low.shape[1])
 
     def add(self, present: Tensor) -> None:
         """What the next writers wrote. Shapes: [mask * row, pos, writer, d_model]."""
         n = present.shape[2]
-        donor = self.ground.donor[:, :, self.size : self.size + n]
-        self.high.append(donor - present.view(self.masks, -1, *present.shape[1:]))
+        donor = self.ground.donor[:, :, self.size : self.size + n].permute(2, 0, 1, 3)
+        difference = donor - present.unflatten(0, (self.masks, -1)).permute(0, 3, 1, 2, 4)
+        if self.high is None:
+            self.blocks.append(difference.flatten(2))
+        else:
+            begin = self.size - self.split
+            self.high[:, begin : begin + n] = difference.flatten(2)
         self.size += n
 
     def change(self, patched: Tensor) -> Tensor | None:
         """What patched edges add to their readers' streams; None where none is patched.
 
-        Shapes: patched [mask, span, reader, writer] -> [mask, row, pos, reader, d_model].
+        Shapes: patched [mask, span, reader, writer] -> [reader, mask, row, pos, d_model].
         """
+        rows, width = self.ground.clean.shape[:2]
         span = self.ground.span
         out = None
         for number in range(patched.shape[1]):
             part = self._one(patched[:, number])
-            if part is not None and span is not None:
-                part = part * (span == number)[None, :, :, None, None]
-            out = part if out is None else out if part is None else out + part
+            if part is None:
+                continue
+            part = part.unflatten(2, (rows, width, -1))
+            if span is not None:
+                part = part * (span == number)[None, None, :, :, None]
+            out = part if out is None else out + part
         return out
 
     def _one(self, patched: Tensor) -> Tensor | None:
-        """The change of one span's mask, at all positions. Shapes: as `change` without the span."""
-        if not patched.requires_grad and not bool(patched.any()):
+        """The change of one span's mask, at all positions. Shapes: [mask, reader, writer] -> [reader, mask, place]."""
+        if not (patched.requires_grad or bool(patched.any())):
             return None
+        patched = patched.to(self.low.dtype)
+        low, high = patched[..., : self.split], patched[..., self.split :]
         out = None
-        if self.low is not None:
-            part = patched[:, :, : self.split]
-            if part.requires_grad or bool(part.any()):
-                flat = part.reshape(-1, self.split).to(self.low.dtype)
-                out = (flat @ self.low).unflatten(2, part.shape[:2]).movedim(2, 0)
-        begin = self.split
-        for block in self.high:
-            part = patched[:, :, begin : begin + block.shape[3]]
-            begin += block.shape[3]
-            if part.requires_grad or bool(part.any()):
-                here = part[:, None, None].to(block.dtype) @ block
-                out = here if out is None else out + here
+        if low.requires_grad or bool(low.any()):
+            out = low.transpose(0, 1) @ self.low
+        if self.high is None:
+            begin = 0
+            for block in self.blocks:
+                part = (high[..., begin : begin + block.shape[1]] @ block).transpose(0, 1)
+                begin += block.shape[1]
+                out = part if out is None else out + part
+        elif bool(high.any()):
+            part = (high @ self.high[:, : high.shape[2]]).transpose(0, 1)
+            out = part if out is None else out + part
         return out
 
 
@@ -154,15 +171,15 @@ def run_patched(ground: Ground, patched: Tensor, scored: Tensor) -> Tensor:
     graph, base = ground.graph, ground.base
     masks, n_layers = patched.shape[0], len(base.binding.slots)
     first = _first_layer(graph, patched)
-    stack = _Stack(ground, first, masks)
+    stack = _Stack(ground, first, masks, grad=patched.requires_grad)
     rows = torch.arange(base.n, device=base.ids.device).repeat(masks)
     hidden = base.resid[first][rows, ground.start :]
     for layer in range(first, n_layers):
         hidden = _layer(ground, layer, hidden, patched, stack)
     final = hidden.view(masks, base.n, *hidden.shape[1:])
-    change = stack.change(_block(graph, patched, n_layers, "logits"))
+    change = stack.change(_block(graph, patched, n_layers, ("logits",)))
     if change is not None:
-        final = final + change[..., 0, :]
+        final = final + change[0]
     at = (scored.to(final.device) - ground.start)[None, :, :, None].expand(masks, -1, -1, final.shape[-1])
     return final.gather(2, at)
 
@@ -177,38 +194,58 @@ def _first_layer(graph: Graph, patched: Tensor) -> int:
     return graph.readers[int(graph.reader_of[int(touched[0])])].layer
 
 
-def _block(graph: Graph, patched: Tensor, layer: int, kind: str) -> Tensor:
-    """The mask of one kind of readers in a layer. Shapes: [mask, span, reader, writer]."""
-    numbers = graph.readers_at(layer, kind)
-    low, high = int(graph.offsets[numbers.start]), int(graph.offsets[numbers.stop])
+def _block(graph: Graph, patched: Tensor, layer: int, kinds: Sequence[str]) -> Tensor:
+    """The mask of neighbouring kinds of readers in a layer. Shapes: [mask, span, reader, writer]."""
+    first, last = graph.readers_at(layer, kinds[0]).start, graph.readers_at(layer, kinds[-1]).stop
+    low, high = int(graph.offsets[first]), int(graph.offsets[last])
     by_span = patched.view(patched.shape[0], -1, len(graph.edges))
-    return by_span[..., low:high].unflatten(2, (len(numbers), -1))
+    return by_span[..., low:high].unflatten(2, (last - first, -1))
 
 
 def _layer(ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: _Stack) -> Tensor:
     """One layer with its readers' own streams. Shapes: hidden [mask * row, pos, d_model] -> same."""
-    graph, reading, base = ground.graph, ground.reading, ground.base
-    writes: list[Whole] = []
-    for kind in ATTENTION_KINDS:
-        change = stack.change(_block(graph, patched, layer, kind))
-        if change is not None:
-            value = _read_values(reading, layer, kind, hidden, change)
-            writes.append(whole(POINT[kind], layer, _constant(value)))
+    reading, base = ground.reading, ground.base
+    writes = _attention_writes(ground, layer, hidden, patched, stack)
     has_mlp = reading.binding.slots[layer].mlp_kind != "none"
-    mlp = _block(graph, patched, layer, "mlp") if has_mlp else None
+    mlp = _block(ground.graph, patched, layer, ("mlp",)) if has_mlp else None
     touched = mlp is not None and (mlp.requires_grad or bool(mlp.any()))
     reads = layer_reads(reading, layer, middle=touched)
     for read in reads.values():
-        read.live = torch.is_grad_enabled() and hidden.requires_grad or patched.requires_grad
+        read.live = stack.grad
     shape = (hidden.shape[0], hidden.shape[1])
     if touched:
         assert mlp is not None
         writes.append(whole("ln2_out", layer, _mlp_reads(ground, layer, hidden, mlp, stack, reads)))
     rows = torch.arange(shape[0], device=hidden.device)
     segment = Segment(ground.start, base.width, rows, rows % base.n, hidden, base.width)
+    before = stack.size
     out = call_layer(base, layer, [segment], list(writes), shape[0], list(reads.values()))[0]
-    stack.add(written(reading, layer, reads, shape))
+    if stack.size == before:  # else the MLP's readers have asked for the heads already
+        stack.add(heads_written(reading, layer, reads, shape))
+    if has_mlp:
+        stack.add(taken(reads["mlp_out"], shape)[:, :, None])
     return out
+
+
+def _attention_writes(
+    ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: _Stack
+) -> list[Whole]:
+    """Queries, keys and values from streams of their own, where an edge into them is patched."""
+    graph = ground.graph
+    change = stack.change(_block(graph, patched, layer, ATTENTION_KINDS))
+    if change is None:
+        return []
+    first = graph.readers_at(layer, "q").start
+    writes = []
+    for kind in ATTENTION_KINDS:
+        if not (patched.requires_grad or bool(_block(graph, patched, layer, (kind,)).any())):
+            continue
+        numbers = graph.readers_at(layer, kind)
+        mine = change[numbers.start - first : numbers.stop - first]
+        writes.append(
+            whole(POINT[kind], layer, _constant(_read_values(ground.reading, layer, kind, hidden, mine)))
+        )
+    return writes
 
 
 def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
@@ -216,36 +253,24 @@ def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _read_values(reading: Reading, layer: int, kind: str, stream: Tensor, change: Tensor) -> Tensor:
-    """Shapes: stream [mask * row, pos, d_model], change [mask, row, pos, reader, d_model] -> [token, reader, d]."""
-    x = stream.reshape(-1, 1, stream.shape[-1]) + change.reshape(-1, *change.shape[3:])
-    return reading.value(layer, kind, x)
+    """Shapes: stream [mask * row, pos, d_model], change [reader, mask, row, pos, d_model] -> [token, reader, d]."""
+    x = stream.reshape(1, -1, stream.shape[-1]) + change.flatten(1, 3)
+    return reading.by_reader(layer, kind, x)
 
 
 def _mlp_reads(
     ground: Ground, layer: int, hidden: Tensor, mlp: Tensor, stack: _Stack, reads: dict[str, Read]
 ) -> Callable[[Tensor], Tensor]:
     """What the MLP reads, computed when its layer's heads have written."""
+    parallel = mlp.shape[3] == stack.size
 
     def fn(old: Tensor) -> Tensor:
         shape = (hidden.shape[0], hidden.shape[1])
-        parallel = mlp.shape[3] == stack.size
-        if parallel:
-            stream, change = hidden, stack.change(mlp)
-        else:
+        stream = hidden
+        if not parallel:
             stream = taken(reads["resid_mid"], shape)
-            ahead = _Ahead(stack, heads_written(ground.reading, layer, reads, shape))
-            change = ahead.change(mlp)
-        if change is None:
-            return old
-        return _read_values(ground.reading, layer, "mlp", stream, change)
+            stack.add(heads_written(ground.reading, layer, reads, shape))
+        change = stack.change(mlp)
+        return old if change is None else _read_values(ground.reading, layer, "mlp", stream, change)
 
     return fn
-
-
-class _Ahead(_Stack):
-    """The stack with a layer's heads before its MLP has written."""
-
-    def __init__(self, stack: _Stack, heads: Tensor) -> None:
-        self.ground, self.masks, self.split, self.low = stack.ground, stack.masks, stack.split, stack.low
-        self.high, self.size = list(stack.high), stack.size
-        self.add(heads)

@@ -12,6 +12,7 @@ from microtome.results import registry
 
 if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
+    from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.gradient_attribution import attribution_patching
@@ -27,6 +28,7 @@ _HOMES = {
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
     "component_set": "sets",
+    "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
 }
@@ -38,12 +40,18 @@ __all__ = [
     "attribution_patching",
     "behaviour",
     "component_set",
+    "das",
     "direct_logit_attribution",
     "logit_lens",
 ]
 
+_NAMES = {"das": "distributed_alignment_search"}
+"""Techniques whose function has a shorter name."""
+
 for _name, _file in _HOMES.items():
-    registry.register("techniques", _name, registry.Lazy(f"microtome.methods.{_file}:{_name}"))
+    registry.register(
+        "techniques", _NAMES.get(_name, _name), registry.Lazy(f"microtome.methods.{_file}:{_name}")
+    )
 
 
 def __getattr__(name: str) -> Any:

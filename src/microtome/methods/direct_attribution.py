@@ -33,7 +33,7 @@ BATCH = 16
 TOP_NEURONS = 20
 
 
-@technique("direct_logit_attribution", "2", controls=("sums", "sign_flip", "corrupt_side"), mandatory=("sums", "corrupt_side"),
+@technique("direct_logit_attribution", "3", controls=("sums", "sign_flip", "corrupt_side"), mandatory=("sums", "corrupt_side"),
            figure="microtome.figures.logits:draw", random=True)  # fmt: skip
 def direct_logit_attribution(model: Model, task: PairTask, *, alpha: float = 0.001, seed: int = 0) -> Result:
     """Split the logit difference (before any softcap) into what each head, MLP, embedding and bias wrote.
@@ -119,7 +119,8 @@ def _captures(model: Model) -> list[str]:
         for p in ("attn_raw", "attn_out", "mlp_out", "neurons")
         if p not in layer.lacks
     ]
-    return ["embed@-1", "final_resid@-1", "final_scale@-1", *heads, *rest]
+    scale = [] if model.binding.stack.get("final_norm") is None else ["final_scale@-1"]
+    return ["embed@-1", "final_resid@-1", *scale, *heads, *rest]
 
 
 class _Reader:
@@ -133,6 +134,8 @@ class _Reader:
 
 
 def _reader(model: Model, trace: Trace, direction: Tensor) -> _Reader:
+    if model.binding.stack.get("final_norm") is None:
+        return _Reader(model, model.binding.final_norm.scale(trace["final_resid@-1"]), direction)
     return _Reader(model, trace["final_scale@-1"], direction)
 
 
@@ -212,9 +215,13 @@ def _corrupt_side(task: PairTask, clean: np.ndarray, corrupt: np.ndarray, sites:
         "that the parts write this answer whatever the prompt says",
         "the strongest parts' attribution falls on the corrupt side",
     )
-    top = np.argsort(-np.abs(clean.mean(1)), kind="stable")[:5]
     own, other = clean.mean(1), corrupt.mean(1)
+    strength = np.abs(own)
+    # a model may have fewer than five parts that write anything: those that write nothing cannot turn
+    top = [i for i in np.argsort(-strength, kind="stable")[:5] if strength[i] > 0.01 * strength.max()]
+    if not top:
+        return Control.not_run("corrupt_side", rules_out, expected, "no part writes anything", gates=True)
     moved = [sites[i] for i in top if np.sign(own[i]) * (own[i] - other[i]) > 0.25 * abs(own[i])]
     share = len(moved) / len(top)
-    return Control("corrupt_side", rules_out, expected + " by more than a quarter, in at least 3 of 5", share, share >= 0.6, len(top),
+    return Control("corrupt_side", rules_out, expected + " by more than a quarter, in at least 3 of 5 (of those above 1 % of the strongest)", share, share >= 0.6, len(top),
                    detail=f"moved: {', '.join(moved) or 'none'}")  # fmt: skip

@@ -90,7 +90,7 @@ def logit_lens(
 def _decode(model: Model, stream: Tensor) -> Tensor:
     """[prompt, d_model] -> logits [prompt, d_vocab], by the model's own final norm and unembedding."""
     binding = model.binding
-    return binding.readout(binding.module(binding.stack_path("final_norm"))(stream[:, None]))[:, 0]
+    return binding.unembed(stream[:, None])[:, 0]
 
 
 def _diff(logits: Tensor, answer: Tensor, wrong: Tensor) -> np.ndarray:

@@ -20,10 +20,12 @@ from microtome.model.facts import Facts, LayerFacts
 from microtome.model.family import PARALLEL, Family, find
 from microtome.model.guess import guess_family
 from microtome.model.lacks import missing, not_additive
-from microtome.model.norms import Norm, probe
+from microtome.model.norms import Norm, no_norm, probe
 from microtome.model.slots import Slots, find_slots, multiplies, tensor
 from microtome.model.taps import Tap, place
 from microtome.points import POINTS
+
+BOTH_WAYS = "every token sees the whole prompt, so that a further token changes what stands before it"
 
 
 class Binding:
@@ -96,8 +98,24 @@ class Binding:
 
     @cached_property
     def final_norm(self) -> Norm:
-        """The final norm's numbers."""
+        """The final norm's numbers; those of the identity where there is none."""
+        if self.stack.get("final_norm") is None:
+            weight = next(self.hf.parameters())
+            return no_norm(
+                torch.empty(int(self.config.hidden_size), dtype=weight.dtype, device=weight.device)
+            )
         return self.norm(self.stack_path("final_norm"))
+
+    @property
+    def causal(self) -> bool:
+        """False where the family's config says that tokens see later ones."""
+        return self.family.causal(self.config)
+
+    @property
+    def positions(self) -> str:
+        """How this model knows positions: the family's way, "none" where its table was left out."""
+        absent = self.family.positions == "learned" and self.stack.get("pos") is None
+        return "none" if absent else self.family.positions
 
     @property
     def end(self) -> str:
@@ -149,7 +167,7 @@ class Binding:
         self.__dict__.pop("facts", None)
 
     def limit(self, what: str, reason: str) -> None:
-        """Withdraw a way of running: "cache", "right padding" or "left padding"."""
+        """Withdraw a way of running: "cache", "generation", "right padding" or "left padding"."""
         self.limits[what] = reason
 
     def lacking(self, point: str, layer: int | None) -> str | None:
@@ -200,7 +218,7 @@ def _facts(b: Binding) -> Facts:
         n_layers=len(b.slots),
         d_model=int(config.hidden_size),
         d_vocab=tensor(head, "weight").shape[0],
-        n_ctx=getattr(config, "max_position_embeddings", None) if b.family.positions != "alibi" else None,
+        n_ctx=getattr(config, "max_position_embeddings", None) if b.positions != "alibi" else None,
         layers=tuple(layers),
         lacks={
             p.name: r
@@ -211,7 +229,7 @@ def _facts(b: Binding) -> Facts:
         tied=head.weight is embed.weight,
         softcap=b.family.softcap(config),
         logit_scale=b.family.logit_scale(config),
-        positions=b.family.positions,
+        positions=b.positions,
         additive=not reason,
         not_additive=reason,
         known_family=b.known,
@@ -264,4 +282,8 @@ def bind(hf: nn.Module) -> Binding:
     ]
     if family is None:
         family = guess_family(config, "learned" if found["pos"] else "unknown")
-    return Binding(hf, family, known=known, stack=stack, slots=slots)
+    binding = Binding(hf, family, known=known, stack=stack, slots=slots)
+    if not binding.causal:
+        binding.limit("cache", BOTH_WAYS)
+        binding.limit("generation", BOTH_WAYS)
+    return binding

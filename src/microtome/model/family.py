@@ -86,6 +86,7 @@ class Family:
         cap of the logits (None without one).
     positions: "rotary", "learned", "alibi" or "none"; "unknown" where a family is resolved by structure.
     not_additive: config -> "" or the reason why the stream is not a plain sum.
+    causal: config -> False where every token sees the whole prompt: then nothing is skipped, cached or continued.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Family:
     softcap: Callable[[Config], float | None] = lambda config: None
     positions: str = "rotary"
     not_additive: Callable[[Config], str] = lambda config: ""
+    causal: Callable[[Config], bool] = lambda config: True
 
 
 def register(family: Family) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from microtome.errors import ModelError
-from microtome.model.family import PARALLEL
+from microtome.model.family import PARALLEL, PRE
 from microtome.model.slots import Slots
 from microtome.points import POINTS
 
@@ -41,7 +41,10 @@ def _missing_norm(b: Binding, part: str, s: Slots) -> str | None:
     if path is None:
         if part == "ln2" and s.style == PARALLEL:
             return "the MLP reads the same norm as attention: its divisor is ln1_scale"
-        return f"this block style ({s.style}) has no norm there"
+        normless = s.style == PRE and part in ("ln1", "ln2")
+        return (
+            "this model has no norm there" if normless else f"this block style ({s.style}) has no norm there"
+        )
     try:
         b.norm(path)
     except ModelError as error:
@@ -50,7 +53,7 @@ def _missing_norm(b: Binding, part: str, s: Slots) -> str | None:
 
 
 def _missing_stream(b: Binding, point: str) -> str | None:
-    if point in ("final_norm_out", "final_scale") and b.stack.get("final_norm") is None:
+    if point == "final_scale" and b.stack.get("final_norm") is None:
         return "this model has no final norm: the unembedding reads final_resid"
     width = (
         getattr(b.module(b.stack_path("embed")).weight, "shape", (0, 0))[-1] if point == "tok_embed" else 0
@@ -58,7 +61,7 @@ def _missing_stream(b: Binding, point: str) -> str | None:
     if point == "tok_embed" and width != b.config.hidden_size:
         return f"token embeddings have {width} numbers and are projected before they enter the stream"
     if point == "pos_embed" and b.stack.get("pos") is None:
-        return f"no learned position is added to the stream (positions: {b.family.positions})"
+        return f"no learned position is added to the stream (positions: {b.positions})"
     if point == "final_scale":
         try:
             _ = b.final_norm

@@ -44,6 +44,20 @@ class Norm:
         return x / scale.to(x.dtype) * gain
 
 
+@dataclass(frozen=True)
+class NoNorm(Norm):
+    """Where a model has no norm: nothing is divided, so that what freezes a norm's scale works there too."""
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Ones. Shapes: [..., d] -> [..., 1]."""
+        return torch.ones_like(x[..., :1])
+
+
+def no_norm(like: Tensor) -> NoNorm:
+    """The identity as a norm. Shapes: like [d], of the stream's dtype and device."""
+    return NoNorm(False, 0.0, torch.ones_like(like), torch.zeros_like(like))
+
+
 def probe(module: nn.Module, width: tuple[int, ...], name: str) -> Norm:
     """Read a norm's numbers off a double-precision copy of the module by calling it on four fixed vectors.
 

@@ -58,7 +58,8 @@ def _stream(b: Binding, point: str) -> Tap:
         case "final_resid":
             return Tap(point, None, INPUT, b.end)
         case "final_norm_out":
-            return Tap(point, None, OUTPUT, b.stack_path("final_norm"))
+            norm = b.stack.get("final_norm")
+            return Tap(point, None, OUTPUT, norm) if norm else Tap(point, None, INPUT, b.end)
         case "final_scale":
             return Tap(point, None, NORM, b.stack_path("final_norm"))
         case _:
@@ -110,7 +111,7 @@ def _other(point: str, layer: int, s: Slots) -> Tap:
         case "resid_post":
             return Tap(point, layer, OUTPUT, s.path)
         case "resid_mid":
-            return Tap(point, layer, INPLACE, mlp_in if s.style == POST else s.at("ln2") or "")
+            return Tap(point, layer, INPLACE, mlp_in if s.style == POST else s.at("ln2") or mlp_in)
         case "ln2_out":
             return Tap(point, layer, INPUT, mlp_in)
         case "mlp_pre" | "mlp_gate" if s.at("gate_up") is not None:

@@ -122,7 +122,7 @@ class Weights:
 
     def _norm(self, layer: int | None, which: str) -> Any:
         if layer is None:
-            return self._b.final_norm
+            return self._b.norm(self._b.stack_path("final_norm"))
         path = self._b.slots[layer].at(which)
         if path is None:
             raise SiteError(

@@ -75,6 +75,8 @@ def replay_attention(binding: Binding, eager: bool = False) -> str:
 
 def possible(binding: Binding) -> list[Mode]:
     """The ways this model's structure admits, fastest first; which one is right is decided by numbers."""
+    if not binding.causal:
+        return ["layers"]
     attention = [s.kind == "attention" for s in binding.slots]
     registry = [s.registry for s in binding.slots]
     out: list[Mode] = []

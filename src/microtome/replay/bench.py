@@ -11,7 +11,7 @@ from torch import Tensor
 
 from microtome.errors import ModelError, ResourceError
 from microtome.metrics import Metric, Scoring
-from microtome.model.binding import Binding
+from microtome.model.binding import BOTH_WAYS, Binding
 from microtome.model.tokens import check_ids, pack
 from microtome.replay.base import Base, make_base
 from microtome.replay.check import mode_of
@@ -41,39 +41,45 @@ class Bench:
     at: Sequence[Sequence[int]] = ()
 
 
-def groups_of(bench: Bench, memory: int, *, eager: bool = False, per_token: int = 0) -> list[Group]:
+def groups_of(bench: Bench, memory: int, *, eager: bool = False, more: Sequence[int] = ()) -> list[Group]:
     """Prompts that are recorded together: as many as fit the memory, in order of length.
 
     Shorter prompts are padded behind their end, which changes nothing before it in a causal model; where the model is
     not certified so, or where its rotary angles depend on the length of the whole, lengths are kept apart.
 
-    per_token: bytes that a caller keeps per token beside the recorded run.
+    more: bytes that a caller keeps per prompt beside its recorded run.
 
     Raises
     ------
     ResourceError: one prompt alone does not fit.
+    ModelError: answers of several tokens on a model whose tokens see later ones.
     """
     facts = bench.binding.facts
+    if bench.scoring.steps > 1 and not bench.binding.causal:
+        raise ModelError("answers of several tokens cannot be scored on this model", why=BOTH_WAYS,
+                         instead="use answers of one token")  # fmt: skip
     check_ids(pack(bench.ids), facts.d_vocab, facts.n_ctx)
     rows_of: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(bench.scoring.prompt):
         rows_of[prompt].append(number)
     apart = _lengths_apart(bench, eager)
     kv = max(s.n_kv_heads * (s.d_head + s.d_value) for s in facts.layers)
-    per_token += facts.n_layers * 4 * 3 * (facts.d_model + kv)
+    per_token = facts.n_layers * 4 * 3 * (facts.d_model + kv)
     out: list[Group] = []
     held: list[int] = []
+    most = 0  # bytes of the largest row of the group
     for prompt in sorted(range(len(bench.ids)), key=lambda i: (len(bench.ids[i]), i)):
         length = len(bench.ids[prompt])
-        bytes_each = (length + bench.scoring.steps) * per_token
+        bytes_each = (length + bench.scoring.steps) * per_token + (more[prompt] if more else 0)
         if len(rows_of[prompt]) * bytes_each > memory:
             raise ResourceError(f"one prompt of {length} tokens needs {len(rows_of[prompt]) * bytes_each / 1e9:.1f} GB of recorded activations",
                                 why=f"the budget is {memory / 1e9:.1f} GB", instead="raise the memory budget or shorten the prompt")  # fmt: skip
         shortest = len(bench.ids[held[0]]) if held else length
         rows = sum(len(rows_of[p]) for p in (*held, prompt))
-        if held and (rows * bytes_each > memory or length > (shortest if apart else 2 * shortest)):
+        most = max(most, bytes_each)
+        if held and (rows * most > memory or length > (shortest if apart else 2 * shortest)):
             out.append(_group(bench, held, rows_of))
-            held = []
+            held, most = [], bytes_each
         held.append(prompt)
     return [*out, _group(bench, held, rows_of)]
 

@@ -41,16 +41,17 @@ class Rows:
         return Rows(*(getattr(self, f)[which] for f in ("base", "entry", "start", "stop", "end", "narrow")))
 
 
-def climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor) -> Tensor:
+def climb(base: Base, rows: Rows, writes: list[Write], scored: Tensor, *, live: bool = False) -> Tensor:
     """The final stream of every row at its scored columns.
 
     Parameters
     ----------
     writes: edits, rows numbered 0..len(rows); a write at layer n_layers' `resid_pre` edits the final stream.
+    live: let gradients flow from the result to what the writes put in.
 
     Shapes: scored [base row, step] columns -> [row, step, d_model].
     """
-    with torch.no_grad(), seam.implementation(base.binding.hf, base.attention):
+    with torch.set_grad_enabled(live), seam.implementation(base.binding.hf, base.attention):
         return _climb(base, rows, writes, scored)
 
 

@@ -59,7 +59,7 @@ def capture(
     Pads come last and carry no mask: in a causal model they change nothing before them.
     """
     packed = pack(rows)
-    tokens = Tokens(packed.ids, torch.ones_like(packed.mask), packed.padding)
+    tokens = Tokens(packed.ids, torch.ones_like(packed.mask), packed.padding) if binding.causal else packed
     reads = [Read(*_name(point, layer, binding)) for point, layer in sorted(points)]
     with torch.no_grad():
         forward(binding, tokens, reads, [], logits=None, attention=replay_attention(binding, eager))

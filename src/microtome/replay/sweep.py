@@ -157,7 +157,7 @@ def layer_tokens(
     total = 0
     for group in groups_of(bench, settings.share):
         free = {name: Source(_not_needed, spec.agree(group, bench.ids)) for name, spec in specs.items()}
-        planned = plan(bench.binding, group, cells, free, causal=True, skip=settings.skip)
+        planned = plan(bench.binding, group, cells, free, causal=bench.binding.causal, skip=settings.skip)
         total += int(tokens_of(planned.rows, n_layers).sum())
     return total
 

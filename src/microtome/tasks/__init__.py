@@ -5,6 +5,7 @@ from __future__ import annotations
 from microtome.tasks.alignment import columns, first_difference, groups, match, positions
 from microtome.tasks.behaviour import Behaviour, behaviour
 from microtome.tasks.files import pairs
+from microtome.tasks.interchange import Interchanges, interchanges
 from microtome.tasks.offtask import offtask
 from microtome.tasks.pairs import DONOR_KINDS, Donors, PairTask, Side
 from microtome.tasks.registry import describe, names, task
@@ -14,6 +15,7 @@ __all__ = [
     "DONOR_KINDS",
     "Behaviour",
     "Donors",
+    "Interchanges",
     "PairTask",
     "Side",
     "behaviour",
@@ -21,6 +23,7 @@ __all__ = [
     "describe",
     "first_difference",
     "groups",
+    "interchanges",
     "match",
     "names",
     "offtask",

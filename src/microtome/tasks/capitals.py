@@ -138,6 +138,10 @@ class Capitals(Generator):
         own = self.capitals[corrupt["country"]]
         return {**clean, "country": country}, (" " + self.capitals[country],), (" " + own,)
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """The capital of the country."""
+        return (" " + self.capitals[value if variable == "country" else values["country"]],)
+
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any country of as many tokens, said by anybody."""
         drawn = {

@@ -144,6 +144,14 @@ class ColoredObjects(Generator):
         values = _values(objects, colors, asked, clean["template"], clean["place"])
         return values, (" " + values["color"],), (" " + corrupt["color"],)
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """The colour itself; or that of the object asked for, where it is among the objects."""
+        new = {**values, variable: value}
+        if variable == "color":
+            return (" " + new["color"],)
+        painted = dict(zip(new["objects"].split(), new["colors"].split(), strict=True))
+        return (" " + painted[new["query"]],) if new["query"] in painted else ()
+
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any objects, colours, question and place."""
         objects = [self.objects[int(k)] for k in random.permutation(len(self.objects))[:3]]

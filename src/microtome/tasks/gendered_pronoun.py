@@ -100,6 +100,10 @@ class GenderedPronoun(Generator):
         """Refused: there are two pronouns, and both are taken by the pair."""
         raise two_valued(self.name, "gender")
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """The pronoun of the gender; the name is surface, and another name with it."""
+        return (_PRONOUNS[value if variable == "gender" else values["gender"]],)
+
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any name, any role."""
         gender = choose(tuple(_PRONOUNS), random)

@@ -123,6 +123,18 @@ class Generator:
         """The same template with every other variable and the surface drawn anew."""
         raise NotImplementedError
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """What follows a prompt with these values once `variable` has another value and what it decides follows suit.
+
+        Variables are taken as the task's causal model has them: none of the others that it does not decide changes.
+        () where no prompt can be so (a subject that is also the indirect object).
+        """
+        raise TaskError(
+            f'"{self.name}" does not say what follows when only {variable} changes',
+            why="its generator has no `interchange`",
+            instead="use prompts that differ in no other declared variable",
+        )
+
     def settle(self, answers: Continuations, wrong: Continuations) -> tuple[Continuations, Continuations]:
         """The encoded answers as they are scored; a task with large sets may say the same with fewer."""
         return answers, wrong
@@ -220,6 +232,11 @@ class Generator:
         if all(isinstance(a, int) for a in answers):
             return tuple((int(a),) for a in answers)
         return self.encoder.continuations(prompt.text, [str(a) for a in answers])
+
+    def outcome(self, values: Values, variable: str, value: str) -> Continuations:
+        """`interchange` as tokens that follow the prompt with these values."""
+        answers = self.interchange(values, variable, value)
+        return self._ids(self.render(values), answers) if answers else ()
 
     def donors(self, task: PairTask, kind: str, seed: int) -> Donors:
         """One donor per pair (see `PairTask.donors`)."""

@@ -123,6 +123,10 @@ class GreaterThan(Generator):
         year = choose(free, random)
         return {**clean, "year": year}, *_endings(year)
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """The endings later than the year, whatever the century."""
+        return tuple(_endings(value if variable == "year" else values["year"])[0])
+
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any event in any year of the same century digits' length."""
         drawn = {"year": choose(_YEARS, random), "century": choose(_CENTURIES, random)}

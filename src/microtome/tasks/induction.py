@@ -109,6 +109,11 @@ class Induction(Generator):
         own = corrupt if corrupt["answer"] != "none" else base
         return {**base, "answer": str(answer)}, (answer,), (int(own["answer"]),)
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """The token after the first A, at whatever distance; without a repeat there is none."""
+        answer = value if variable == "answer" else values["answer"]
+        return () if "none" in (answer, values["answer"]) else (int(answer),)
+
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """All tokens drawn anew; the distance stays."""
         drawn = self._some(random, _LENGTH + 1)

@@ -159,6 +159,13 @@ class IOI(Generator):
         own = subject if corrupt["order"] == "ABC" else corrupt["io"]
         return {**clean, "io": io, "subject": subject, "order": order}, (" " + io,), (" " + own,)
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """The indirect object, whatever the order and the subject; nobody is both, and ABC has no answer."""
+        new = {**values, variable: value}
+        if "ABC" in (values["order"], new["order"]) or "|" in new["io"] or new["io"] == new["subject"]:
+            return ()
+        return (" " + new["io"],)
+
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any two names in either order, any place and object."""
         io, subject = (self.names[int(k)] for k in random.permutation(len(self.names))[:2])

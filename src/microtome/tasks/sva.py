@@ -143,6 +143,12 @@ class SVA(Generator):
         """Refused: number has two values, and both are taken by the pair."""
         raise two_valued(self.name, "number")
 
+    def interchange(self, values: Values, variable: str, value: str) -> Answers:
+        """The form of the verb that the subject's number takes, whatever the distractor's; no prompt holds the verb."""
+        if variable == "verb" and value != values["verb"]:
+            return ()
+        return (self._answers({**values, variable: value})[0],)
+
     def redraw(self, values: Values, random: np.random.Generator) -> Values:
         """Any nouns in any numbers; the verb plays no part in the prompt."""
         numbers = {"number": choose(_NUMBERS, random), "distractor_number": choose(_NUMBERS, random)}

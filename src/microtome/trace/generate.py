@@ -88,8 +88,13 @@ def generate(
     Raises
     ------
     EditError: edits without `when`, or a positioned edit with when="generated".
+    ModelError: a prompt that passes the context, or a model whose tokens see later ones.
     """  # fmt: skip
     _refuse(edits, when, temperature, seed, max_new_tokens)
+    if (reason := binding.limits.get("generation")) is not None:
+        raise ModelError(
+            "this model does not continue prompts", why=reason, instead="read the logits of a run"
+        )
     check_runnable(binding)
     if tokens.padding != "left":
         tokens = pack(tokens.rows(), pad=int(tokens.ids[0, 0]), padding="left", spans=tokens.spans)

@@ -21,31 +21,38 @@ from microtome.trace.trace import Trace
 
 
 @contextmanager
+def frozen(hf: nn.Module) -> Iterator[None]:
+    """Record gradients, but none of the parameters'; they are put back as they were.
+
+    The module is this thread's for that time.
+    """
+    with seam.exclusive(hf), torch.inference_mode(False), torch.enable_grad():
+        saved = [p for p in hf.parameters() if p.requires_grad]
+        for p in saved:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in saved:
+                p.requires_grad_(True)
+
+
+@contextmanager
 def rooted(binding: Binding) -> Iterator[None]:
     """Let gradients start at the token embedding and nowhere else; parameters are put back as they were.
 
     The module is this thread's for that time.
     """
-    with seam.exclusive(binding.hf):
-        yield from _rooted(binding)
-
-
-def _rooted(binding: Binding) -> Iterator[None]:
-    saved = [p for p in binding.hf.parameters() if p.requires_grad]
-    for p in saved:
-        p.requires_grad_(False)
 
     def root(module: nn.Module, args: object, out: Tensor) -> Tensor:
         return out.detach().requires_grad_()
 
-    handle = binding.module(binding.stack_path("embed")).register_forward_hook(root)
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
+    with frozen(binding.hf):
+        handle = binding.module(binding.stack_path("embed")).register_forward_hook(root)
+        try:
             yield
-    finally:
-        handle.remove()
-        for p in saved:
-            p.requires_grad_(True)
+        finally:
+            handle.remove()
 
 
 def grad(

@@ -94,7 +94,7 @@ def record(
         handle = binding.module(binding.stack_path("head")).register_forward_pre_hook(_stop)
         stack.callback(handle.remove)
         kwargs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
-        if cache:
+        if cache or session.needs_cache:
             kwargs |= {"past_key_values": _Passing(session), "use_cache": True}
         with suppress(_Enough):
             binding.hf(**kwargs)

@@ -1,5 +1,5 @@
 """The built-in families: importing this package registers them."""
 
-from microtome.model.families import gpt_like, llama_like, mixtures
+from microtome.model.families import gpt_like, llama_like, mixtures, zoo
 
-__all__ = ["gpt_like", "llama_like", "mixtures"]
+__all__ = ["gpt_like", "llama_like", "mixtures", "zoo"]

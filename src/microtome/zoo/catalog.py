@@ -1,0 +1,87 @@
+"""What the zoo has, by name: one table for compiled and trained models, filled by the modules that make them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from microtome.errors import ModelError
+from microtome.zoo import programs
+
+if TYPE_CHECKING:
+    from microtome.zoo.specimen import Specimen
+
+__all__ = ["Entry", "build", "entries", "register"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo. tier: "A" (true by construction) or "B" (trained, mechanism published).
+
+    make: (seed=..., and options of its own) -> a specimen.
+    """
+
+    name: str
+    tier: str
+    summary: str
+    make: Callable[..., Any]
+
+
+_TABLE: dict[str, Entry] = {}
+
+
+def register(entry: Entry) -> None:
+    """Add a model to the table.
+
+    Raises
+    ------
+    ModelError: the name is taken.
+    """
+    if entry.name in entries():
+        raise ModelError(f"the zoo already has {entry.name!r}", instead="choose another name")
+    _TABLE[entry.name] = entry
+
+
+def entries() -> dict[str, Entry]:
+    """Every model of the zoo by its name."""
+
+    def compiled(name: str, **options: Any) -> Any:
+        from microtome.zoo.specimen import compiled as make
+
+        return make(name, **options)
+
+    own = {
+        name: Entry(name, "A", programs.program(name).summary, partial(compiled, name))
+        for name in programs.NAMES
+    }
+    return own | _TABLE
+
+
+def build(name: str, *, seed: int = 0, **options: Any) -> Specimen:
+    """A model whose mechanism is known: `z.model`, `z.mechanism`, `z.task`.
+
+    Parameters
+    ----------
+    name: see `entries()`; "x_proportion" is "frac_prevs".
+    seed: of everything random: task pairs and decoys, or training.
+    options: of a compiled program `decoys` (a `Decoys`, default none) and `n` (pairs of the task, default 32); of a trained
+        model what its entry takes.
+
+    Raises
+    ------
+    ModelError: no such model, or one that does not do what it should.
+    """
+    known = entries()
+    name = programs.ALIASES.get(name, name)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise ModelError(
+            f"the zoo has no {name!r}",
+            why=f"it has {', '.join(known)}",
+            instead=f"did you mean {near[0]!r}?" if near else "choose one of them",
+        )
+    made: Specimen = known[name].make(seed=seed, **options)
+    return made
