@@ -211,3 +211,20 @@ def test_refusals():
         _runs(tiny.loaded("llama"), base, [row[:-1] for row in donor]).base()
     with pytest.raises(SiteError, match="do not fit"):
         _runs(tiny.loaded("llama"), base, donor).measure(torch.zeros(1, 5, dtype=torch.bool))
+
+
+def test_nothing_left_of_a_stream_is_nothing_and_not_its_rounding():
+    """Every writer taken out of what one reader sees: it sees 0, whatever the others still do.
+
+    A norm divides what is left by its size: without care the rounding of stream - (sum of writers) comes out enlarged.
+    """
+    model = tiny.loaded("llama")
+    base, _ = _prompts()
+    runs = _runs(model, base, Zero())
+    readers = [runs.graph.readers[r] for r in runs.graph.reader_of]
+    logits, last = (torch.tensor([r.layer >= layer for r in readers]) for layer in (3, 2))
+    found = runs.measure(torch.stack([logits, last]))[..., 0]
+    nothing = model.binding.unembed(torch.zeros(1, model.facts.d_model), None)[0].detach()
+    expected = (nothing[[5, 6, 7]] - nothing[[8, 9, 4]]).double()
+    for values in found:
+        torch.testing.assert_close(values, expected, atol=0, rtol=0)

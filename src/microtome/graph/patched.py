@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from microtome.errors import SiteError
-from microtome.graph.donors import Donor, stack_reads, stacked
+from microtome.graph.donors import Donor, Zero, stack_reads, stacked
 from microtome.graph.nodes import Graph, graph_of
 from microtome.graph.reading import POINT, Reading
 from microtome.graph.runs import Ground, run_patched
@@ -105,9 +105,9 @@ class EdgeRuns:
         clean = stacked(self.graph, self.reading, reads, base.resid[0], start)
         donor = self.donor.writes(self.graph, self.reading, self.bench, group, start)
         metrics, logits = base_metrics(self.bench, group, base)
-        ground = Ground(
-            self.graph, self.reading, base, start, clean, donor.to(clean), self._span(group, base, start)
-        )
+        size = clean.abs().amax((2, 3)) if isinstance(self.donor, Zero) else None
+        span = self._span(group, base, start)
+        ground = Ground(self.graph, self.reading, base, start, clean, donor.to(clean), span, size)
         return Recorded(group, ground, metrics, logits, len(self.spans))
 
     def _span(self, group: Group, base: Base, start: int) -> Tensor | None:

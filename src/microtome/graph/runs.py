@@ -22,6 +22,9 @@ from microtome.replay.base import Base
 from microtome.replay.call import Segment, call_layer
 from microtome.trace.session import Read, Whole, whole
 
+ROUNDING = 32
+"""Epsilons of the largest number in a stream below which what is left of it is rounding."""
+
 
 @dataclass
 class Ground:
@@ -29,6 +32,7 @@ class Ground:
 
     Shapes: clean, donor [row, pos, writer, d_model] for columns `start` and later; earlier ones are the same in both. span
     [row, pos]: the number of the span that a position belongs to, where masks have one part per span (None: one for all).
+    size [row, pos]: with donors that are nothing, the largest number that any writer wrote (None: other donors).
     """
 
     graph: Graph
@@ -38,6 +42,7 @@ class Ground:
     clean: Tensor
     donor: Tensor
     span: Tensor | None = None
+    size: Tensor | None = None
 
     @cached_property
     def difference(self) -> Tensor:
@@ -179,7 +184,7 @@ def run_patched(ground: Ground, patched: Tensor, scored: Tensor) -> Tensor:
     final = hidden.view(masks, base.n, *hidden.shape[1:])
     change = stack.change(_block(graph, patched, n_layers, ("logits",)))
     if change is not None:
-        final = final + change[0]
+        final = _changed(ground, final, change)[0]
     at = (scored.to(final.device) - ground.start)[None, :, :, None].expand(masks, -1, -1, final.shape[-1])
     return final.gather(2, at)
 
@@ -243,7 +248,7 @@ def _attention_writes(
         numbers = graph.readers_at(layer, kind)
         mine = change[numbers.start - first : numbers.stop - first]
         writes.append(
-            whole(POINT[kind], layer, _constant(_read_values(ground.reading, layer, kind, hidden, mine)))
+            whole(POINT[kind], layer, _constant(_read_values(ground, layer, kind, hidden, mine)))
         )
     return writes
 
@@ -252,10 +257,22 @@ def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda old: value
 
 
-def _read_values(reading: Reading, layer: int, kind: str, stream: Tensor, change: Tensor) -> Tensor:
+def _read_values(ground: Ground, layer: int, kind: str, stream: Tensor, change: Tensor) -> Tensor:
     """Shapes: stream [mask * row, pos, d_model], change [reader, mask, row, pos, d_model] -> [token, reader, d]."""
-    x = stream.reshape(1, -1, stream.shape[-1]) + change.flatten(1, 3)
-    return reading.by_reader(layer, kind, x)
+    x = _changed(ground, stream.view(change.shape[1:]), change)
+    return ground.reading.by_reader(layer, kind, x.flatten(1, 3))
+
+
+def _changed(ground: Ground, stream: Tensor, change: Tensor) -> Tensor:
+    """Readers' own streams; exactly 0 where nothing is left of one but rounding, which a norm would blow up to full size.
+
+    Shapes: stream [mask, row, pos, d_model], change [reader, mask, row, pos, d_model] -> the latter.
+    """
+    x = stream + change
+    if ground.size is None:
+        return x
+    rounding = ROUNDING * torch.finfo(x.dtype).eps * ground.size[..., None]
+    return x.masked_fill(x.detach().abs().amax(-1, keepdim=True) <= rounding, 0.0)
 
 
 def _mlp_reads(
@@ -271,6 +288,6 @@ def _mlp_reads(
             stream = taken(reads["resid_mid"], shape)
             stack.add(heads_written(ground.reading, layer, reads, shape))
         change = stack.change(mlp)
-        return old if change is None else _read_values(ground.reading, layer, "mlp", stream, change)
+        return old if change is None else _read_values(ground, layer, "mlp", stream, change)
 
     return fn
