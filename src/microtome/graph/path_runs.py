@@ -1,0 +1,137 @@
+"""Path-patched runs of one task: base and donor recorded once, then any number of senders along the same paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from microtome.errors import SiteError
+from microtome.graph.donors import Donor
+from microtome.graph.nodes import Graph
+from microtome.graph.patched import EdgeRuns, Progress, Recorded
+from microtome.graph.paths import Count, Paths, Way, behind, carried
+from microtome.graph.reading import Reading
+from microtome.replay.bench import Bench, columns_of, logits_of
+from microtome.trace import seam
+
+
+@dataclass
+class PathRuns:
+    """Path-patched runs of some base prompts: base and donor are recorded once for all senders.
+
+    bench, donor, memory, progress: as in `EdgeRuns`; `forwards` counts patched runs (path x prompt rows), `count` the writes
+    in layer calls.
+    """
+
+    bench: Bench
+    donor: Donor
+    paths: Paths
+    memory: int = 1 << 30
+    progress: Progress | None = None
+    forwards: int = 0
+    count: Count = field(default_factory=Count)
+
+    def __post_init__(self) -> None:
+        self.edges = EdgeRuns(self.bench, self.donor, self.memory)
+        self.graph = self.edges.graph
+        _check(self.edges.reading, self.graph, self.paths)
+
+    @torch.no_grad()
+    def measure(self, senders: Tensor) -> tuple[Tensor, Tensor]:
+        """Metrics with every row's senders patched along the paths, and those of the base runs.
+
+        Shapes: senders [path, writer] bool -> [path, prompt, metric], [prompt, metric].
+
+        Raises
+        ------
+        SiteError: rows of another size than the graph's writers, a row without a sender, a sender that no receiver sees.
+        """
+        self._check_senders(senders)
+        order = senders.int().argmax(1).argsort(stable=True)
+        n = len(self.bench.ids)
+        out = torch.zeros(len(senders), n, len(self.bench.metrics), dtype=torch.float64)
+        base = torch.zeros(n, len(self.bench.metrics), dtype=torch.float64)
+        for done, recorded in enumerate(self.edges.recorded()):
+            prompts = torch.tensor(recorded.group.prompts)
+            base[prompts] = recorded.metrics
+            way = Way(recorded.ground, self.paths, self.count)
+            for which in self._batches(recorded, order):
+                out[which[:, None], prompts[None]] = _measured(self.bench, recorded, way, senders[which])
+                self.forwards += len(which) * recorded.ground.rows
+                if self.progress is not None:
+                    finished = int((order == which[-1]).nonzero()[0]) + 1
+                    self.progress(done + finished / len(order), len(self.edges.groups))
+        return out, base
+
+    def _batches(self, recorded: Recorded, order: Tensor) -> Iterator[Tensor]:
+        """Paths that go together: as many as the memory for runs under way holds."""
+        ground = recorded.ground
+        each = ground.rows * ground.columns * 96 * ground.clean.shape[-1] * ground.clean.element_size()
+        size = max(1, min(len(order), (self.memory // 3) // max(each, 1)))
+        yield from order.split(size)
+
+    def _check_senders(self, senders: Tensor) -> None:
+        graph, reach = self.graph, self.paths.reach(self.graph)
+        if senders.dim() != 2 or senders.shape[1] != len(graph.writers) or not len(senders):
+            raise SiteError(f"senders of shape {tuple(senders.shape)} do not fit", why=f"this graph has {len(graph.writers)} writers",
+                            instead="make rows of shape [path, writer]")  # fmt: skip
+        if not bool(senders.any(1).all()) or bool(senders[:, reach:].any()):
+            raise SiteError("a path has no sender, or one that no receiver sees", why="it would change nothing",
+                            instead=f"choose among the first {reach} writers")  # fmt: skip
+
+
+def _check(reading: Reading, graph: Graph, paths: Paths) -> None:
+    """Refuse receivers that cannot be set together, and divisors that cannot be held."""
+    kinds = {graph.readers[r].kind for r in paths.receivers}
+    if not paths.receivers or "logits" in kinds and len(paths.receivers) > 1:
+        raise SiteError("logits are no receiver beside others" if kinds else "there is no receiver", why="whatever other receivers pass on ends in the logits",
+                        instead="ask for the two apart")  # fmt: skip
+    if not paths.norms:
+        return
+    for layer in sorted({graph.writers[w].layer for w in paths.between(graph)}):
+        for norm in ("ln1", "ln1_post", "ln2_post"):
+            reason = reading.binding.lacking(f"{norm}_scale", layer)
+            if reason is not None and reading.binding.slots[layer].at(norm) is not None:
+                raise SiteError(f"the divisor of {norm} in layer {layer} cannot be held", why=reason, instead="leave norms free")  # fmt: skip
+
+
+def _measured(bench: Bench, recorded: Recorded, way: Way, senders: Tensor) -> Tensor:
+    """Metrics of one group. Shapes: senders [path, writer] -> [path, prompt, metric]."""
+    group, n = recorded.group, len(senders)
+    with seam.implementation(bench.binding.hf, recorded.ground.base.attention):
+        arrived = carried(way, senders.to(way.ground.clean.device))
+        final, change = behind(way, arrived, n)
+    at = (group.scored.to(final.device) - way.ground.start)[None, :, :, None].expand(n, -1, -1, final.shape[-1])  # fmt: skip
+    hidden = final.gather(2, at)
+    logits = logits_read(way, bench, hidden, None if change is None else change.gather(2, at))
+    part = bench.scoring.select([p for _ in range(n) for p in group.prompts])
+    reference = recorded.logits.repeat(n, 1, 1)
+    values = torch.stack([m(logits, part, columns_of(bench), reference) for m in bench.metrics], -1)
+    return values.double().cpu().view(n, len(group.prompts), -1)
+
+
+def logits_read(way: Way, bench: Bench, hidden: Tensor, change: Tensor | None) -> Tensor:
+    """Logits of base streams with a change; where norms are frozen, at the base stream's divisor.
+
+    Shapes: [path, row, step, d_model] -> [path * row, step, column].
+    """
+    hidden = hidden.flatten(0, 1)
+    if change is None:
+        return logits_of(bench, hidden)
+    change, binding = change.flatten(0, 1), bench.binding
+    path = binding.stack.get("final_norm")
+    if not way.paths.norms or path is None:
+        return logits_of(bench, hidden + change)
+    norm = binding.final_norm
+    normed: Tensor = binding.module(path)(hidden) + norm.linear(change, norm.scale(hidden)).to(hidden.dtype)
+    return binding.readout(normed, columns_of(bench))
+
+
+def sender_rows(graph: Graph, writers: Sequence[int]) -> Tensor:
+    """One path per writer. Shapes: [path, writer] bool."""
+    out = torch.zeros(len(writers), len(graph.writers), dtype=torch.bool)
+    out[torch.arange(len(writers)), list(writers)] = True
+    return out
