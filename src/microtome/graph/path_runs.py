@@ -14,8 +14,13 @@ from microtome.graph.nodes import Graph
 from microtome.graph.patched import EdgeRuns, Progress, Recorded
 from microtome.graph.paths import Count, Paths, Way, behind, carried
 from microtome.graph.reading import Reading
-from microtome.replay.bench import Bench, columns_of, logits_of
+from microtome.graph.runs import taken
+from microtome.model.tokens import Tokens, pack
+from microtome.replay.base import replay_attention
+from microtome.replay.bench import Bench, columns_of, logits_of, rows_of_group
 from microtome.trace import seam
+from microtome.trace.run import forward
+from microtome.trace.session import Read
 
 
 @dataclass
@@ -128,6 +133,45 @@ def logits_read(way: Way, bench: Bench, hidden: Tensor, change: Tensor | None) -
     norm = binding.final_norm
     normed: Tensor = binding.module(path)(hidden) + norm.linear(change, norm.scale(hidden)).to(hidden.dtype)
     return binding.readout(normed, columns_of(bench))
+
+
+@torch.no_grad()
+def stream_sums(runs: PathRuns, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """What all writers that a receiver sees change, added up, against the change of the stream that it reads.
+
+    ids: the prompts whose runs are the donor. Shapes: (norm of sum minus whole, sum of the pieces' norms), both
+    [receiver layer and kind, prompt row], flat.
+    """
+    gaps, sizes = [], []
+    for recorded in runs.edges.recorded():
+        way = Way(recorded.ground, runs.paths, runs.count)
+        ground, graph = recorded.ground, runs.graph
+        groups = list(runs.paths.groups(graph))
+        reads = [
+            Read(_read_at(graph, layer, kind), layer if kind != "logits" else None) for layer, kind in groups
+        ]
+        packed = pack(rows_of_group(runs.bench, recorded.group, ids))
+        tokens = Tokens(packed.ids, torch.ones_like(packed.mask), packed.padding)
+        forward(
+            runs.bench.binding, tokens, reads, [], logits=None, attention=replay_attention(runs.bench.binding)
+        )
+        with seam.implementation(runs.bench.binding.hf, ground.base.attention):
+            own = [
+                way.stream(layer) if kind == "logits" else way.read_by(layer, kind) for layer, kind in groups
+            ]
+        for (layer, kind), read, base in zip(groups, reads, own, strict=True):
+            reach = graph.readers[graph.readers_at(layer, kind).start].reach
+            pieces = ground.donor[:, :, :reach] - ground.clean[:, :, :reach]
+            whole = taken(read, (ground.rows, ground.base.width))[:, ground.start :] - base
+            gaps.append((pieces.sum(2) - whole).flatten(1).norm(dim=1).double().cpu())
+            sizes.append(pieces.transpose(1, 2).flatten(2).norm(dim=2).sum(1).double().cpu())
+    return torch.cat(gaps), torch.cat(sizes)
+
+
+def _read_at(graph: Graph, layer: int, kind: str) -> str:
+    if kind == "logits":
+        return "final_resid"
+    return "resid_mid" if kind == "mlp" and not graph.shape[layer][3] else "resid_pre"
 
 
 def sender_rows(graph: Graph, writers: Sequence[int]) -> Tensor:
