@@ -27,6 +27,7 @@ MODULES = {
     "ablation": "ablation",
     "attention_patterns": "attention",
     "component_set": "sets",
+    "path_patching": "paths",
     "dissect": "overview",
 }
 

@@ -28,6 +28,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "components": (("rank", "site", "effect"), ()),
     "nulls": (("family", "value"), ()),
     "held_out": (("quantity", "value"), ("low", "high", "n")),
+    "sums": (("quantity", "value", "low", "high"), ()),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),

@@ -27,8 +27,8 @@ from microtome.trace.session import Read
 class PathRuns:
     """Path-patched runs of some base prompts: base and donor are recorded once for all senders.
 
-    bench, donor, memory, progress: as in `EdgeRuns`; `forwards` counts patched runs (path x prompt rows), `count` the writes
-    in layer calls.
+    bench, donor, memory, progress: as in `EdgeRuns`; `forwards` counts patched runs (path x prompt rows), `count` these
+    and the writes in layer calls, planned and done.
     """
 
     bench: Bench
@@ -55,6 +55,7 @@ class PathRuns:
         SiteError: rows of another size than the graph's writers, a row without a sender, a sender that no receiver sees.
         """
         self._check_senders(senders)
+        self.count.planned += len(senders) * len(self.bench.scoring.prompt)
         order = senders.int().argmax(1).argsort(stable=True)
         n = len(self.bench.ids)
         out = torch.zeros(len(senders), n, len(self.bench.metrics), dtype=torch.float64)
@@ -66,6 +67,7 @@ class PathRuns:
             for which in self._batches(recorded, order):
                 out[which[:, None], prompts[None]] = _measured(self.bench, recorded, way, senders[which])
                 self.forwards += len(which) * recorded.ground.rows
+                self.count.fired += len(which) * recorded.ground.rows
                 if self.progress is not None:
                     finished = int((order == which[-1]).nonzero()[0]) + 1
                     self.progress(done + finished / len(order), len(self.edges.groups))

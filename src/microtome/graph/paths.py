@@ -63,7 +63,7 @@ class Paths:
 
 @dataclass
 class Count:
-    """Writes that were to happen inside layer calls, and those that left a receipt."""
+    """Patched runs and writes inside layer calls that were to happen, and those that were made or left a receipt."""
 
     planned: int = 0
     fired: int = 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
+    from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.sets import component_set
 
@@ -29,6 +30,7 @@ _HOMES = {
     "component_set": "sets",
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
+    "path_patching": "paths",
 }
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "component_set",
     "direct_logit_attribution",
     "logit_lens",
+    "path_patching",
 ]
 
 for _name, _file in _HOMES.items():

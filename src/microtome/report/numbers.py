@@ -83,6 +83,7 @@ def _of(result: Result) -> list[tuple[int, Number]]:
         "attribution_patching",
         "direct_logit_attribution",
         "logit_lens",
+        "path_patching",
     ):
         made, heads = _strongest(result)
         # the stream's largest cell is the last layer at the last position whatever the task: only where room is left

@@ -35,6 +35,7 @@ TITLE = {
     "ablation": "Ablation",
     "attention_patterns": "What the heads attend to",
     "component_set": "The smallest set found",
+    "path_patching": "Path patching",
     "dissect": "The whole",
 }
 
@@ -45,6 +46,7 @@ _ASKED = {
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
+    "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
 }
 _PATCHED = {
     "denoise": "Run the corrupt prompt, put in the clean activation at one place, and see how far the answer comes back. This asks what is sufficient.",
@@ -81,6 +83,10 @@ _LIMITS = {
     "component_set": (
         "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",
         "Faithfulness is about these prompts, this metric and this replacement for everything else.",
+    ),
+    "path_patching": (
+        "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
+        "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
     ),
 }
 _ALWAYS = ("One model, one task, one kind of counterfactual: another may tell another story.",)
