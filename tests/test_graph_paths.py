@@ -179,9 +179,10 @@ class Oracle:
         return trace[name] - self.clean[name]
 
     def expected(self, sender, way):
-        changes = {sender: self.written(self.dirty, sender) - self.written(self.clean, sender)}
+        together = (sender,) if isinstance(sender, str) else sender
+        changes = {s: self.written(self.dirty, s) - self.written(self.clean, s) for s in together}
         for name in sorted(way.mediators, key=self.order):
-            if name != sender:
+            if name not in together:
                 changes[name] = self.mediated(name, self.seen(changes, name), way)
         if way.receivers == (LOGITS,):
             return self.logits(sum(changes.values()), way.norms)
@@ -379,6 +380,17 @@ def test_several_receivers_are_set_together():
     way = Way(("L1H1.q", "L1KV0.v", "L2H0.q", "L2.ln2_out"), ("L0.mlp_out", "L1.mlp_out"))
     found, _ = _found(model, base, donor, ("L0H2.z",), way)
     torch.testing.assert_close(found[0], oracle.expected("L0H2.z", way), **CLOSE)
+
+
+def test_a_sender_among_several_is_never_recomputed_as_a_mediator():
+    model = tiny.loaded("llama", None, torch.float64)
+    base, donor = _prompts()
+    graph = graph_of(model.binding)
+    senders, way = ("L0H2.z", "L1H0.z", "L1.mlp_out"), Way(("L2H1.q",), ("L1H0.z", "L1H1.z", "L1.mlp_out"))
+    runs = PathRuns(_bench(model, base), Prompts(donor), way.paths(graph))
+    row = sender_rows(graph, [graph.writer_number[s] for s in senders]).any(0)
+    found = runs.measure(row[None])[0][0, :, 0]
+    torch.testing.assert_close(found, Oracle(model, base, donor).expected(senders, way), **CLOSE)
 
 
 def test_frozen_paths_add_up_and_free_ones_need_not():
