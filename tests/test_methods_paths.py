@@ -239,6 +239,27 @@ def test_a_family_without_a_graph_and_pairs_of_unequal_length_are_refused() -> N
         _patch(model, replace(task, corrupt=short), "embed", "logits")
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox"])
+def test_half_precision_passes_the_deterministic_controls(name) -> None:
+    model = tiny.loaded(name, None, torch.bfloat16)
+    task = planted.pairs(model, n=6)
+    for receiver, more in (
+        ("logits", {"freeze": ("norms",)}),
+        ("L2.mlp", {"through": "all", "freeze": ("norms", "patterns")}),
+    ):
+        found = _patch(model, task, "L0H*.z", receiver, **more)
+        assert all(c.passed for c in found.controls if c.gates), [c for c in found.controls if c.gates]
+
+
+def test_one_pair_and_several_metrics() -> None:
+    model = tiny.loaded("llama")
+    one = _patch(model, planted.pairs(model, n=1), "L*H*.z", "logits")
+    assert one.verdict == "unchecked" and one.effects.shape == (12, 1, 1)
+    several = _patch(model, planted.pairs(model, n=4), ("L*H*.z", "L*.mlp"), ("L2H*.q", "L2.mlp"), through="mlps", metrics=("logit_diff", "kl"), mode="noise")  # fmt: skip
+    assert several.effects.dims == ("site", "prompt", "metric") and several.effects.shape == (14, 4, 2)
+    assert several.effects.coords["site"][-1] == "L2H3.z"  # in model order; L2.mlp sees it
+
+
 def test_parts_are_found_by_name() -> None:
     model = tiny.loaded("llama")
     graph = graph_of(model.binding)

@@ -98,7 +98,9 @@ def _check(reading: Reading, graph: Graph, paths: Paths) -> None:
                         instead="ask for the two apart")  # fmt: skip
     if not paths.norms:
         return
-    for layer in sorted({graph.writers[w].layer for w in paths.between(graph)}):
+    layers = {graph.writers[w].layer for w in paths.between(graph)}
+    layers |= set() if paths.onwards else {graph.readers[r].layer for r in paths.receivers if graph.readers[r].kind != "logits"}  # fmt: skip
+    for layer in sorted(layers):
         for norm in ("ln1", "ln1_post", "ln2_post"):
             reason = reading.binding.lacking(f"{norm}_scale", layer)
             if reason is not None and reading.binding.slots[layer].at(norm) is not None:
