@@ -313,6 +313,24 @@ def alignment():
     return Result("distributed_alignment_search", asked, None, tables, **judged())
 
 
+def paths(layers=30):
+    """Senders to one head's query, with sums and other donors."""
+    asked = {
+        "sender": "L*H*.z",
+        "receiver": ["L9H6.q"],
+        "through": "mlps",
+        "freeze": ["norms"],
+        "downstream": "free",
+        "mode": "denoise",
+    }
+    base = heads("path_patching", layers, mlps=False)
+    table = pd.DataFrame({"quantity": ["senders, one by one", "all writers together", "gap", "donor minus base"],
+                          "value": [2.8, 3.1, 0.3, 4.2], "low": [2.2, 2.6, -0.1, 3.4], "high": [3.4, 3.6, 0.7, 5.0]})  # fmt: skip
+    other = pd.DataFrame({"donor": ["real", "irrelevant"], "site": "L9H6.z", "position": "", "value": [1.9, 0.02], "low": [1.5, -0.1], "high": [2.2, 0.1]})  # fmt: skip
+    tables = {**base.tables, "sums": table, "donors": other}
+    return Result("path_patching", query("path_patching", **asked), base.effects, tables, **judged())
+
+
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
           "attention patterns", "ablation", "component set")  # fmt: skip
 

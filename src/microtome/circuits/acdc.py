@@ -211,7 +211,9 @@ class Guess:
         below, above = np.cumsum(~dropped[order]), np.cumsum(dropped[order][::-1])[::-1]
         errors = np.concatenate([[above[0]], below + np.append(above[1:], 0)])
         best = int(np.flatnonzero(errors == errors.min())[-1])
-        self.cut = -1.0 if best == 0 else float(scores[order][best - 1]) if best < len(order) else float("inf")
+        self.cut = (
+            -1.0 if best == 0 else float(scores[order][best - 1]) if best < len(order) else float("inf")
+        )
 
 
 @dataclass

@@ -138,4 +138,13 @@ def circuit_of(result: Result, model: Model | Graph) -> Circuit:
         raise ResultError("this circuit is of another model", why=f"its graph has {len(table):,} edges, this one {len(graph.edges):,}",
                           instead="load the model that it was found in")  # fmt: skip
     scores = dict(zip(kept["edge"], kept["score"].astype(float), strict=True))
-    return Circuit(tuple(kept["edge"]), graph.shape, asked, Choices(**json.loads(about["choices"])), about["how"], scores, spans, result)
+    return Circuit(
+        tuple(kept["edge"]),
+        graph.shape,
+        asked,
+        Choices(**json.loads(about["choices"])),
+        about["how"],
+        scores,
+        spans,
+        result,
+    )

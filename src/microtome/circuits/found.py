@@ -86,7 +86,9 @@ def _edges(s: Search, outcome: Outcome) -> pd.DataFrame:
         interval = mean_interval(outcome.per_prompt, s.question.clusters)
         low, high = interval.low, interval.high
     names = named_edges(s.question.graph, every, s.question.runs.spans)
-    return pd.DataFrame({"edge": names, "score": outcome.scores, "low": low, "high": high, "kept": outcome.kept})
+    return pd.DataFrame(
+        {"edge": names, "score": outcome.scores, "low": low, "high": high, "kept": outcome.kept}
+    )
 
 
 def _curve(s: Search, outcome: Outcome) -> pd.DataFrame:
@@ -104,7 +106,9 @@ def _curve(s: Search, outcome: Outcome) -> pd.DataFrame:
     except ControlError:  # too few prompts for an interval of the whole effect: the limits stay unknown
         pass
     counts = [int(mask.sum()) for mask in outcome.sizes.values()]
-    return pd.DataFrame({"k": list(outcome.sizes), "edges": counts, "value": faith, "low": low, "high": high, "n": q.runs.n})
+    return pd.DataFrame(
+        {"k": list(outcome.sizes), "edges": counts, "value": faith, "low": low, "high": high, "n": q.runs.n}
+    )
 
 
 def _decisions(s: Search, outcome: Outcome) -> pd.DataFrame:
@@ -117,7 +121,16 @@ def _decisions(s: Search, outcome: Outcome) -> pd.DataFrame:
         for i, d in enumerate(made)
     ]
     table = pd.DataFrame(rows, columns=["order", "edge", "kept", "rise", "loss", "how"])
-    return table.astype({"order": "int64", "edge": "object", "kept": "bool", "rise": "float64", "loss": "float64", "how": "object"})
+    return table.astype(
+        {
+            "order": "int64",
+            "edge": "object",
+            "kept": "bool",
+            "rise": "float64",
+            "loss": "float64",
+            "how": "object",
+        }
+    )
 
 
 def _counts(outcome: Outcome) -> pd.DataFrame:
@@ -166,7 +179,11 @@ def _ends(s: Search) -> Control:
     size = max(1.0, float(np.nanmax(np.abs(found))))
     eps = torch.finfo(next(q.model.hf.parameters()).dtype).eps
     floor = 1e4 * eps * size
-    without = "" if "donor" in gaps else f"; with {q.choices.ablation} ablation there is no run to hold the empty circuit against"
+    without = (
+        ""
+        if "donor" in gaps
+        else f"; with {q.choices.ablation} ablation there is no run to hold the empty circuit against"
+    )
     return Control("ends", "that patching does not span the whole model to the empty circuit", f"all edges kept is the clean run, none the corrupt run, within {floor:.1g}{without}",
                    gaps, max(gaps.values()) <= floor, 2 * q.runs.n, gates=True)  # fmt: skip
 
@@ -255,7 +272,10 @@ def _random_edges(curve: pd.DataFrame, drawn: np.ndarray, why: str) -> Control:
 
 
 def _completeness(outcome: Outcome, tolerance: float) -> Control:
-    rules_out, expected = "that the gradient misses the metric's way from base to donor", f"the scores of the interpolated cut add up to the metric's change, within {tolerance:.0%}"
+    rules_out, expected = (
+        "that the gradient misses the metric's way from base to donor",
+        f"the scores of the interpolated cut add up to the metric's change, within {tolerance:.0%}",
+    )
     e = outcome.estimate
     if e is None or not np.isfinite(e.gap):
         why = "no scores along a path" if e is None else "one gradient, no path along which scores add up"

@@ -214,7 +214,9 @@ def _likely(s: Search) -> np.ndarray:
     return np.abs(s.units.scores(estimate.values.numpy().astype(np.float64).mean(1)))
 
 
-def _compare(s: Search, losses: acdc.Losses, tau: float, scores: np.ndarray, out: Outcome, dead: bool) -> None:
+def _compare(
+    s: Search, losses: acdc.Losses, tau: float, scores: np.ndarray, out: Outcome, dead: bool
+) -> None:
     """What blocks may have hidden: the plain walk where it is affordable, and units put back one at a time."""
     assert out.walk is not None
     blocks = [unit for block in out.walk.blocks for unit in block]
@@ -245,4 +247,12 @@ def by_gates(s: Search, size: int) -> Outcome:
     order = ranked(s.units, learnt.scores, "top-n", absolute=False)
     raw = first(s.units, order, size)
     kept = s.path(raw)
-    return Outcome(raw, kept, learnt.scores[s.units.of_edge], s.units.free, {size: kept}, s.measure([kept]), curve=learnt.curve)
+    return Outcome(
+        raw,
+        kept,
+        learnt.scores[s.units.of_edge],
+        s.units.free,
+        {size: kept},
+        s.measure([kept]),
+        curve=learnt.curve,
+    )

@@ -29,6 +29,7 @@ MODULES = {
     "component_set": "sets",
     "circuit_discovery": "discovery",
     "distributed_alignment_search": "alignment",
+    "path_patching": "paths",
     "dissect": "overview",
 }
 

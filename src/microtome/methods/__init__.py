@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
+    from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.sets import component_set
 
@@ -31,6 +32,7 @@ _HOMES = {
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
+    "path_patching": "paths",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "logit_lens",
+    "path_patching",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

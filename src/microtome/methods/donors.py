@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,23 @@ _WHY = {
 }  # fmt: skip
 
 
+Cells = list[tuple[Site, Column | None]]
+Runner = Callable[[Bench, Cells, Sequence[Sequence[int]]], np.ndarray]
+"""Effects [cell, prompt] of cells patched from the runs of these token ids, in the bench's first metric."""
+
+
+def swept(bench: Bench, cells: Cells, ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """Patched minus base, by activation patching. Shapes: [cell, prompt]."""
+    out = sweep(bench, [cell(*c) for c in cells], {"donor": Prompts(ids)})
+    return out.effects[..., 0].numpy().astype(np.float64)
+
+
 @dataclass
 class Chosen:
     """Cells on which forward-based controls run: the strongest, and a random sample of the others.
 
     Shapes: real [cell, prompt], the strongest cells' effects in the first metric; total [prompt], donor minus base of
-    whole runs; others, other_names: the sample, on which the identity and the irrelevant donor run.
+    whole runs; others, other_names: the sample, on which the identity and the irrelevant donor run; run: how a cell is patched.
     """
 
     cells: list[tuple[Site, Column | None]]
@@ -60,6 +71,7 @@ class Chosen:
     other_names: list[str] = field(default_factory=list)
     rows: list[dict[str, object]] = field(default_factory=list)
     other_rows: list[dict[str, object]] = field(default_factory=list)
+    run: Runner = swept
 
 
 def not_run(name: str, why: str) -> Control:
@@ -104,7 +116,7 @@ def _one_donor(s: Setting, task: PairTask, chosen: Chosen, kind: str, seed: int)
     except TaskError as error:
         why = error.what + (f" ({error.why})" if error.why else "")
         return [not_run(name, why) for name in names]
-    effects = _effects(_first(s.bench), chosen.cells, donors)
+    effects = chosen.run(_first(s.bench), chosen.cells, donors.ids)
     clusters, named = list(s.clusters), chosen.names
     if kind == "same_value":
         _note(s, chosen, kind, effects)
@@ -113,22 +125,17 @@ def _one_donor(s: Setting, task: PairTask, chosen: Chosen, kind: str, seed: int)
         _note(s, chosen, kind, effects)
         own = checks.irrelevant_donor(effects, chosen.real, chosen.total, clusters, cells=named)
         return [own, _elsewhere(s, chosen, donors)]
-    arrived = _effects(s.with_answers(donors.answers, donors.wrong, "logprob_diff"), chosen.cells, donors)
+    asked = s.with_answers(donors.answers, donors.wrong, "logprob_diff")
+    arrived = chosen.run(asked, chosen.cells, donors.ids)
     _note(s, chosen, kind, arrived)
     control = checks.wrong_value(arrived, _real_as_logprob(s, chosen), clusters, cells=named)
     return [control, _value_matters(s, task, chosen, donors, effects)]
 
 
-def _effects(bench: Bench, cells: list[tuple[Site, Column | None]], donors: Donors) -> np.ndarray:
-    """Patched minus base in the bench's metric. Shapes: [cell, prompt]."""
-    out = sweep(bench, [cell(*c) for c in cells], {"donor": Prompts(donors.ids)})
-    return out.effects[..., 0].numpy().astype(np.float64)
-
-
 def _elsewhere(s: Setting, chosen: Chosen, donors: Donors) -> Control:
     if not chosen.others:
         return not_run("other_cells", "no other cell can differ, or their cost exceeds the controls' share")
-    effects = _effects(_first(s.bench), chosen.others, donors)
+    effects = chosen.run(_first(s.bench), chosen.others, donors.ids)
     chosen.other_rows += _rows(s, chosen.others, "irrelevant", effects)
     return checks.other_cells(effects, chosen.total, list(s.clusters), cells=chosen.other_names)
 
@@ -149,8 +156,7 @@ def _real_as_logprob(s: Setting, chosen: Chosen) -> np.ndarray:
         return chosen.real if s.mode == "denoise" else -chosen.real
     answers, wrong = (s.task.answers, s.task.wrong) if s.mode == "denoise" else (s.task.wrong, s.task.answers)
     bench = s.with_answers(answers, wrong, "logprob_diff")
-    out = sweep(bench, [cell(*c) for c in chosen.cells], {"donor": Prompts(s.donor.ids)})
-    return out.effects[..., 0].numpy().astype(np.float64)
+    return chosen.run(bench, chosen.cells, s.donor.ids)
 
 
 def noise(s: Setting, chosen: Chosen, seed: int) -> Control:

@@ -83,6 +83,7 @@ def _of(result: Result) -> list[tuple[int, Number]]:
         "attribution_patching",
         "direct_logit_attribution",
         "logit_lens",
+        "path_patching",
     ):
         made, heads = _strongest(result)
         # the stream's largest cell is the last layer at the last position whatever the task: only where room is left
@@ -149,6 +150,7 @@ def _strongest(result: Result) -> tuple[Number | None, bool]:
         "attribution_patching": "largest estimate",
         "direct_logit_attribution": "largest piece",
         "logit_lens": "largest reading",
+        "path_patching": "largest sender",
     }[result.kind]
     made = Number(f"{kind}: {place}", row["value"], row["low"], row["high"], row["null_low"], row["null_high"],
                   f"null over {len(frame)} cells", unit(cells.metric), int(row["n"]), share=row["share"])  # fmt: skip

@@ -36,6 +36,7 @@ TITLE = {
     "attention_patterns": "What the heads attend to",
     "component_set": "The smallest set found",
     "distributed_alignment_search": "A subspace for a variable",
+    "path_patching": "Path patching",
     "dissect": "The whole",
 }
 
@@ -47,6 +48,7 @@ _ASKED = {
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
+    "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
 }
 _PATCHED = {
     "denoise": "Run the corrupt prompt, put in the clean activation at one place, and see how far the answer comes back. This asks what is sufficient.",
@@ -87,6 +89,10 @@ _LIMITS = {
     "distributed_alignment_search": (
         "A subspace that can be exchanged need not be one that the model uses: where one linear map reads the site its parts are tested, elsewhere they cannot be.",
         "No subspace found does not say that there is none: training may have missed it, or it is not linear.",
+    ),
+    "path_patching": (
+        "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
+        "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
     ),
 }
 _ALWAYS = ("One model, one task, one kind of counterfactual: another may tell another story.",)
