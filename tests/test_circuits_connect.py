@@ -33,7 +33,9 @@ def names(kept, graph=GRAPH):
 
 def by_walking(graph, kept):
     """An oracle: every path through kept edges, one step at a time, as a set of names."""
-    edges = [(graph.writers[graph.writer_of[i]].name, int(graph.reader_of[i]), i) for i in np.flatnonzero(kept)]
+    edges = [
+        (graph.writers[graph.writer_of[i]].name, int(graph.reader_of[i]), i) for i in np.flatnonzero(kept)
+    ]
     feeds = {r: [graph.writers[w].name for w in graph.fed_by(r)] for r in range(len(graph.readers))}
     used = set()
 
@@ -97,11 +99,18 @@ def units(granularity="edge", fixed=None, spans=1):
 def test_greedy_grows_from_the_logits_and_keeps_only_what_is_connected():
     u = units()
     scores = np.zeros(len(GRAPH.edges))
-    for edge, value in {"embed->L0.ln2_out": 9.0, "L0.mlp_out->logits": 0.5, "L1H2.z->logits": 1.0, "embed->L1KV1.v": -3.0}.items():
+    for edge, value in {
+        "embed->L0.ln2_out": 9.0,
+        "L0.mlp_out->logits": 0.5,
+        "L1H2.z->logits": 1.0,
+        "embed->L1KV1.v": -3.0,
+    }.items():
         scores[GRAPH.number(edge)] = value
     greedy = ranked(u, scores, "greedy", absolute=True)
     assert names(first(u, greedy, 3)) == {"L1H2.z->logits", "embed->L1KV1.v", "L0.mlp_out->logits"}
-    assert names(first(u, greedy, 4)) >= {"embed->L0.ln2_out"}  # the best score of all, once its MLP is connected
+    assert names(first(u, greedy, 4)) >= {
+        "embed->L0.ln2_out"
+    }  # the best score of all, once its MLP is connected
     top = ranked(u, scores, "top-n", absolute=True)
     assert names(first(u, top, 2)) == {"embed->L0.ln2_out", "embed->L1KV1.v"}
     assert not connected(GRAPH, first(u, top, 2)).any()

@@ -169,7 +169,8 @@ def check_threshold(tau: float | None) -> float:
 def plain(losses: Losses, units: Units, candidates: np.ndarray, tau: float, *, dead: bool = True) -> Found:
     """One run per decision. Shapes: candidates [unit] bool: the others stay in."""
     walk = Walk(units, candidates, dead=dead)
-    present, decisions = losses.alone(walk.kept), []
+    present = losses.alone(walk.kept)
+    decisions: list[Decision] = []
     while True:
         unit = walk.next()
         _note_dead(walk, decisions, present)
@@ -211,7 +212,9 @@ class Guess:
         below, above = np.cumsum(~dropped[order]), np.cumsum(dropped[order][::-1])[::-1]
         errors = np.concatenate([[above[0]], below + np.append(above[1:], 0)])
         best = int(np.flatnonzero(errors == errors.min())[-1])
-        self.cut = -1.0 if best == 0 else float(scores[order][best - 1]) if best < len(order) else float("inf")
+        self.cut = (
+            -1.0 if best == 0 else float(scores[order][best - 1]) if best < len(order) else float("inf")
+        )
 
 
 @dataclass

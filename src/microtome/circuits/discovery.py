@@ -21,7 +21,7 @@ from microtome.circuits.options import (
     options_of,
 )
 from microtome.circuits.question import ask
-from microtome.circuits.search import Search, by_gates, by_score, by_walk
+from microtome.circuits.search import Search, by_gates, by_score, by_walk, check_contrast
 from microtome.circuits.units import Units
 from microtome.errors import ResultError
 from microtome.graph.nodes import Graph, graph_of
@@ -64,6 +64,7 @@ def circuit_discovery(
     check_choices(how, choices, names[column])
     question = ask(model, task, choices, metrics=names, scored=scored)
     search = Search(question, Units.of(question), column, made, seed)
+    check_contrast(search)
     if how in IMPORTANCE:
         outcome = by_score(search, how, select, size, threshold)
     elif how == "acdc":
@@ -138,4 +139,13 @@ def circuit_of(result: Result, model: Model | Graph) -> Circuit:
         raise ResultError("this circuit is of another model", why=f"its graph has {len(table):,} edges, this one {len(graph.edges):,}",
                           instead="load the model that it was found in")  # fmt: skip
     scores = dict(zip(kept["edge"], kept["score"].astype(float), strict=True))
-    return Circuit(tuple(kept["edge"]), graph.shape, asked, Choices(**json.loads(about["choices"])), about["how"], scores, spans, result)
+    return Circuit(
+        tuple(kept["edge"]),
+        graph.shape,
+        asked,
+        Choices(**json.loads(about["choices"])),
+        about["how"],
+        scores,
+        spans,
+        result,
+    )

@@ -73,7 +73,9 @@ def learn_gates(
     curve = np.zeros((steps, 3))
     for step in range(steps):
         wanted = 1 + (size / total - 1) * min(1.0, (step + 1) / max(1.0, 0.6 * steps))
-        draw = torch.from_numpy(seeds.rng(seed, f"edge pruning step {step}").uniform(1e-6, 1 - 1e-6, len(units)))
+        draw = torch.from_numpy(
+            seeds.rng(seed, f"edge pruning step {step}").uniform(1e-6, 1 - 1e-6, len(units))
+        )
         optimiser.zero_grad()
         loss = _backward(question, units, column, gates, draw)
         share = _expected_open(gates)[free].mean()
@@ -103,7 +105,10 @@ def _backward(question: Question, units: Units, column: int, gates: Tensor, draw
     total = 0.0
     for recorded in question.runs.recorded():
         dtype, device = recorded.ground.clean.dtype, recorded.ground.clean.device
-        with rooted(question.model.binding), seam.implementation(question.model.hf, recorded.ground.base.attention):
+        with (
+            rooted(question.model.binding),
+            seam.implementation(question.model.hf, recorded.ground.base.attention),
+        ):
             kept = torch.where(fixed, 1.0, _sampled(gates, draw)[of_edge])
             patched = kept if question.choices.direction == "denoise" else 1 - kept
             values = _values(question, recorded, patched[None].to(device, dtype), column)

@@ -47,11 +47,13 @@ def assemble(s: Search, outcome: Outcome, how: str, tau: float | None) -> Result
         _same_as_plain(s, outcome),
         _cancelling(s, outcome, tau),
     ]
-    random = ran[3]
-    observed = random.observed
-    p = float(observed["p"]) if random.passed is not None and hasattr(observed, "keys") else None  # type: ignore[call-overload, index]
+    p = None if not len(drawn) else _p(curve, drawn)
     labels = tuple(_label(s, k) for k in outcome.sizes)
-    coords = {"site": labels, "prompt": tuple(range(q.runs.n)), "metric": q.setting.metrics}
+    coords: dict[str, tuple[str | int, ...]] = {
+        "site": labels,
+        "prompt": tuple(range(q.runs.n)),
+        "metric": q.setting.metrics,
+    }
     values = {i: {"score": float(v)} for i, v in enumerate(outcome.values[-1, :, s.column])}
     return Result(
         KIND,
@@ -66,7 +68,7 @@ def assemble(s: Search, outcome: Outcome, how: str, tau: float | None) -> Result
         },
         tensors={} if outcome.curve is None else {"gates": outcome.curve},
         controls=ran,
-        verdict=verdict(ran, MANDATORY, p, ALPHA, None if p is None else 1 / (1 + random.n)),
+        verdict=verdict(ran, MANDATORY, p, ALPHA, None if p is None else 1 / (1 + len(drawn))),
         raw_examples=examples(q.model, q.setting.base, values, s.seed),
     )
 
@@ -86,7 +88,9 @@ def _edges(s: Search, outcome: Outcome) -> pd.DataFrame:
         interval = mean_interval(outcome.per_prompt, s.question.clusters)
         low, high = interval.low, interval.high
     names = named_edges(s.question.graph, every, s.question.runs.spans)
-    return pd.DataFrame({"edge": names, "score": outcome.scores, "low": low, "high": high, "kept": outcome.kept})
+    return pd.DataFrame(
+        {"edge": names, "score": outcome.scores, "low": low, "high": high, "kept": outcome.kept}
+    )
 
 
 def _curve(s: Search, outcome: Outcome) -> pd.DataFrame:
@@ -104,7 +108,9 @@ def _curve(s: Search, outcome: Outcome) -> pd.DataFrame:
     except ControlError:  # too few prompts for an interval of the whole effect: the limits stay unknown
         pass
     counts = [int(mask.sum()) for mask in outcome.sizes.values()]
-    return pd.DataFrame({"k": list(outcome.sizes), "edges": counts, "value": faith, "low": low, "high": high, "n": q.runs.n})
+    return pd.DataFrame(
+        {"k": list(outcome.sizes), "edges": counts, "value": faith, "low": low, "high": high, "n": q.runs.n}
+    )
 
 
 def _decisions(s: Search, outcome: Outcome) -> pd.DataFrame:
@@ -117,7 +123,16 @@ def _decisions(s: Search, outcome: Outcome) -> pd.DataFrame:
         for i, d in enumerate(made)
     ]
     table = pd.DataFrame(rows, columns=["order", "edge", "kept", "rise", "loss", "how"])
-    return table.astype({"order": "int64", "edge": "object", "kept": "bool", "rise": "float64", "loss": "float64", "how": "object"})
+    return table.astype(
+        {
+            "order": "int64",
+            "edge": "object",
+            "kept": "bool",
+            "rise": "float64",
+            "loss": "float64",
+            "how": "object",
+        }
+    )
 
 
 def _counts(outcome: Outcome) -> pd.DataFrame:
@@ -166,7 +181,11 @@ def _ends(s: Search) -> Control:
     size = max(1.0, float(np.nanmax(np.abs(found))))
     eps = torch.finfo(next(q.model.hf.parameters()).dtype).eps
     floor = 1e4 * eps * size
-    without = "" if "donor" in gaps else f"; with {q.choices.ablation} ablation there is no run to hold the empty circuit against"
+    without = (
+        ""
+        if "donor" in gaps
+        else f"; with {q.choices.ablation} ablation there is no run to hold the empty circuit against"
+    )
     return Control("ends", "that patching does not span the whole model to the empty circuit", f"all edges kept is the clean run, none the corrupt run, within {floor:.1g}{without}",
                    gaps, max(gaps.values()) <= floor, 2 * q.runs.n, gates=True)  # fmt: skip
 
@@ -242,12 +261,23 @@ def _nulls(drawn: np.ndarray) -> pd.DataFrame:
     return table.astype({"family": "object", "draw": "int64", "value": "float64"})
 
 
+def _near(curve: pd.DataFrame, drawn: np.ndarray) -> np.ndarray:
+    """Nearness to faithfulness 1: of random circuits, then of the found one. Shapes: [draw + 1]."""
+    out: np.ndarray = 1 - np.abs(1 - np.append(drawn, curve["value"].iloc[-1]))
+    return out
+
+
+def _p(curve: pd.DataFrame, drawn: np.ndarray) -> float:
+    near = _near(curve, drawn)
+    return float((1 + (near[:-1] >= near[-1]).sum()) / (1 + len(drawn)))
+
+
 def _random_edges(curve: pd.DataFrame, drawn: np.ndarray, why: str) -> Control:
     name, rules_out = "random_edges", "that any edges of these kinds and depths would do"
     expected = f"nearer to faithfulness 1 than random circuits of its shape (alpha {ALPHA:g})"
     if why:
         return Control.not_run(name, rules_out, expected, why)
-    near = 1 - np.abs(1 - np.append(drawn, curve["value"].iloc[-1]))
+    near = _near(curve, drawn)
     made = checks.random_components(
         float(near[-1]), near[:-1], what="1 - |1 - faithfulness|", alpha=ALPHA, name=name
     )
@@ -255,7 +285,10 @@ def _random_edges(curve: pd.DataFrame, drawn: np.ndarray, why: str) -> Control:
 
 
 def _completeness(outcome: Outcome, tolerance: float) -> Control:
-    rules_out, expected = "that the gradient misses the metric's way from base to donor", f"the scores of the interpolated cut add up to the metric's change, within {tolerance:.0%}"
+    rules_out, expected = (
+        "that the gradient misses the metric's way from base to donor",
+        f"the scores of the interpolated cut add up to the metric's change, within {tolerance:.0%}",
+    )
     e = outcome.estimate
     if e is None or not np.isfinite(e.gap):
         why = "no scores along a path" if e is None else "one gradient, no path along which scores add up"

@@ -69,7 +69,9 @@ def _caution(how: str) -> str:
         return "gates are learnt together: one alone says nothing"
     if how == "exact":
         return "each edge left out alone: edges that stand in for each other do not show"
-    return "estimates by gradients, not tests: the circuit's own controls say whether it carries the behaviour"
+    return (
+        "estimates by gradients, not tests: the circuit's own controls say whether it carries the behaviour"
+    )
 
 
 def _about(result: Result) -> dict[str, str]:
@@ -107,7 +109,9 @@ def faithfulness(result: Result) -> go.Figure:
     sheet.add(panel, go.Scatter(x=x, y=y, mode="lines+markers", error_y=bars, hoverinfo="text", hovertext=hover,
                                 line={"color": SERIES[0], "width": 2}, marker={"size": 6, "color": SERIES[0]}))  # fmt: skip
     sheet.key(
-        "━", SERIES[0], "on the prompts that chose it, with interval; 1: the whole model, 0: the empty circuit"
+        "━",
+        SERIES[0],
+        "on the prompts that chose it, with interval; 1: the whole model, 0: the empty circuit",
     )
     _nulls(sheet, panel, float(found["edges"]), drawn)
     sheet.key("!", INK, f"the circuit found: {int(found['edges']):,} edges, {number(float(found['value']))} {interval(float(found['low']), float(found['high']))}".rstrip())  # fmt: skip
@@ -147,7 +151,9 @@ def decisions(result: Result) -> go.Figure:
     sheet.add(panel, go.Scatter(x=x[kept], y=y[kept], mode="markers", hoverinfo="text", hovertext=hover, marker={"size": 6, "color": SERIES[1], "symbol": "square"}))  # fmt: skip
     tested = int((table["how"] != "dead").sum())
     sheet.key(
-        "━", SERIES[0], f"loss of the present circuit over {len(x):,} decisions, {tested:,} of them with a run"
+        "━",
+        SERIES[0],
+        f"loss of the present circuit over {len(x):,} decisions, {tested:,} of them with a run",
     )
     sheet.key("■", SERIES[1], f"kept: {int(kept.sum()):,}")
     return sheet.figure()

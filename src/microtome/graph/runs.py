@@ -247,9 +247,7 @@ def _attention_writes(
             continue
         numbers = graph.readers_at(layer, kind)
         mine = change[numbers.start - first : numbers.stop - first]
-        writes.append(
-            whole(POINT[kind], layer, _constant(_read_values(ground, layer, kind, hidden, mine)))
-        )
+        writes.append(whole(POINT[kind], layer, _constant(_read_values(ground, layer, kind, hidden, mine))))
     return writes
 
 
