@@ -149,8 +149,8 @@ def cancelling():
                     part.weight[width : 2 * width] = part.weight[
                         :width
                     ]  # head 1 computes what head 0 computes
-                out[:, :width] = 4 * kept[:, :width]
-                out[:, width : 2 * width] = -4 * kept[:, :width]
+                out[:, :width] = 12 * kept[:, :width]
+                out[:, width : 2 * width] = -12 * kept[:, :width]
                 out[:, 2 * width : 3 * width] = 4 * kept[:, 2 * width : 3 * width]
     return Model(load_module(hf.eval()))
 
@@ -160,13 +160,13 @@ def test_group_testing_loses_edges_that_cancel_and_says_so():
     task = planted.pairs(model)
     walked = circuits.discover(model, task, "acdc", threshold=0.05, options={"walk": "plain"})
     blocks = circuits.discover(model, task, "acdc", threshold=0.05, options={"walk": "groups"})
-    pair = {"L1H0.z->logits", "L1H1.z->logits"}
+    pair = {"embed->L1H0.v", "embed->L1H1.v"}
     assert pair <= set(walked.edges) and not pair & set(blocks.edges)
-    assert "L1H2.z->logits" in blocks.edges
+    assert "embed->L1H2.v" in blocks.edges
     same = blocks.result.control("same_as_plain")
-    assert same.passed is False and same.observed["jaccard"] < 0.9 and "L1H0.z->logits" in same.detail
+    assert same.passed is False and same.observed["jaccard"] < 0.9 and "embed->L1H0.v" in same.detail
     alone = blocks.result.control("cancelling")
-    assert alone.passed is False and "L1H1.z->logits" in alone.detail
+    assert alone.passed is False and "embed->L1H1.v (+" in alone.detail
     reasons = " ".join(blocks.result.verdict.reasons)
     assert "cancelling failed" in reasons and "same_as_plain failed" in reasons
     honest = circuits.discover(planted.one_head(), planted.pairs(planted.one_head()), "acdc", threshold=0.05, options={"walk": "groups"})  # fmt: skip

@@ -169,7 +169,8 @@ def check_threshold(tau: float | None) -> float:
 def plain(losses: Losses, units: Units, candidates: np.ndarray, tau: float, *, dead: bool = True) -> Found:
     """One run per decision. Shapes: candidates [unit] bool: the others stay in."""
     walk = Walk(units, candidates, dead=dead)
-    present, decisions = losses.alone(walk.kept), []
+    present = losses.alone(walk.kept)
+    decisions: list[Decision] = []
     while True:
         unit = walk.next()
         _note_dead(walk, decisions, present)

@@ -53,7 +53,9 @@ def live_readers(graph: Graph, leads: np.ndarray, reader: int) -> np.ndarray:
     if not len(feeds):
         return np.ones(len(leads), dtype=bool)
     here: np.ndarray = leads[:, feeds].any(1)
-    return np.full(len(leads), here.any()) if _mixes(graph, reader) else here
+    if _mixes(graph, reader):
+        return np.full(len(leads), bool(here.any()))
+    return here
 
 
 def leading(graph: Graph, kept: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from microtome.circuits.options import (
     options_of,
 )
 from microtome.circuits.question import ask
-from microtome.circuits.search import Search, by_gates, by_score, by_walk
+from microtome.circuits.search import Search, by_gates, by_score, by_walk, check_contrast
 from microtome.circuits.units import Units
 from microtome.errors import ResultError
 from microtome.graph.nodes import Graph, graph_of
@@ -64,6 +64,7 @@ def circuit_discovery(
     check_choices(how, choices, names[column])
     question = ask(model, task, choices, metrics=names, scored=scored)
     search = Search(question, Units.of(question), column, made, seed)
+    check_contrast(search)
     if how in IMPORTANCE:
         outcome = by_score(search, how, select, size, threshold)
     elif how == "acdc":

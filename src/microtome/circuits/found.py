@@ -47,11 +47,13 @@ def assemble(s: Search, outcome: Outcome, how: str, tau: float | None) -> Result
         _same_as_plain(s, outcome),
         _cancelling(s, outcome, tau),
     ]
-    random = ran[3]
-    observed = random.observed
-    p = float(observed["p"]) if random.passed is not None and hasattr(observed, "keys") else None  # type: ignore[call-overload, index]
+    p = None if not len(drawn) else _p(curve, drawn)
     labels = tuple(_label(s, k) for k in outcome.sizes)
-    coords = {"site": labels, "prompt": tuple(range(q.runs.n)), "metric": q.setting.metrics}
+    coords: dict[str, tuple[str | int, ...]] = {
+        "site": labels,
+        "prompt": tuple(range(q.runs.n)),
+        "metric": q.setting.metrics,
+    }
     values = {i: {"score": float(v)} for i, v in enumerate(outcome.values[-1, :, s.column])}
     return Result(
         KIND,
@@ -66,7 +68,7 @@ def assemble(s: Search, outcome: Outcome, how: str, tau: float | None) -> Result
         },
         tensors={} if outcome.curve is None else {"gates": outcome.curve},
         controls=ran,
-        verdict=verdict(ran, MANDATORY, p, ALPHA, None if p is None else 1 / (1 + random.n)),
+        verdict=verdict(ran, MANDATORY, p, ALPHA, None if p is None else 1 / (1 + len(drawn))),
         raw_examples=examples(q.model, q.setting.base, values, s.seed),
     )
 
@@ -259,12 +261,23 @@ def _nulls(drawn: np.ndarray) -> pd.DataFrame:
     return table.astype({"family": "object", "draw": "int64", "value": "float64"})
 
 
+def _near(curve: pd.DataFrame, drawn: np.ndarray) -> np.ndarray:
+    """Nearness to faithfulness 1: of random circuits, then of the found one. Shapes: [draw + 1]."""
+    out: np.ndarray = 1 - np.abs(1 - np.append(drawn, curve["value"].iloc[-1]))
+    return out
+
+
+def _p(curve: pd.DataFrame, drawn: np.ndarray) -> float:
+    near = _near(curve, drawn)
+    return float((1 + (near[:-1] >= near[-1]).sum()) / (1 + len(drawn)))
+
+
 def _random_edges(curve: pd.DataFrame, drawn: np.ndarray, why: str) -> Control:
     name, rules_out = "random_edges", "that any edges of these kinds and depths would do"
     expected = f"nearer to faithfulness 1 than random circuits of its shape (alpha {ALPHA:g})"
     if why:
         return Control.not_run(name, rules_out, expected, why)
-    near = 1 - np.abs(1 - np.append(drawn, curve["value"].iloc[-1]))
+    near = _near(curve, drawn)
     made = checks.random_components(
         float(near[-1]), near[:-1], what="1 - |1 - faithfulness|", alpha=ALPHA, name=name
     )

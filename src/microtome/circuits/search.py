@@ -148,15 +148,23 @@ def _exact(s: Search) -> np.ndarray:
 
 def _no_gradient(s: Search) -> TaskError:
     name = s.question.setting.metrics[s.column]
+    return TaskError(f"the gradient of {name} is zero at every edge", why=f"the ends differ on some of {s.question.runs.n} prompts, but where the gradient was taken nothing moves it",
+                     instead="how='eap-ig', whose gradients are taken on the way, or how='exact'")  # fmt: skip
+
+
+def check_contrast(s: Search) -> None:
+    """Refuse a metric that is the same in the whole model and in the empty circuit, prompt by prompt.
+
+    Raises
+    ------
+    TaskError: on how many prompts.
+    """
+    name = s.question.setting.metrics[s.column]
     full, empty = (end[:, s.column] for end in s.question.ends)
-    same = int((np.abs(full - empty) <= 1e-9).sum())
-    why = (
-        f"clean and corrupt score the same on {same} of {len(full)} prompts"
-        if same
-        else f"{name} does not react to any edge on any of {len(full)} prompts"
-    )
-    return TaskError(f"{name} is constant: its gradient is zero at every edge", why=why,
-                     instead="pairs that differ in what the metric reads, or another metric")  # fmt: skip
+    eps = torch.finfo(next(s.question.model.hf.parameters()).dtype).eps
+    if bool((np.abs(full - empty) <= 100 * eps * np.maximum(1.0, np.abs(full))).all()):
+        raise TaskError(f"{name} is constant: no edge has an effect or a gradient", why=f"the whole model and the empty circuit score the same on all {len(full)} prompts",
+                        instead="pairs that differ in what the metric reads, or another metric")  # fmt: skip
 
 
 def by_walk(s: Search, tau: float) -> Outcome:
