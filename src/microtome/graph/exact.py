@@ -80,8 +80,9 @@ def edge_tokens(runs: EdgeRuns, edges: Sequence[int] | Tensor) -> int:
 
 def _chosen(graph: Graph, edges: Sequence[int] | Tensor) -> Tensor:
     chosen = torch.as_tensor(edges, dtype=torch.long).reshape(-1)
-    if len(chosen) and not (0 <= int(chosen.min()) and int(chosen.max()) < len(graph.edges)):
-        raise SiteError(f"{int(chosen.max())} is no edge", why=f"this graph has {len(graph.edges):,} edges, counted from 0",
+    if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= len(graph.edges)):
+        wrong = int(chosen.min()) if int(chosen.min()) < 0 else int(chosen.max())
+        raise SiteError(f"{wrong} is no edge", why=f"this graph has {len(graph.edges):,} edges, counted from 0",
                         instead="graph.number('L5H3.z->L9KV2.k') gives an edge's number")  # fmt: skip
     return chosen
 
@@ -99,8 +100,11 @@ class _Planned:
     zero: Tensor
 
     def take(self, which: Tensor) -> _Planned:
-        fields = (getattr(self, f)[which] for f in ("edge", "prompt", "kind", "writer", "reader"))
-        return _Planned(self.rows.take(which), *fields, self.zero)
+        """Some of the rows."""
+        edge, prompt, kind = self.edge[which], self.prompt[which], self.kind[which]
+        return _Planned(
+            self.rows.take(which), edge, prompt, kind, self.writer[which], self.reader[which], self.zero
+        )
 
     def __len__(self) -> int:
         return len(self.edge)
@@ -161,7 +165,7 @@ def _plan(runs: EdgeRuns, recorded: Recorded, chosen: Tensor, skip: bool) -> _Pl
     number = torch.as_tensor(graph.reader_of)[chosen]
     layer, kind, index = (torch.tensor(values)[number] for values in _readers(graph))
     every, scored = _spans(runs, recorded, skip)
-    local = sum(kind == k for k in LOCAL).bool()
+    local = torch.isin(kind, torch.tensor(LOCAL))
     late = (local & (layer >= layers - 1))[None]
     live, first, last = (
         torch.where(late, getattr(scored, f)[:, writer], getattr(every, f)[:, writer])

@@ -39,14 +39,16 @@ class EdgeRuns:
     """Edge-patched runs of some base prompts. Build once per question: base and donor are run once for all masks.
 
     bench: the base prompts and what is measured on them; donor: what patched edges carry; memory: bytes for recorded runs
-    (a third) and for the runs under way (a third); prompts beyond the budget are recorded anew each time. `forwards`
-    counts patched runs (mask x prompt rows), `calls` the batched passes they were made in.
+    (a third) and for the runs under way (a third); prompts beyond the budget are recorded anew each time; eager:
+    run under the attention that shows its patterns. `forwards` counts patched runs (mask x prompt rows), `calls` the batched
+    passes they were made in.
     """
 
     bench: Bench
     donor: Donor
     memory: int = 1 << 30
     progress: Progress | None = None
+    eager: bool = False
     forwards: int = 0
     calls: int = 0
     _kept: dict[int, Recorded] = field(default_factory=dict, repr=False)
@@ -58,7 +60,7 @@ class EdgeRuns:
         facts = self.bench.binding.facts
         size = next(self.bench.binding.hf.parameters()).element_size()
         self._per_token = 2 * len(self.graph.writers) * facts.d_model * size
-        self.groups = groups_of(self.bench, self.memory // 3, per_token=self._per_token)
+        self.groups = groups_of(self.bench, self.memory // 3, eager=self.eager, per_token=self._per_token)
 
     @property
     def n(self) -> int:
@@ -82,7 +84,7 @@ class EdgeRuns:
         first = not self._kept
         checks = _check_reads(self.reading) if first else []
         flat = [read for layer in reads for read in layer.values()]
-        base = record_group(self.bench, group, 0, eager=False, reads=[*flat, *checks])
+        base = record_group(self.bench, group, 0, eager=self.eager, reads=[*flat, *checks])
         _check(self.reading, checks, base.resid)
         start = 0 if base.mode == "layers" else self.donor.start(self.bench, group)
         start = min(start, int(group.scored.min()))
