@@ -7,6 +7,7 @@ at the pattern, in place of the query's (key's) own first-order term (AtP*: Kram
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -48,10 +49,8 @@ def patterns(base: Base, layer: int, start: int, rows: Tensor, writes: list[Writ
         start, base.width, torch.arange(len(rows), device=rows.device), rows, hidden, base.width
     )
     with torch.no_grad(), seam.implementation(base.binding.hf, base.attention):
-        try:
+        with suppress(StopRun):
             call_layer(base, layer, [segment], writes, len(rows), [read])
-        except StopRun:
-            pass
     assert read.value is not None
     return read.value
 
