@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -116,7 +116,7 @@ class NodeRuns:
         metrics, logits = base_metrics(self.bench, group, base)
         start = 0 if base.mode == "layers" else min(self._parts(p) for p in group.prompts)
         start = min(start, int(group.scored.min()))
-        values = [_taken(reads, base.resid, base.n, base.width, start, self.points)]
+        before = _taken(reads, dict(enumerate(base.resid)), (base.n, base.width), start)
         rows = pack(rows_of_group(self.bench, group, self.donor))
         reads, ends = self._reads(), {0: Read("embed", None), len(binding.slots): Read("final_resid", None)}
         tokens = Tokens(rows.ids, torch.ones_like(rows.mask), rows.padding)
@@ -129,13 +129,13 @@ class NodeRuns:
             attention=replay_attention(binding, self.eager),
         )
         streams = {layer: read.value for layer, read in ends.items()}
-        values.append(_taken(reads, streams, base.n, base.width, start, self.points))
+        after = _taken(reads, streams, (base.n, base.width), start)
         own = torch.zeros(base.n, base.width - start, dtype=torch.bool)
         for length, mine in zip(group.lengths, group.rows_of, strict=True):
             own[list(mine), : length - start] = True
-        return RecordedNodes(
-            Played(self.reading, base, start, group, logits), *values, own.to(base.ids.device), metrics
-        )
+        run = Played(self.reading, base, start, group, logits)
+        before, after = ({p: made[p] for p in self.points} for made in (before, after))
+        return RecordedNodes(run, before, after, own.to(base.ids.device), metrics)
 
     def _reads(self) -> dict[Point, Read]:
         """Reads of the points; the streams at both ends are recorded anyway."""
@@ -157,14 +157,11 @@ def _entries(binding: Binding, point: Point, width: int) -> int:
 
 
 def _taken(
-    reads: dict[Point, Read], streams: object, rows: int, width: int, start: int, points: set[Point]
+    reads: Mapping[Point, Read], streams: Mapping[int, Tensor | None], shape: tuple[int, int], start: int
 ) -> dict[Point, Tensor]:
-    out = {}
-    for point in points:
-        read = reads.get(point)
-        value = streams[point[1]] if read is None else read.value  # type: ignore[index]
-        assert value is not None
-        whole = own_columns(value, (rows, width))
-        # a run asked for these points is kept without the rest of its prefix
-        out[point] = whole[:, start:].clone()
-    return out
+    """Values of reads and of streams, from the start on (copies: the rest of a prefix is not kept). Shapes: [row, pos, ...]."""
+    found = {
+        **{(STREAM, layer): value for layer, value in streams.items()},
+        **{p: r.value for p, r in reads.items()},
+    }
+    return {p: own_columns(v, shape)[:, start:].clone() for p, v in found.items() if v is not None}

@@ -48,9 +48,8 @@ def patterns(base: Base, layer: int, start: int, rows: Tensor, writes: list[Writ
     segment = Segment(
         start, base.width, torch.arange(len(rows), device=rows.device), rows, hidden, base.width
     )
-    with torch.no_grad(), seam.implementation(base.binding.hf, base.attention):
-        with suppress(StopRun):
-            call_layer(base, layer, [segment], writes, len(rows), [read])
+    with torch.no_grad(), seam.implementation(base.binding.hf, base.attention), suppress(StopRun):
+        call_layer(base, layer, [segment], writes, len(rows), [read])
     assert read.value is not None
     return read.value
 
