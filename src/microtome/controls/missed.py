@@ -27,7 +27,7 @@ from microtome.results.verdicts import Control
 FLOOR = 0.5
 """Share of the sample that is spread evenly."""
 RELEVANT = 0.01
-"""A component below this share of the largest verified effect is never called missed: that is rounding, not a part."""
+"""A component below this share of the largest is neither flagged nor called missed: that is rounding, not a part."""
 RULES_OUT = "that parts as strong as the flagged ones were not flagged"
 
 
@@ -62,6 +62,8 @@ def draw_verified(
 ) -> Sample:
     """The `top` components of largest |estimate|, and about `n` others, each drawn on its own.
 
+    Estimates under `RELEVANT` of the largest flag nothing, whatever their rank.
+
     estimate: mean effects [cell]; weight: how much each could matter, >= 0 [cell]; boost: how many times the even floor a
     component gets, >= 1 [cell] (where a gradient says nothing, its size is no reason to look elsewhere). All others are taken
     where there are no more than n.
@@ -86,7 +88,8 @@ def draw_verified(
             f"{top} flagged and {n} others of {size.size} components, floor {floor:g}.", why="they must fit"
         )
     flagged = np.zeros(size.size, bool)
-    flagged[np.argsort(-size, kind="stable")[:top]] = True
+    first = np.argsort(-size, kind="stable")[:top]
+    flagged[first[(size[first] >= RELEVANT * size.max()) | (first == first[0])]] = True
     chance = np.ones(size.size)
     rest = np.flatnonzero(~flagged)
     if rest.size > n:

@@ -89,7 +89,8 @@ def _changes(
     each = max(1, TOKENS // (rows * columns))
     for begin in range(0, reach, each):
         writers = torch.arange(begin, min(begin + each, reach), device=stream.device)
-        change = (ground.donor - ground.clean)[:, :, writers].movedim(2, 0)
+        here = slice(begin, begin + len(writers))
+        change = (ground.donor[:, :, here] - ground.clean[:, :, here]).movedim(2, 0)
         raw = reading.raw(layer, kind, (stream + change).reshape(-1, stream.shape[-1]))
         if not reading.joint(layer, kind):
             yield (

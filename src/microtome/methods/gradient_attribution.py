@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from microtome.controls import checks
 from microtome.controls.intervals import mean_interval
@@ -48,6 +49,8 @@ TOP = {"nodes": 16, "edges": 32}
 """Flagged components, at most a third of all."""
 VERIFIED = {"nodes": 48, "edges": 128}
 """Other components verified, on average."""
+ROUNDING = 1e-5
+"""Effects of at most this share of the largest are rounding."""
 MANDATORY = ("approximation", "missed")
 
 
@@ -156,6 +159,7 @@ def _certify(
     sample = draw_verified(
         mean, found.weight, top=top, n=verify if known is None else n, seed=seed, boost=found.boost
     )
+    flagged_all = sample.index[sample.flagged].tolist()
     if known is not None:
         index = np.array([i for i in sample.index if found.labels[i] in known], np.int64)
         flagged = np.isin(index, sample.index[sample.flagged])
@@ -167,9 +171,8 @@ def _certify(
     )
     whole = known is None or sample.index.size == n
     missed = count_missed(mean, true.mean(1), sample, limit=top) if whole and sample.flagged.any() else None
-    strongest = np.argsort(-np.abs(mean), kind="stable")[:top].tolist()
-    joint, total = found.joint(strongest)
-    return _Certified(sample, strongest, true, joint, total, missed)
+    joint, total = found.joint(flagged_all)
+    return _Certified(sample, flagged_all, true, joint, total, missed)
 
 
 def _result(s: Setting, found: Attributed, c: _Certified, how: str, alpha: float, seed: int) -> Result:
@@ -220,6 +223,8 @@ def _controls(s: Setting, found: Attributed, c: _Certified, how: str, seed: int)
 
 def _approximation(estimate: Floats, true: Floats, s: Setting, seed: int) -> Control:
     k = max(1, min(10, len(true) // 3))
+    # ranks among numbers that are nothing but rounding say nothing: they tie
+    estimate, true = (np.where(_rounding(v)[:, None], 0.0, v) for v in (estimate, true))
     try:
         agreement = rank_agreement(estimate, true, list(s.clusters), seed=seed)
         return checks.approximation(agreement, top_k_overlap(estimate.mean(1), true.mean(1), k=k))
@@ -230,6 +235,11 @@ def _approximation(estimate: Floats, true: Floats, s: Setting, seed: int) -> Con
             "the exact map's ranks",
             error.what,
         )
+
+
+def _rounding(values: Floats) -> NDArray[np.bool_]:
+    size = np.abs(values).max(1)
+    return np.asarray(size <= ROUNDING * size.max())
 
 
 def _agreement(found: Attributed, c: _Certified) -> pd.DataFrame:
