@@ -127,7 +127,8 @@ def test_too_small_a_sample_is_not_certified_and_says_what_would_do() -> None:
     assert control.passed is None and "not certified" in control.detail and str(m.needed) in control.detail
     _, enough = _verified(exact, exact, top=10, n=m.needed, seed=1)
     assert missed_control(enough).passed
-    assert needed(5, 10) == 0 and needed(20, 1) == 20
+    assert needed(draw_verified(exact[:20], np.ones(20), top=10, n=5, seed=0), 10) == 0
+    assert needed(draw_verified(exact[:20], np.ones(20), top=1, n=5, seed=0), 1) == 16
 
 
 def test_paths_that_cancel_show_in_the_joint_run_of_the_remainder() -> None:

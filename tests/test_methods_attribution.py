@@ -55,6 +55,8 @@ def test_on_a_linear_network_every_way_is_exact(linear, pairs, of, how) -> None:
     # what is linear adds up: the remainder's joint effect is the sum of its estimates
     seen = r.control("remainder").observed
     if of == "edges":
+        writers = r.tables["writers"]
+        assert len(writers) == 16 and (how == "ig-inputs" or writers["difference"].abs().max() < 1e-4)
         total = r.effects.values[..., 0].astype(float).mean(1)
         flagged = r.tables["agreement"].query("flagged")["site"].tolist()
         rest = sum(v for v, site in zip(total, r.effects.coords["site"], strict=True) if site not in flagged)

@@ -35,7 +35,8 @@ RULES_OUT = "that parts as strong as the flagged ones were not flagged"
 class Sample:
     """Components to verify. index: sorted int64 [verified]; inclusion: the chance of each, 1 for the flagged; flagged: bool.
 
-    n_cells: of the whole map; least: the smallest chance of any component outside those that are certain (1 if none is).
+    n_cells: of the whole map; least: the smallest chance of any component outside those that are certain (1 if none is);
+    expected: how many unflagged ones are drawn on average.
     """
 
     index: IntArray
@@ -43,6 +44,7 @@ class Sample:
     flagged: NDArray[np.bool_]
     n_cells: int
     least: float
+    expected: float
 
     @property
     def n_rest(self) -> int:
@@ -98,7 +100,7 @@ def draw_verified(
     index = np.flatnonzero(taken | flagged).astype(np.int64)
     uncertain = chance[chance < 1]
     least = float(uncertain.min()) if uncertain.size else 1.0
-    return Sample(index, chance[index], flagged[index], size.size, least)
+    return Sample(index, chance[index], flagged[index], size.size, least, float(chance[rest].sum()))
 
 
 def _chances(weight: FloatArray, boost: FloatArray, n: int, floor: float) -> FloatArray:
@@ -145,7 +147,6 @@ def count_missed(
     *,
     limit: int,
     level: float = 0.95,
-    floor: float = FLOOR,
 ) -> Missed:
     """Count components that are not flagged, but whose |exact| effect is at or above the smallest flagged |estimate|.
 
@@ -183,7 +184,7 @@ def count_missed(
     else:
         low = high = float(found)
     return Missed(threshold, tuple(int(i) for i in order), sure + total, low, high, level, limit,
-                  needed(sample.n_rest, limit, alpha, floor), n_sampled, sample.n_rest, strongest)  # fmt: skip
+                  needed(sample, limit, alpha), n_sampled, sample.n_rest, strongest)  # fmt: skip
 
 
 def _limits(total: float, least: float, alpha: float) -> tuple[float, float]:
@@ -197,12 +198,12 @@ def _limits(total: float, least: float, alpha: float) -> tuple[float, float]:
     return max(0.0, float(lower.max())), float(upper.min()) + 1e-9
 
 
-def needed(n_rest: int, limit: int, alpha: float = 0.025, floor: float = FLOOR) -> int:
-    """How many of `n_rest` components must be drawn (a share `floor` of them evenly) so that finding none bounds the missed by `limit`."""
-    if n_rest <= limit:
+def needed(sample: Sample, limit: int, alpha: float = 0.025) -> int:
+    """How many unflagged components must be drawn in the way of `sample` so that finding none bounds the missed by `limit`."""
+    if sample.n_rest <= limit:
         return 0
     chance = 1 - alpha ** (1 / (limit + 1))
-    return min(n_rest, math.ceil(chance * n_rest / floor))
+    return min(sample.n_rest, math.ceil(sample.expected * chance / sample.least))
 
 
 def slope(estimate: ArrayLike, exact: ArrayLike, inclusion: ArrayLike) -> float:

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 def of_edges(result: Result) -> bool:
     """Whether the cells are edges: those have no map, a name joins two places of it."""
-    return result.effects is not None and any("->" in str(site) for site in result.effects.coords.get("site", ()))
+    return result.effects is not None and any(
+        "->" in str(site) for site in result.effects.coords.get("site", ())
+    )
 
 
 def draw(result: Result, metric: str | None = None) -> go.Figure:

@@ -38,6 +38,14 @@ class _Last(Read):
         raise StopRun
 
 
+class _Peak(Read):
+    """The largest pattern of every query, not the pattern itself: [row, query, head]."""
+
+    def take(self, view: Tensor, frame: Frame) -> None:
+        """Reduce and keep."""
+        self.value = view.amax(-1)
+
+
 def patterns(base: Base, layer: int, start: int, rows: Tensor, writes: list[Write]) -> Tensor:
     """A layer's attention patterns under some writes, on copies of the recorded rows.
 
@@ -138,10 +146,9 @@ def saturation(bench: Bench, starts: list[int], memory: int = 1 << 28) -> Tensor
     if not layers:
         return out
     count, total = torch.zeros_like(out), 0
-    square = max(len(row) for row in bench.ids) * out.shape[1] * 4 * len(layers)
-    for group in groups_of(bench, memory, eager=True, per_token=square):
+    for group in groups_of(bench, memory, eager=True, per_token=out.shape[1] * 4 * len(layers)):
         ids = pack(rows_of_group(bench, group)).ids
-        reads = [Read("pattern", layer) for layer in layers]
+        reads: list[Read] = [_Peak("pattern", layer) for layer in layers]
         make_base(binding, ids, reads, mode=mode_of(binding, ids, eager=True), eager=True)
         query = torch.arange(ids.shape[1])
         ends = group.scored.max(1).values
@@ -152,7 +159,7 @@ def saturation(bench: Bench, starts: list[int], memory: int = 1 << 28) -> Tensor
         total += int(seen.sum())
         for layer, read in zip(layers, reads, strict=True):
             assert read.value is not None
-            sharp = (read.value.amax(-1) > SATURATED).cpu() & seen[..., None]
+            sharp = (read.value > SATURATED).cpu() & seen[..., None]
             count[layer, : sharp.shape[2]] += sharp.sum((0, 1))
     for layer in layers:
         heads = binding.facts.layers[layer].n_heads

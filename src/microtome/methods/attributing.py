@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from microtome.errors import TaskError
 from microtome.graph.donors import Prompts as DonorRuns
 from microtome.graph.exact import exact_edges
-from microtome.graph.node_runs import NodeRuns
+from microtome.graph.node_runs import STREAM, NodeRuns
 from microtome.graph.node_scores import KEYS, QUERIES, Node, NodeScores, node_scores
+from microtome.graph.nodes import Graph
 from microtome.graph.patched import EdgeRuns
-from microtome.graph.scores import EdgeScores, edge_scores
+from microtome.graph.scores import INTERPOLATED, EdgeScores, edge_scores
 from microtome.graph.softmax import saturation
 from microtome.methods.setting import Column, Label, Setting, cell, columns, settings
 from microtome.replay.plan import Cell, as_stream
@@ -75,6 +76,7 @@ class Attributed:
     saturated: Saturated
     exact: Callable[[Sequence[int]], Floats]
     joint: Callable[[Sequence[int]], tuple[Floats, Floats]]
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -212,7 +214,29 @@ def attribute_edges(s: Setting, how: str) -> Attributed:
         return found[0], found[1]
 
     return Attributed(edges, {"site": tuple(edges)}, scores.values.double().numpy(), scores.weight.double().numpy(), np.array(of_reader)[graph.reader_of],
-                      scores.gap, scores.steps, scores.passes, sharp, exact, joint)  # fmt: skip
+                      scores.gap, scores.steps, scores.passes, sharp, exact, joint, {"writers": _writers(s, runs.graph, scores, how)})  # fmt: skip
+
+
+def _writers(s: Setting, graph: Graph, scores: EdgeScores, how: str) -> pd.DataFrame:
+    """What the edges of every writer add up to, beside its own estimate as a node.
+
+    They agree for the gradient; the difference is what a way does to edges and not to nodes. Interpolations would take all
+    their passes again for it: there the node's own estimate is left out (NaN).
+    """
+    import pandas as pd
+
+    total = torch.zeros(len(graph.writers), dtype=torch.float64)
+    total.index_add_(0, torch.as_tensor(graph.writer_of), scores.values.double().mean(1))
+    own = np.full(len(graph.writers), np.nan)
+    if how not in INTERPOLATED:
+        point = {"embed": STREAM, "head": "z", "mlp": "mlp_out"}
+        nodes = [
+            Node(point[w.kind], max(w.layer, 0), w.index if w.kind == "head" else None) for w in graph.writers
+        ]
+        runs = NodeRuns(s.bench, s.donor.ids, {n.where for n in nodes})
+        own = node_scores(runs, nodes, how=how).values[:, 0].double().mean(1).numpy()
+    outgoing = total.numpy()
+    return pd.DataFrame({"site": [w.name for w in graph.writers], "outgoing": outgoing, "own": own, "difference": outgoing - own})  # fmt: skip
 
 
 def _told(note: str) -> Callable[[float, float], None]:

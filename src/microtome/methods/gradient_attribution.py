@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 TOP = {"nodes": 16, "edges": 32}
 """Flagged components, at most a third of all."""
-VERIFIED = {"nodes": 48, "edges": 128}
+VERIFIED = {"nodes": 128, "edges": 128}
 """Other components verified, on average."""
 ROUNDING = 1e-5
 """Effects of at most this share of the largest are rounding."""
@@ -83,12 +83,13 @@ def attribution_patching(
     positions: "all": a site at all positions together; integers, spans or None as in `activation_patching`.
     mode: "denoise" patches clean activations into corrupt runs, "noise" the reverse.
     exact: activation patching of the same sites, mode and prompts with positions="all": then nothing is verified anew.
-    verify: how many components beside the flagged ones are patched exactly, on average (48 nodes, 128 edges; a component's
+    verify: how many components beside the flagged ones are patched exactly, on average (default 128; a component's
         chance grows with the size of its difference and gradient). More make narrower limits.
 
     Returns a Result: effects [site, prompt, metric] or [site, position, prompt, metric], the estimate of patched minus base in
     the metric's unit (an edge's name is its site). Tables: cells (interval, null band, p), agreement (verified components:
-    estimate, exact, chance, flagged), certificate (rank correlation, slope, missed, remainder, gap), saturation (per head).
+    estimate, exact, chance, flagged), certificate (rank correlation, slope, missed, remainder, gap), saturation (per head); of edges also writers (the sum of each writer's
+    edges beside its own estimate as a node).
 
     Raises
     ------
@@ -103,7 +104,7 @@ def attribution_patching(
     if exact is not None and positions != "all":
         raise TaskError("an exact map has all positions together", why="it is compared cell by cell", instead='positions="all", or no exact=')  # fmt: skip
     if verify is not None and (isinstance(verify, bool) or not isinstance(verify, int) or verify < 1):
-        raise TaskError(f"verify={verify!r}", why="it counts components that are patched exactly", instead="verify=48")  # fmt: skip
+        raise TaskError(f"verify={verify!r}", why="it counts components that are patched exactly", instead="verify=128")  # fmt: skip
     s = setting(model, task, mode)
     known = None if exact is None else _known(s, exact)
     found = _estimate(s, of, how, sites, positions)
@@ -163,7 +164,7 @@ def _certify(
     if known is not None:
         index = np.array([i for i in sample.index if found.labels[i] in known], np.int64)
         flagged = np.isin(index, sample.index[sample.flagged])
-        sample = Sample(index, np.ones(index.size), flagged, n, 1.0)
+        sample = Sample(index, np.ones(index.size), flagged, n, 1.0, float((~flagged).sum()))
     true = (
         found.exact(sample.index.tolist())
         if known is None
@@ -191,7 +192,7 @@ def _result(s: Setting, found: Attributed, c: _Certified, how: str, alpha: float
         "prompt": tuple(range(len(s.base))),
         "metric": s.metrics[:1],
     }
-    tables = {"agreement": _agreement(found, c), "cells": _cells(found, s, test), "certificate": _certificate(found, c, ran), "saturation": _saturation(found)}  # fmt: skip
+    tables = {"agreement": _agreement(found, c), "cells": _cells(found, s, test), "certificate": _certificate(found, c, ran), "saturation": _saturation(found), **found.tables}  # fmt: skip
     return Result(
         "attribution_patching",
         effects=Labelled(values, dims, coords),
