@@ -152,3 +152,61 @@ def copied(n: int = 14, seed: int = 0) -> PairTask:
     groups = {"entity": tuple(f"seed {seed} pair {i}" for i in range(n))}
     return PairTask("copied", sides[0], sides[1], answers, wrong, frozenset({"token"}), groups, source=Lookup(),
                     provenance={"flips": True})  # fmt: skip
+
+
+QUERY = (1, 2)
+
+
+def looker(sharp: float = 40.0) -> Model:
+    """A gpt2 in which the last token tells head L1H2 where to look: even tokens at position 1, odd ones at WHERE.
+
+    The attention is saturated (`sharp` nats between the two), so the gradient at its query is 0 though the query decides
+    everything. Tokens live in the first d_head dimensions, positions behind them, the parity of the token in one.
+    """
+    model = copier()
+    hf = model.hf
+    d, width = hf.config.n_embd, hf.config.n_embd // hf.config.n_head
+    parity = width
+    with torch.no_grad():
+        rows = torch.arange(len(hf.transformer.wte.weight))
+        hf.transformer.wte.weight[:, parity] = 1.0 - 2.0 * (rows % 2)
+        block = hf.transformer.h[QUERY[0]]
+        here = slice(QUERY[1] * width, (QUERY[1] + 1) * width)
+        q, k = (block.attn.c_attn.weight[:, part * d : (part + 1) * d][:, here] for part in range(2))
+        q.zero_()
+        k.zero_()
+        size = (sharp * width**0.5) ** 0.5
+        q[parity, 0] = size
+        k[d - LENGTH + 1, 0] = size
+        k[d - LENGTH + WHERE, 0] = -size
+    return Model(load_module(hf.eval()))
+
+
+def looked(n: int = 14, seed: int = 0) -> PairTask:
+    """Pairs for the looker that differ in the last token alone: the answer is the token looked at, the wrong one the other."""
+    gen = torch.Generator().manual_seed(seed)
+    clean = torch.stack([3 + torch.randperm(tiny.VOCAB - 4, generator=gen)[:LENGTH] for _ in range(n)])
+    clean[:, -1] = 4 + 2 * torch.randint(0, 40, (n,), generator=gen)
+    corrupt = clean.clone()
+    corrupt[:, -1] += 1
+    spans = {"end": ((LENGTH - 1, LENGTH),) * n}
+    sides = [Side(tuple(f"{name} {i}" for i in range(n)), tuple(map(tuple, rows.tolist())), spans, tuple({} for _ in range(n)))
+             for name, rows in (("clean", clean), ("corrupt", corrupt))]  # fmt: skip
+    answers, wrong = (tuple(((int(row[at]),),) for row in clean) for at in (1, WHERE))
+    groups = {"entity": tuple(f"seed {seed} pair {i}" for i in range(n))}
+    return PairTask("looked", sides[0], sides[1], answers, wrong, groups=groups)
+
+
+def linear() -> Model:
+    """A gpt2 that is linear: uniform attention, no activation function, norms whose divisor does not move (float64)."""
+    hf = tiny.build("gpt2", activation_function="linear", layer_norm_epsilon=1e12).double()
+    d = hf.config.n_embd
+    with torch.no_grad():
+        norms = [hf.transformer.ln_f]
+        for block in hf.transformer.h:
+            block.attn.c_attn.weight[:, : 2 * d] = 0
+            block.attn.c_attn.bias[: 2 * d] = 0
+            norms += [block.ln_1, block.ln_2]
+        for norm in norms:
+            norm.weight.mul_(1e6)
+    return Model(load_module(hf.eval()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,7 +86,12 @@ def test_approximation_fails_when_the_estimate_is_of_other_sites(model, task, mo
     sites = ["L*H*.z", "L*.resid_pre", "L*.mlp_out"]
     exact = methods.activation_patching(one, pairs, sites=sites, positions="all", controls="none", seed=0)
     real = gradient_attribution._estimate
-    monkeypatch.setattr(gradient_attribution, "_estimate", lambda *a: real(*a)[::-1])
+
+    def turned(*args):
+        found = real(*args)
+        return replace(found, estimate=found.estimate[::-1])
+
+    monkeypatch.setattr(gradient_attribution, "_estimate", turned)
     r = methods.attribution_patching(one, pairs, sites=sites, exact=exact, seed=0)
     assert r.control("approximation").passed is False and r.verdict == "not distinguishable from its null"
 

@@ -204,5 +204,12 @@ def test_bad_requests_are_refused(model, task) -> None:
         methods.activation_patching(model, task, mode="sideways", seed=0)
     with pytest.raises(TaskError, match="span"):
         methods.activation_patching(model, task, positions=["verb"], seed=0)
-    with pytest.raises(TaskError, match="edges"):
-        methods.attribution_patching(model, task, of="edges", seed=0)
+    for wrong, said in (
+        ({"of": "paths"}, "neither nodes nor edges"),
+        ({"how": "magic"}, "no way to attribute"),
+        ({"of": "edges", "positions": ["subject"]}, "no positions"),
+        ({"positions": "subject"}, "list of positions"),
+        ({"verify": 0}, "patched exactly"),
+    ):
+        with pytest.raises(TaskError, match=said):
+            methods.attribution_patching(model, task, seed=0, **wrong)

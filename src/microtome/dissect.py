@@ -156,7 +156,7 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
         out.append(Stage(name, n, sweep([cell(x, c) for x in sites_of(model, sites) for c in found])))
     out.append(Stage("components", n, sweep([cell(x, None) for x in sites_of(model, _components(model))])))
     out += [
-        Stage("attribution", n, 6 * forward),
+        Stage("attribution", n, 10 * forward),
         Stage("direct logit attribution", n, 3 * forward),
         Stage("attention patterns", n, 12 * forward),
     ]

@@ -52,7 +52,7 @@ def live_readers(graph: Graph, leads: np.ndarray, reader: int) -> np.ndarray:
     feeds = fed_writers(graph)[reader]
     if not len(feeds):
         return np.ones(len(leads), dtype=bool)
-    here: np.ndarray = leads[:, feeds].any(1)
+    here = np.asarray(leads[:, feeds].any(1))
     if _mixes(graph, reader):
         return np.full(len(leads), bool(here.any()))
     return here

@@ -1,4 +1,4 @@
-"""Pictures of attribution patching: a first-order estimate of every patch from two forwards and one backward."""
+"""Pictures of attribution patching: an estimate of every patch from gradients, and what became of it when it was verified."""
 
 from __future__ import annotations
 
@@ -22,8 +22,18 @@ if TYPE_CHECKING:
     from ..results.result import Result
 
 
+def of_edges(result: Result) -> bool:
+    """Whether the cells are edges: those have no map, a name joins two places of it."""
+    return result.effects is not None and any(
+        "->" in str(site) for site in result.effects.coords.get("site", ())
+    )
+
+
 def draw(result: Result, metric: str | None = None) -> go.Figure:
-    """The map of the estimates. Raises ResultError without effects or this metric."""
+    """The map of the estimates; of edges the strongest as bars. Raises ResultError without effects or this metric."""
+    if of_edges(result):
+        called = "" if metric is None else call("attribution", "draw", metric=metric)
+        return draw_strongest(result, "Attribution: the edges with the largest estimated effect", "estimated effect", metric=metric, most=EDGES, call=called)  # fmt: skip
     return draw_map(
         result,
         "Attribution: the estimated effect of every patch",
@@ -31,6 +41,10 @@ def draw(result: Result, metric: str | None = None) -> go.Figure:
         metric=metric,
         call="" if metric is None else call("attribution", "draw", metric=metric),
     )
+
+
+EDGES = 24
+"""Edges that are drawn."""
 
 
 def strongest(result: Result, metric: str | None = None, most: int = 16) -> go.Figure:
@@ -67,7 +81,7 @@ def agreement(result: Result, named: int = 4) -> go.Figure:
     rho, n = rank_correlation(estimate, exact)
     sheet = Sheet(
         result,
-        f"Estimate and exact effect: rank correlation {number(rho)} over {n} sites",
+        f"Estimate and exact effect: rank correlation {number(rho)} over {n} {'edges' if of_edges(result) else 'sites'}",
         call("attribution", "agreement"),
     )
     sites = [visible(s, most=24) for s in table["site"]]
@@ -93,14 +107,17 @@ def agreement_picture(result: Result) -> tuple[Picture, ...]:
     if not len(result.tables.get("agreement", ())):
         return ()
     caption = (
-        "The estimate costs two forwards and a backward, the exact effect one intervention per site. Where they "
-        "disagree, the exact one is right."
+        "The estimate costs a few passes for all together, the exact effect one intervention for each. Where they "
+        "disagree, the exact one is right. The strongest are all verified, the others by a random sample."
     )
     return (Picture("agreement", caption, partial(agreement, result), call("attribution", "agreement")),)
 
 
 def pictures(result: Result) -> tuple[Picture, ...]:
     """All pictures of an attribution."""
+    if of_edges(result):
+        caption = "The largest estimates with their intervals. Saturated attention and effects that cancel are missed: believe an edge once it was patched exactly."
+        return (Picture("largest edges", caption, partial(draw, result)), *agreement_picture(result))
     made = [
         Picture(
             "map",

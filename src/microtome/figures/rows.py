@@ -45,7 +45,7 @@ def strongest(cells: Cells, most: int, *, keep: Sequence[str] = ()) -> tuple[lis
 def to_row(cells: Cells, index: Any) -> Row:
     """One cell as a row."""
     row: Any = cells.frame.loc[index].to_dict()
-    name = visible(row["site"], most=20)
+    name = visible(row["site"], most=26 if "->" in str(row["site"]) else 20)
     if row["position"] is not None:
         name += f" @ {cells.position(row['position'])}"
     clear = None if cells.significant is None else bool(cells.significant[index])

@@ -1,30 +1,58 @@
-"""Gradients of a metric at what every reader sees, layer by layer, on recorded runs.
+"""Gradients of a metric on recorded runs, layer by layer: at any points, and at what every reader of the graph sees.
 
 The forward is the model's own, from the recorded base on: columns before the first difference are never run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from microtome.errors import ModelError
+from microtome.errors import ModelError, TaskError
 from microtome.graph.nodes import ATTENTION_KINDS
 from microtome.graph.patched import Recorded
 from microtome.graph.reading import POINT, Reading
 from microtome.graph.rules import RuleWrites, frozen_unembed, rule_writes
 from microtome.graph.runs import taken
+from microtome.replay.base import Base
 from microtome.replay.bench import Bench, columns_of, logits_of
 from microtome.replay.call import Segment, call_layer
+from microtome.replay.plan import Group
 from microtome.trace import seam
 from microtome.trace.grad import rooted
 from microtome.trace.session import Read, Whole
 
 Pulled = dict[tuple[int, str], Tensor]
 """(layer, kind) -> gradient at what each reader sees. Shapes: [row, pos, reader, d_model]."""
+
+
+@dataclass
+class Played:
+    """A recorded base run and its question. start: the first column computed again; logits: the unedited ones."""
+
+    reading: Reading
+    base: Base
+    start: int
+    group: Group
+    logits: Tensor
+
+    def hidden(self, layer: int) -> Tensor:
+        """The recorded stream that a layer receives (n_layers: the final norm), from the start on. Shapes: [row, pos, d_model]."""
+        return self.base.resid[layer][:, self.start :]
+
+    @property
+    def columns(self) -> int:
+        """Columns computed again."""
+        return self.base.width - self.start
+
+
+def played(recorded: Recorded) -> Played:
+    """The base run of a recorded group of the graph."""
+    ground = recorded.ground
+    return Played(ground.reading, ground.base, ground.start, recorded.group, recorded.logits)
 
 
 @dataclass
@@ -38,63 +66,110 @@ class Start:
 
 @dataclass
 class Pass:
-    """One forward and backward. Shapes: values [prompt]; pulled: see `Pulled`."""
+    """One forward and backward.
+
+    values [prompt]: the first metric. reads, grads: (layer, name) -> value and gradient, as the layer's call has its rows;
+    streams, stream_grads: (layer) -> the stream that a layer receives (n_layers: the final norm) [row, pos, d_model].
+    """
 
     values: Tensor
-    pulled: Pulled
+    reads: dict[tuple[int, str], Tensor]
+    grads: dict[tuple[int, str], Tensor]
+    streams: dict[int, Tensor]
+    stream_grads: dict[int, Tensor]
 
 
-def gradient_pass(bench: Bench, recorded: Recorded, start: Start, *, rules: bool = False) -> Pass:
-    """The first metric, and its gradient at what every reader of the layers from `start` on sees.
+def differentiate(
+    bench: Bench,
+    run: Played,
+    start: Start,
+    reads: Callable[[int], Mapping[str, Read]],
+    *,
+    rules: bool = False,
+) -> Pass:
+    """The first metric of a run from some layer on, and its gradient at each layer's live reads and at every stream.
 
-    rules: MLPs and norms by the rules of `rules.py` instead of their derivatives.
+    reads: a layer's reads by name, those that are not live only read. rules: MLPs and norms by the rules of `rules.py`
+    instead of their derivatives.
 
     Raises
     ------
-    ModelError: gradients that are not finite.
+    ModelError: gradients that are not finite. TaskError: a prompt on which the metric does not depend on the run at all.
     """
-    ground = recorded.ground
     binding = bench.binding
-    with rooted(binding), seam.implementation(binding.hf, ground.base.attention):
+    found: dict[tuple[int, str], Read] = {}
+    streams: dict[int, Tensor] = {}
+    with rooted(binding), seam.implementation(binding.hf, run.base.attention):
         hidden = start.hidden.detach().requires_grad_()
-        reads: dict[int, dict[str, Read]] = {}
-        streams: dict[int, Tensor] = {}
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
         for layer in range(start.layer, len(binding.slots)):
             streams[layer] = hidden
-            reads[layer] = _reads(ground.reading, layer)
-            changes = rule_writes(ground.reading, layer) if rules else RuleWrites()
+            here = reads(layer)
+            found.update({(layer, name): read for name, read in here.items()})
+            changes = rule_writes(run.reading, layer) if rules else RuleWrites()
             if start.write is not None and layer == start.layer:
                 changes.append(start.write)
-            rows = torch.arange(hidden.shape[0], device=hidden.device)
-            segment = Segment(ground.start, ground.base.width, rows, rows, hidden, ground.base.width)
-            own = [*changes.reads, *reads[layer].values()]
-            hidden = call_layer(ground.base, layer, [segment], list(changes), len(rows), own)[0]
-        values = _metric(bench, recorded, hidden, rules)
-        wanted = [
-            read.value for found in reads.values() for name, read in found.items() if name != "resid_mid"
-        ]
-        grads = torch.autograd.grad(values.sum(), [*wanted, hidden], allow_unused=True)  # type: ignore[arg-type]
-    named: Iterator[Tensor | None] = iter(grads)
+            segment = Segment(run.start, run.base.width, rows, rows, hidden, run.base.width)
+            own = [*changes.reads, *here.values()]
+            hidden = call_layer(run.base, layer, [segment], list(changes), len(rows), own)[0]
+        streams[len(binding.slots)] = hidden
+        values = _metric(bench, run, hidden, rules)
+        live = {key: read.value for key, read in found.items() if read.live and read.value is not None}
+        at = [*live.values(), *streams.values()]
+        grads = iter(torch.autograd.grad(values.sum(), at, allow_unused=True))
+    of_reads = {key: grad for key, grad in zip(live, grads, strict=False) if grad is not None}
+    of_streams = {layer: grad for layer, grad in zip(streams, grads, strict=True) if grad is not None}
+    kept = {key: read.value.detach() for key, read in found.items() if read.value is not None}
+    made = Pass(values.detach(), kept, of_reads, {k: v.detach() for k, v in streams.items()}, of_streams)
+    _finite({**of_reads, **{(layer, "stream"): grad for layer, grad in of_streams.items()}})
+    _moves(run, of_streams.get(len(binding.slots)))
+    return made
+
+
+@torch.no_grad()
+def value_of(bench: Bench, run: Played, start: Start) -> Tensor:
+    """The first metric of a run from some layer on. Shapes: [prompt]."""
+    hidden = start.hidden
+    rows = torch.arange(hidden.shape[0], device=hidden.device)
+    with seam.implementation(bench.binding.hf, run.base.attention):
+        for layer in range(start.layer, len(bench.binding.slots)):
+            writes = [start.write] if start.write is not None and layer == start.layer else []
+            segment = Segment(run.start, run.base.width, rows, rows, hidden, run.base.width)
+            hidden = call_layer(run.base, layer, [segment], list(writes), len(rows))[0]
+    return _metric(bench, run, hidden, False)
+
+
+def gradient_pass(
+    bench: Bench, recorded: Recorded, start: Start, *, rules: bool = False, patterns: bool = False
+) -> tuple[Pass, Pulled]:
+    """One pass, and the gradient at what every reader of the layers from `start` on sees.
+
+    rules: as `differentiate`. patterns: also read and differentiate attention patterns.
+
+    Raises
+    ------
+    ModelError, TaskError: as `differentiate`.
+    """
+    run = played(recorded)
+    made = differentiate(bench, run, start, lambda layer: _reads(run.reading, layer, patterns), rules=rules)
+    shape = (start.hidden.shape[0], start.hidden.shape[1])
     pulled: Pulled = {}
-    shape = (hidden.shape[0], hidden.shape[1])
-    for layer, found in reads.items():
-        middle = found.pop("resid_mid", None)
-        for kind in found:
-            grad = next(named)
-            if grad is None:
-                continue
-            stream = streams[layer] if kind != "mlp" or middle is None else taken(middle, shape)
-            pulled[layer, kind] = _pulled(ground.reading, layer, kind, stream.detach(), grad, rules)
-    last = next(named)
-    assert last is not None
-    pulled[len(binding.slots), "logits"] = last[:, :, None]
-    _finite(pulled)
-    return Pass(values.detach(), pulled)
+    for (layer, kind), grad in made.grads.items():
+        if kind == "pattern":
+            continue
+        middle = made.reads.get((layer, "resid_mid")) if kind == "mlp" else None
+        stream = made.streams[layer] if middle is None else middle.reshape(*shape, -1)
+        pulled[layer, kind] = _pulled(run.reading, layer, kind, stream, grad, rules)
+    last = len(bench.binding.slots)
+    pulled[last, "logits"] = made.stream_grads[last][:, :, None]
+    return made, pulled
 
 
-def _reads(reading: Reading, layer: int) -> dict[str, Read]:
+def _reads(reading: Reading, layer: int, patterns: bool) -> dict[str, Read]:
     """Live reads of a layer's readers by kind, and the stream in its middle."""
     out = {kind: Read(POINT[kind], layer, live=True) for kind in ATTENTION_KINDS}
+    if patterns:
+        out["pattern"] = Read("pattern", layer, live=True)
     if reading.binding.slots[layer].mlp_kind != "none":
         if reading.binding.lacking("resid_mid", layer) is None:
             out["resid_mid"] = Read("resid_mid", layer)
@@ -102,14 +177,34 @@ def _reads(reading: Reading, layer: int) -> dict[str, Read]:
     return out
 
 
-def _metric(bench: Bench, recorded: Recorded, final: Tensor, rules: bool) -> Tensor:
+def own_columns(value: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A value or gradient as a call had it. Shapes: [1, token, ...], [token, ...] or [row, pos or longer, ...] -> [row, pos, ...]."""
+    if value.dim() > 2 and value.shape[0] == shape[0] and value.shape[1] > shape[1]:
+        return value[:, value.shape[1] - shape[1] :]  # keys or values behind a recorded prefix
+    return taken(Read("", None, value=value), shape)
+
+
+def _metric(bench: Bench, run: Played, final: Tensor, rules: bool) -> Tensor:
     """The first metric per prompt of the group. Shapes: final [row, pos, d_model] -> [prompt]."""
-    group = recorded.group
-    at = (group.scored.to(final.device) - recorded.ground.start)[..., None].expand(-1, -1, final.shape[-1])
+    at = (run.group.scored.to(final.device) - run.start)[..., None].expand(-1, -1, final.shape[-1])
     hidden = final.gather(1, at)
     columns = columns_of(bench)
     logits = frozen_unembed(bench.binding, hidden, columns) if rules else logits_of(bench, hidden)
-    return bench.metrics[0](logits, bench.scoring.select(group.prompts), columns, recorded.logits)
+    return bench.metrics[0](logits, bench.scoring.select(run.group.prompts), columns, run.logits)
+
+
+def _moves(run: Played, grad: Tensor | None) -> None:
+    """Refuse prompts on which the metric has no gradient at all: their attributions would be zeros that mean nothing."""
+    flat = torch.zeros(run.base.n, dtype=torch.bool) if grad is None else (grad != 0).flatten(1).any(1).cpu()
+    still = [
+        p
+        for p, rows in zip(run.group.prompts, run.group.rows_of, strict=True)
+        if not bool(flat[list(rows)].any())
+    ]
+    if still:
+        raise TaskError(f"the metric is flat at prompt {', '.join(map(str, still[:4]))}{' and others' if len(still) > 4 else ''}",
+                        why="its gradient at the final stream is exactly 0 there, so that every estimate would be 0",
+                        instead='metric "logit_diff" or "logprob_diff", whose gradients do not vanish, or how="ig-inputs"')  # fmt: skip
 
 
 def _pulled(reading: Reading, layer: int, kind: str, stream: Tensor, grad: Tensor, rules: bool) -> Tensor:

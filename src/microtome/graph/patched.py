@@ -43,8 +43,8 @@ class EdgeRuns:
 
     bench: the base prompts and what is measured on them; donor: what patched edges carry; memory: bytes for recorded runs
     (a third) and for the runs under way (a third); prompts beyond the budget are recorded anew each time. spans: names of
-    the bench's spans; masks then have one part per span, "rest" being what no other covers. `forwards`
-    counts patched runs (mask x prompt rows), `calls` the batched passes they were made in.
+    the bench's spans; masks then have one part per span, "rest" being what no other covers. eager: run under the attention
+    that shows its patterns. `forwards` counts patched runs (mask x prompt rows), `calls` the batched passes they were made in.
     """
 
     bench: Bench
@@ -52,6 +52,7 @@ class EdgeRuns:
     memory: int = 1 << 30
     progress: Progress | None = None
     spans: tuple[str, ...] = ()
+    eager: bool = False
     forwards: int = 0
     calls: int = 0
     _kept: dict[int, Recorded] = field(default_factory=dict, repr=False)
@@ -68,7 +69,9 @@ class EdgeRuns:
             len(ids) + self.bench.scoring.steps - start
             for ids, start in zip(self.bench.ids, starts, strict=True)
         ]
-        self.groups = groups_of(self.bench, self.memory // 3, more=[n * self._per_token for n in columns])
+        self.groups = groups_of(
+            self.bench, self.memory // 3, eager=self.eager, more=[n * self._per_token for n in columns]
+        )
 
     @property
     def n(self) -> int:
@@ -97,7 +100,7 @@ class EdgeRuns:
         first = not self._kept
         checks = _check_reads(self.reading) if first else []
         flat = [read for layer in reads for read in layer.values()]
-        base = record_group(self.bench, group, 0, eager=False, reads=[*flat, *checks])
+        base = record_group(self.bench, group, 0, eager=self.eager, reads=[*flat, *checks])
         _check(self.reading, checks, base.resid)
         starts = self.donor.starts(self.bench)
         start = 0 if base.mode == "layers" else min(starts[p] for p in group.prompts)

@@ -60,6 +60,16 @@ class Reading:
         out = torch.bmm(x, weight).transpose(0, 1)
         return self.head_normed(layer, kind, out if bias is None else out + bias)
 
+    def raw(self, layer: int, kind: str, x: Tensor) -> Tensor:
+        """What all readers of a kind make of one stream, before any query or key norm of their own.
+
+        Shapes: x [token, d_model] -> [token, reader, d_head].
+        """
+        weight, bias = self.weight(layer, kind)
+        flat = weight.transpose(0, 1).reshape(weight.shape[1], -1)
+        out = (self.normed(layer, kind, x) @ flat).view(len(x), weight.shape[0], -1)
+        return out if bias is None else out + bias
+
     def projected(self, layer: int, kind: str, x: Tensor) -> Tensor:
         """Queries, keys or values before rotary. Shapes: [token, reader, d_model] -> [token, reader, d_head]."""
         weight, bias = self.weight(layer, kind)

@@ -3,25 +3,30 @@
 "gradient": edge attribution patching (Syed et al. 2023), one forward and backward. "ig-inputs": the gradient averaged over
 runs whose embedding lies between base and donor (EAP-IG, Hanna et al. 2024), here by the midpoint rule, so that the scores of
 the embedding's edges add up to the metric's change. "ig-activations": the same along each layer's own outputs. "relp": the
-gradient under the rules of `rules.py`.
+gradient under the rules of `rules.py`. "atp*": the gradient, with attention patterns recomputed for edges into queries and
+keys (`softmax.py`; AtP* of Kramar et al. 2024 without its GradDrop).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from microtome.graph.gradients import Pulled, Start, gradient_pass
+from microtome.errors import TaskError
+from microtome.graph.gradients import Pulled, Start, gradient_pass, played, value_of
 from microtome.graph.nodes import Graph
 from microtome.graph.patched import EdgeRuns, Recorded
+from microtome.graph.softmax import repair_edges
 from microtome.replay.bench import Bench
+from microtome.replay.plan import Group
 from microtome.trace.session import whole
 
-HOWS = ("gradient", "ig-inputs", "ig-activations", "relp")
+HOWS = ("gradient", "ig-inputs", "ig-activations", "relp", "atp*")
+INTERPOLATED = ("ig-inputs", "ig-activations")
 
 
 @dataclass
@@ -38,6 +43,7 @@ class EdgeScores:
     steps: int
     gap: float
     passes: int
+    weight: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 def edge_scores(
@@ -46,9 +52,17 @@ def edge_scores(
     """Scores of all edges on all prompts.
 
     steps: of the midpoint rule, doubled until the gap is at most `tolerance` or `most` are reached (interpolations only).
+
+    Raises
+    ------
+    TaskError: an unknown `how`, or a metric that has no gradient at the base runs.
     """
-    if how in ("gradient", "relp"):
-        return _scores(runs, lambda recorded: _plain(runs, recorded, how == "relp"), 1)
+    check_how(how, runs.bench)
+    if how == "atp*":
+        eager = runs if runs.eager else replace(runs, eager=True, _kept={})
+        return _scores(eager, lambda recorded: _plain(eager, recorded, how), 1)
+    if how not in INTERPOLATED:
+        return _scores(runs, lambda recorded: _plain(runs, recorded, how), 1)
     cuts = _embedding if how == "ig-inputs" else _all_cuts
     while True:
         found = _scores(runs, partial(_interpolated, runs, steps, cuts), steps)
@@ -57,42 +71,74 @@ def edge_scores(
         steps *= 2
 
 
+def check_how(how: str, bench: Bench) -> None:
+    """Refuse what cannot be estimated.
+
+    Raises
+    ------
+    TaskError: an unknown `how`; a metric at its minimum at the base runs, where every gradient is 0.
+    """
+    if how not in HOWS:
+        raise TaskError(f"how={how!r} is no way to attribute", why="each is an approximation with its own faults",
+                        instead=", ".join(f'"{name}"' for name in HOWS))  # fmt: skip
+    if bench.metrics[0].name == "kl" and how not in INTERPOLATED:
+        raise TaskError("the metric kl is flat at every prompt", why="it is the distance from the base runs, and there it is 0, its minimum: the gradient vanishes",
+                        instead='how="ig-inputs", or a metric such as logit_diff')  # fmt: skip
+
+
 @dataclass
 class _Part:
-    """One group's scores. Shapes: values [edge, row]; base, end [prompt]; cut [prompt]: what the cut's scores add up to."""
+    """One group's scores.
+
+    Shapes: values [edge, row]; base, end [prompt]; cut [prompt]: what the cut's scores add up to; weight [edge]: summed over rows.
+    """
 
     values: Tensor
     base: Tensor
     end: Tensor
     cut: Tensor
     passes: int
+    weight: Tensor
 
 
 def _scores(runs: EdgeRuns, one: Callable[[Recorded], _Part], steps: int) -> EdgeScores:
     values = torch.zeros(runs.edges, runs.n)
+    weight = torch.zeros(runs.edges)
     base, end, cut = (torch.full((runs.n,), float("nan"), dtype=torch.float64) for _ in range(3))
     passes = 0
     for done, recorded in enumerate(runs.recorded(), 1):
         part = one(recorded)
         prompts = torch.tensor(recorded.group.prompts)
-        owner = torch.tensor([i for i, rows in enumerate(recorded.group.rows_of) for _ in rows])
-        summed = torch.zeros(len(values), len(prompts)).index_add_(1, owner, part.values.float().cpu())
-        values[:, prompts] = summed
+        values[:, prompts] = per_prompt(recorded.group, part.values.float().cpu())
+        weight += part.weight.float().cpu() / runs.n
         for whole_, piece in ((base, part.base), (end, part.end), (cut, part.cut)):
             whole_[prompts] = piece.double().cpu()
         passes += part.passes
         if runs.progress is not None:
             runs.progress(done, len(runs.groups))
+    return EdgeScores(values, base, end, steps, gap_of(base, end, cut), passes, weight)
+
+
+def per_prompt(group: Group, values: Tensor) -> Tensor:
+    """Rows of a group summed to its prompts. Shapes: [..., row] -> [..., prompt]."""
+    owner = torch.tensor([i for i, rows in enumerate(group.rows_of) for _ in rows], device=values.device)
+    return values.new_zeros(*values.shape[:-1], len(group.prompts)).index_add_(-1, owner, values)
+
+
+def gap_of(base: Tensor, end: Tensor, cut: Tensor) -> float:
+    """What an interpolation misses of the metric's change, as a share of it; NaN where nothing was interpolated."""
     change = float((end - base).mean())
-    gap = abs(float(cut.mean()) - change) / abs(change) if change else float("nan")
-    return EdgeScores(values, base, end, steps, gap, passes)
+    return abs(float(cut.mean()) - change) / abs(change) if change else float("nan")
 
 
-def _plain(runs: EdgeRuns, recorded: Recorded, rules: bool) -> _Part:
+def _plain(runs: EdgeRuns, recorded: Recorded, how: str) -> _Part:
     start = Start(0, _hidden(recorded, 0))
-    found = gradient_pass(runs.bench, recorded, start, rules=rules)
-    nothing = torch.full_like(found.values, float("nan"))
-    return _Part(contract(recorded, found.pulled), found.values, nothing, nothing, 1)
+    made, pulled = gradient_pass(runs.bench, recorded, start, rules=how == "relp", patterns=how == "atp*")
+    nothing = torch.full_like(made.values, float("nan"))
+    values = contract(recorded, pulled)
+    if how == "atp*":
+        repair_edges(recorded, made, values)
+    return _Part(values, made.values, nothing, nothing, 1, sizes(recorded, pulled))
 
 
 def _hidden(recorded: Recorded, layer: int) -> Tensor:
@@ -147,25 +193,28 @@ def _interpolated(
 ) -> _Part:
     """Scores along each cut; the gap is that of the first, or the worst of all by size."""
     total: Tensor | None = None
+    weight: Tensor | None = None
     ends, sums, passes = None, None, 0
     for writers, at in cuts(recorded):
         mean: Pulled = {}
         for k in range(steps):
-            found = gradient_pass(runs.bench, recorded, at((k + 0.5) / steps))
-            for key, value in found.pulled.items():
+            _, pulled = gradient_pass(runs.bench, recorded, at((k + 0.5) / steps))
+            for key, value in pulled.items():
                 mean[key] = mean[key].add_(value, alpha=1 / steps) if key in mean else value / steps
             passes += 1
         part = contract(recorded, mean, writers)
         total = part if total is None else total + part
-        end = _value_at(runs.bench, recorded, at(1.0))
+        size = sizes(recorded, mean, writers)
+        weight = size if weight is None else weight + size
+        end = value_of(runs.bench, played(recorded), at(1.0))
         cut = _cut_sum(
             recorded, part, writers if len(writers) < len(recorded.ground.graph.writers) else range(1)
         )
         base = recorded.metrics[:, 0].to(end)
         if ends is None or _gap(cut, end, base) > _gap(sums, ends, base):
             ends, sums = end, cut
-    assert total is not None and ends is not None and sums is not None
-    return _Part(total, recorded.metrics[:, 0], ends, sums, passes)
+    assert total is not None and weight is not None and ends is not None and sums is not None
+    return _Part(total, recorded.metrics[:, 0], ends, sums, passes, weight)
 
 
 def _gap(cut: Tensor | None, end: Tensor | None, base: Tensor) -> float:
@@ -178,16 +227,7 @@ def _cut_sum(recorded: Recorded, part: Tensor, writers: range) -> Tensor:
     """Sum of the scores of some writers' edges, per prompt."""
     chosen = torch.as_tensor(recorded.ground.graph.writer_of).repeat(max(1, recorded.spans))
     inside = (chosen >= writers.start) & (chosen < writers.stop)
-    per_row = part[inside.to(part.device)].sum(0)
-    owner = torch.tensor(
-        [i for i, rows in enumerate(recorded.group.rows_of) for _ in rows], device=part.device
-    )
-    return per_row.new_zeros(len(recorded.group.prompts)).index_add_(0, owner, per_row)
-
-
-def _value_at(bench: Bench, recorded: Recorded, start: Start) -> Tensor:
-    """The metric of a run that begins there. Shapes: [prompt]."""
-    return gradient_pass(bench, recorded, start).values
+    return per_prompt(recorded.group, part[inside.to(part.device)].sum(0))
 
 
 def contract(recorded: Recorded, pulled: Pulled, writers: range | None = None) -> Tensor:
@@ -222,4 +262,26 @@ def _contract(recorded: Recorded, pulled: Pulled, writers: range | None, where: 
         first, last = int(graph.offsets[numbers.start]), int(graph.offsets[numbers.stop])
         view = out[first:last].view(len(numbers), reach, -1)
         view[:, some.start : some.start + n] = block.permute(1, 2, 0)
+    return out
+
+
+def sizes(recorded: Recorded, pulled: Pulled, writers: range | None = None) -> Tensor:
+    """Size of writers' differences times size of readers' gradients, summed over rows and positions. Shapes: [edge]."""
+    ground = recorded.ground
+    graph: Graph = ground.graph
+    some = range(len(graph.writers)) if writers is None else writers
+    out = ground.clean.new_zeros(len(graph.edges))
+    difference = (
+        ground.donor[:, :, some.start : some.stop] - ground.clean[:, :, some.start : some.stop]
+    ).norm(dim=-1)
+    flat = difference.flatten(0, 1)
+    for (layer, kind), grad in pulled.items():
+        numbers = graph.readers_at(layer, kind)
+        reach = graph.readers[numbers.start].reach
+        n = min(some.stop, reach) - some.start
+        if n <= 0:
+            continue
+        first, last = int(graph.offsets[numbers.start]), int(graph.offsets[numbers.stop])
+        view = out[first:last].view(len(numbers), reach)
+        view[:, some.start : some.start + n] = grad.norm(dim=-1).flatten(0, 1).to(flat).T @ flat[:, :n]
     return out

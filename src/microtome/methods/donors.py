@@ -13,7 +13,7 @@ from torch import Tensor
 from microtome.controls import checks, directions
 from microtome.errors import ControlError, TaskError
 from microtome.methods.setting import Column, Setting, cell
-from microtome.replay.plan import _as_stream
+from microtome.replay.plan import as_stream
 from microtome.replay.sources import Given, Prompts, capture
 from microtome.replay.sweep import Bench, Settings, groups_of, measure, sweep
 from microtome.results import seeds
@@ -189,7 +189,7 @@ class _Natural:
 
 def _natural(s: Setting, cells: list[tuple[Site, Column | None]]) -> list[_Natural]:
     """Base and donor are run once for all cells."""
-    streams = [_as_stream(site, len(s.model.binding.slots)) for site, _ in cells]
+    streams = [as_stream(site, len(s.model.binding.slots)) for site, _ in cells]
     points = {(x.point, x.layer) for x in streams if isinstance(x.layer, int)}
     eager = any(x.row is not None and x.row.square for x in streams)
     out = [_Natural(f"{site}@{column and column.label}") for site, column in cells]

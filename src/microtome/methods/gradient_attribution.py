@@ -1,41 +1,42 @@
-"""Attribution patching: gradient times difference, a first-order estimate of every node at once.
+"""Attribution patching: the effect of every patch estimated from gradients, and the estimate's error measured.
 
-Nanda 2023; Syed et al. 2023. It misses saturated attention and cancelling paths, so it never stands alone: the exact
-effects of its strongest nodes and of a random sample are its error certificate.
+Plain gradient times difference: Nanda 2023 (nodes), Syed et al. 2023 (edges). Integrated gradients: Sundararajan et al. 2017;
+on the embedding as EAP-IG, Hanna et al. 2024. RelP: Jafari et al. 2025. AtP*: Kramar et al. 2024, its repair of queries and
+keys (its GradDrop, which averages over runs without one layer's gradient, is left out: cancelling paths show in the
+remainder). None of them stands alone: the strongest components and a sample of the others are patched exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from microtome.controls import checks
 from microtome.controls.intervals import mean_interval
+from microtome.controls.missed import (
+    Missed,
+    Sample,
+    completeness_control,
+    count_missed,
+    draw_verified,
+    missed_control,
+    remainder_control,
+    saturation_control,
+    slope,
+)
 from microtome.controls.rank import rank_agreement, top_k_overlap
-from microtome.controls.sampling import Strata, stratified_sample
 from microtome.controls.signflip import sign_flip
 from microtome.errors import ControlError, TaskError
-from microtome.methods.setting import (
-    Mode,
-    Setting,
-    cell,
-    examples,
-    same_question,
-    setting,
-    settings,
-    sites_of,
-)
-from microtome.metrics import Scoring
-from microtome.replay.sources import Prompts
-from microtome.replay.sweep import sweep
+from microtome.methods.attributing import Attributed, Floats, attribute_edges, attribute_nodes
+from microtome.methods.setting import Label, Mode, Setting, examples, same_question, setting, sites_of
 from microtome.results.labelled import Labelled
 from microtome.results.result import Result
-from microtome.results.technique import progress, technique
+from microtome.results.technique import technique
 from microtome.results.verdicts import Control, verdict
-from microtome.sites import Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,145 +45,187 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.tasks.pairs import PairTask
 
-VERIFIED_TOP, VERIFIED_RANDOM = 16, 32
+TOP = {"nodes": 16, "edges": 32}
+"""Flagged components, at most a third of all."""
+VERIFIED = {"nodes": 128, "edges": 128}
+"""Other components verified, on average."""
+ROUNDING = 1e-5
+"""Effects of at most this share of the largest are rounding."""
+MANDATORY = ("approximation", "missed")
 
 
-@technique("attribution_patching", "1", controls=("sign_flip", "approximation"), mandatory=("approximation",),
+@technique("attribution_patching", "2", controls=("sign_flip", "approximation", "missed", "remainder", "completeness", "saturation"), mandatory=MANDATORY,
            figure="microtome.figures.attribution:draw", random=True)  # fmt: skip
 def attribution_patching(
     model: Model,
     task: PairTask,
     *,
-    of: Literal["nodes"] = "nodes",
+    of: Literal["nodes", "edges"] = "nodes",
+    how: Literal["gradient", "ig-inputs", "ig-activations", "relp", "atp*"] = "gradient",
     sites: str | Sequence[str] = ("L*H*.z", "L*.mlp_out"),
+    positions: Sequence[Label] | Literal["all"] | None = "all",
     mode: Mode = "denoise",
     exact: Result | None = None,
+    verify: int | None = None,
     alpha: float = 0.001,
     seed: int = 0,
 ) -> Result:
-    """Estimate the effect of patching each site at all positions together: one forward and one backward.
+    """Estimate the effect of patching each node or edge, and certify the estimate's error.
 
-    Effects: [site, prompt, metric], the estimate of patched minus base, metric units. The certificate compares it with
-    exact effects: those of `exact` (activation patching of the same sites, mode and prompts with positions="all"), else
-    of the 16 strongest nodes and a stratified random sample of 32 others, replayed here.
+    Parameters
+    ----------
+    of: "nodes" (addresses, `sites`) or "edges" (all edges writer -> reader of the residual computation; `sites` and
+        `positions` do not apply).
+    how: "gradient": one forward and backward. "ig-inputs", "ig-activations": gradients averaged between base and donor, over the
+        embedding or over each layer's own outputs; steps double from 8 until the scores of the interpolated cut add up to
+        the metric's change within 2 %, or 64 are reached. "relp": rules in place of the derivatives of MLPs and norms.
+        "atp*": attention patterns recomputed for queries and keys.
+    positions: "all": a site at all positions together; integers, spans or None as in `activation_patching`.
+    mode: "denoise" patches clean activations into corrupt runs, "noise" the reverse.
+    exact: activation patching of the same sites, mode and prompts with positions="all": then nothing is verified anew.
+    verify: how many components beside the flagged ones are patched exactly, on average (default 128; a component's
+        chance grows with the size of its difference and gradient). More make narrower limits.
+
+    Returns a Result: effects [site, prompt, metric] or [site, position, prompt, metric], the estimate of patched minus base in
+    the metric's unit (an edge's name is its site). Tables: cells (interval, null band, p), agreement (verified components:
+    estimate, exact, chance, flagged), certificate (rank correlation, slope, missed, remainder, gap), saturation (per head); of edges also writers (the sum of each writer's
+    edges beside its own estimate as a node).
 
     Raises
     ------
-    TaskError, ResultError: of="edges" (a later release), or an `exact` result of another question.
+    TaskError: an unknown `of` or `how`; a metric whose gradient vanishes on a prompt; an `exact` result of another question.
+    SiteError: addresses or positions that model or prompts lack; edges of a family without a graph.
     """
-    if of != "nodes":
-        raise TaskError(
-            f"of={of!r} is not available yet",
-            why="edges need the graph of the residual computation",
-            instead='of="nodes"',
-        )
+    if of not in TOP:
+        raise TaskError(f"of={of!r} is neither nodes nor edges", why="a map is of one of them", instead='of="nodes" or of="edges"')  # fmt: skip
+    if of == "edges" and (exact is not None or positions != "all"):
+        raise TaskError("edges have no positions and no exact map", why="an edge joins two parts at all positions, and is verified here",
+                        instead='of="edges" without exact= and positions=')  # fmt: skip
+    if exact is not None and positions != "all":
+        raise TaskError("an exact map has all positions together", why="it is compared cell by cell", instead='positions="all", or no exact=')  # fmt: skip
+    if verify is not None and (isinstance(verify, bool) or not isinstance(verify, int) or verify < 1):
+        raise TaskError(f"verify={verify!r}", why="it counts components that are patched exactly", instead="verify=128")  # fmt: skip
     s = setting(model, task, mode)
-    named = sites_of(model, sites)
-    estimate = _estimate(model, s, named)
-    names = [str(x) for x in named]
-    which, true = _exact(s, named, estimate, exact, seed)
-    control = _certificate(estimate[which], true, s, seed)
-    test = sign_flip(estimate, list(s.clusters), seed=seed, alpha=alpha) if len(set(s.clusters)) > 1 else None
-    ran = [
-        control,
-        checks.sign_flip_control(test)
-        if test is not None
-        else Control.not_run("sign_flip", "chance", "a small p", "one cluster"),
-    ]
-    p, least = (test.min_p, test.smallest_p) if test is not None else (None, None)
-    import pandas as pd
+    known = None if exact is None else _known(s, exact)
+    found = _estimate(s, of, how, sites, positions)
+    certified = _certify(s, found, known, TOP[of], VERIFIED[of] if verify is None else verify, seed)
+    return _result(s, found, certified, how, alpha, seed)
 
-    agreement = pd.DataFrame(
-        {"site": [names[i] for i in which], "estimate": estimate[which].mean(1), "exact": true.mean(1)}
+
+def _estimate(
+    s: Setting, of: str, how: str, sites: str | Sequence[str], positions: Sequence[Label] | str | None
+) -> Attributed:
+    if of == "edges":
+        return attribute_edges(s, how)
+    return attribute_nodes(s, sites_of(s.model, sites), positions, how)
+
+
+def _known(s: Setting, exact: Result) -> dict[str, Floats]:
+    """Exact effects per site of a result of the same question."""
+    if (
+        exact.effects is None
+        or exact.effects.dims != ("site", "prompt", "metric")
+        or exact.effects.shape[1] != len(s.base)
+    ):
+        raise TaskError("the exact result is of another question", why="it must be [site, prompt, metric] on the same prompts",
+                        instead='activation_patching(..., positions="all")')  # fmt: skip
+    same_question(exact, s.model, s.task, "exact result")
+    asked = {} if exact.query is None else exact.query.parameters
+    if asked.get("mode", s.mode) != s.mode or exact.effects.coords["metric"][0] != s.metrics[0]:
+        raise TaskError("the exact result is of another question", why="its mode or metric differs from this call's",
+                        instead=f"activation_patching(..., mode={s.mode!r})")  # fmt: skip
+    values = exact.effects.values[..., 0].astype(np.float64)
+    return {str(site): values[i] for i, site in enumerate(exact.effects.coords["site"])}
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """What was verified, and what it says. flagged: the strongest estimates. Shapes: exact [verified, prompt]; joint, total [prompt]."""
+
+    sample: Sample
+    flagged: list[int]
+    exact: Floats
+    joint: Floats
+    total: Floats
+    missed: Missed | None
+
+
+def _certify(
+    s: Setting, found: Attributed, known: dict[str, Floats] | None, top: int, verify: int, seed: int
+) -> _Certified:
+    """Verify the strongest and a sample of the others: all that is known exactly, else by replay."""
+    mean = found.estimate.mean(1)
+    n = mean.size
+    top = max(1, min(top, n // 3))
+    sample = draw_verified(
+        mean, found.weight, top=top, n=verify if known is None else n, seed=seed, boost=found.boost
     )
+    flagged_all = sample.index[sample.flagged].tolist()
+    if known is not None:
+        index = np.array([i for i in sample.index if found.labels[i] in known], np.int64)
+        flagged = np.isin(index, sample.index[sample.flagged])
+        sample = Sample(index, np.ones(index.size), flagged, n, 1.0, float((~flagged).sum()))
+    true = (
+        found.exact(sample.index.tolist())
+        if known is None
+        else np.stack([known[found.labels[i]] for i in sample.index])
+    )
+    whole = known is None or sample.index.size == n
+    missed = count_missed(mean, true.mean(1), sample, limit=top) if whole and sample.flagged.any() else None
+    joint, total = found.joint(flagged_all)
+    return _Certified(sample, flagged_all, true, joint, total, missed)
+
+
+def _result(s: Setting, found: Attributed, c: _Certified, how: str, alpha: float, seed: int) -> Result:
+    test = (
+        sign_flip(found.estimate, list(s.clusters), seed=seed, alpha=alpha)
+        if len(set(s.clusters)) > 1
+        else None
+    )
+    ran = [*_controls(s, found, c, how, seed),
+           Control.not_run("sign_flip", "chance", "a small p", "one cluster") if test is None else checks.sign_flip_control(test)]  # fmt: skip
+    p, least = (test.min_p, test.smallest_p) if test is not None else (None, None)
+    dims = (*found.coords, "prompt", "metric")
+    values = found.estimate.reshape(*found.shape, len(s.base), 1)
+    coords: dict[str, tuple[Label, ...]] = {
+        **found.coords,
+        "prompt": tuple(range(len(s.base))),
+        "metric": s.metrics[:1],
+    }
+    tables = {"agreement": _agreement(found, c), "cells": _cells(found, s, test), "certificate": _certificate(found, c, ran), "saturation": _saturation(found), **found.tables}  # fmt: skip
     return Result(
         "attribution_patching",
-        effects=Labelled(estimate[..., None], ("site", "prompt", "metric"), {"site": tuple(names), "prompt": tuple(range(task.n)), "metric": s.metrics[:1]}),
-        tables={"agreement": agreement, "cells": _cells(names, estimate, s, test)}, controls=ran, verdict=verdict(ran, ("approximation",), p, alpha, least),
-        raw_examples=examples(model, s.base, {}, seed),
-    )  # fmt: skip
-
-
-def _cells(names: list[str], estimate: np.ndarray, s: Setting, test: FamilyTest | None) -> pd.DataFrame:
-    """Each estimate's interval, null band and family-wise p."""
-    import pandas as pd
-
-    interval, nan = mean_interval(estimate, list(s.clusters)), np.full(len(names), np.nan)
-    return pd.DataFrame({"site": names, "metric": s.metrics[0], "low": interval.low, "high": interval.high,
-                         "null_low": nan if test is None else test.null_low, "null_high": nan if test is None else test.null_high,
-                         "p": nan if test is None else test.p})  # fmt: skip
-
-
-def _estimate(model: Model, s: Setting, named: list[Site]) -> np.ndarray:
-    """sum over positions of gradient . (donor - base). Shapes: [site, prompt]."""
-    points = list(dict.fromkeys(str(x.whole) for x in named))
-    out = np.zeros((len(named), len(s.base)))
-    lengths: dict[int, list[int]] = {}
-    for i, ids in enumerate(s.base.ids):
-        lengths.setdefault(len(ids), []).append(i)
-    for done, rows in enumerate(lengths.values(), 1):
-        plan = s.bench.scoring.select(rows)
-        if plan.steps != 1:
-            raise TaskError(
-                "attribution patching needs single-position metrics",
-                why="its gradient reads one forward",
-                instead="use activation patching",
-            )
-        donor = model.run([list(s.donor.ids[i]) for i in rows], points, logits=None)
-        base = model.run([list(s.base.ids[i]) for i in rows], points, logits=None)
-        grad = model.grad([list(s.base.ids[i]) for i in rows], _metric(s, plan), points)
-        for k, site in enumerate(named):
-            key = str(site.whole)
-            product = grad[key] * (donor[key] - base[key])
-            if isinstance(site.index, int):
-                product = product[:, :, site.index]
-            out[k, rows] = product.reshape(len(rows), -1).double().sum(-1).cpu().numpy()
-        progress(done, len(lengths), "groups", "attributing")
-    return out
-
-
-def _metric(s: Setting, plan: Scoring) -> Callable[[Tensor], Tensor]:
-    def fn(logits: Tensor) -> Tensor:
-        return s.bench.metrics[0](logits[:, -1:], plan)
-
-    return fn
-
-
-def _exact(
-    s: Setting, named: list[Site], estimate: np.ndarray, exact: Result | None, seed: int
-) -> tuple[list[int], np.ndarray]:
-    if exact is not None:
-        if (
-            exact.effects is None
-            or exact.effects.dims != ("site", "prompt", "metric")
-            or exact.effects.shape[1] != len(s.base)
-        ):
-            raise TaskError("the exact result is of another question", why="it must be [site, prompt, metric] on the same prompts",
-                            instead='activation_patching(..., positions="all")')  # fmt: skip
-        same_question(exact, s.model, s.task, "exact result")
-        asked = {} if exact.query is None else exact.query.parameters
-        if asked.get("mode", s.mode) != s.mode or exact.effects.coords["metric"][0] != s.metrics[0]:
-            raise TaskError("the exact result is of another question", why="its mode or metric differs from this call's",
-                            instead=f"activation_patching(..., mode={s.mode!r})")  # fmt: skip
-        place = {label: i for i, label in enumerate(exact.effects.coords["site"])}
-        which = [i for i, site in enumerate(named) if str(site) in place]
-        return which, exact.effects.values[[place[str(named[i])] for i in which], :, 0].astype(np.float64)
-    size = np.abs(estimate.mean(1))
-    top = np.argsort(-size, kind="stable")[:VERIFIED_TOP].tolist()
-    layers = [site.layer if isinstance(site.layer, int) else 0 for site in named]
-    strata = Strata.of(layers, [site.point for site in named], len(s.model.binding.slots))
-    rest = (
-        stratified_sample(strata, top, seed=seed, n=VERIFIED_RANDOM).tolist() if len(named) > len(top) else []
+        effects=Labelled(values, dims, coords),
+        tables={name: table for name, table in tables.items() if len(table)},
+        controls=ran,
+        verdict=verdict(ran, MANDATORY, p, alpha, least),
+        raw_examples=examples(s.model, s.base, {}, seed),
     )
-    which = sorted({*top, *rest})
-    out = sweep(
-        s.bench, [cell(named[i], None) for i in which], {"donor": Prompts(s.donor.ids)}, settings("verifying")
-    )
-    return which, out.effects[..., 0].numpy().astype(np.float64)
 
 
-def _certificate(estimate: np.ndarray, true: np.ndarray, s: Setting, seed: int) -> Control:
+def _controls(s: Setting, found: Attributed, c: _Certified, how: str, seed: int) -> list[Control]:
+    estimate = found.estimate[c.sample.index]
+    if c.missed is None:
+        missed = Control.not_run("missed", "that parts as strong as the flagged ones were not flagged", "few strong parts unflagged",
+                                 "the exact result covers some of the sites only")  # fmt: skip
+    else:
+        missed = missed_control(c.missed, found.labels)
+    inside = np.zeros(len(found.labels), bool)
+    inside[c.flagged] = True
+    rest = float(found.estimate.mean(1)[~inside].sum())
+    return [
+        _approximation(estimate, c.exact, s, seed),
+        missed,
+        remainder_control(c.joint, c.total, rest, list(s.clusters)),
+        completeness_control(found.gap, found.steps),
+        saturation_control(found.saturated.share, found.saturated.n, repaired=how == "atp*"),
+    ]
+
+
+def _approximation(estimate: Floats, true: Floats, s: Setting, seed: int) -> Control:
     k = max(1, min(10, len(true) // 3))
+    # ranks among numbers that are nothing but rounding say nothing: they tie
+    estimate, true = (np.where(_rounding(v)[:, None], 0.0, v) for v in (estimate, true))
     try:
         agreement = rank_agreement(estimate, true, list(s.clusters), seed=seed)
         return checks.approximation(agreement, top_k_overlap(estimate.mean(1), true.mean(1), k=k))
@@ -193,3 +236,73 @@ def _certificate(estimate: np.ndarray, true: np.ndarray, s: Setting, seed: int) 
             "the exact map's ranks",
             error.what,
         )
+
+
+def _rounding(values: Floats) -> NDArray[np.bool_]:
+    size = np.abs(values).max(1)
+    return np.asarray(size <= ROUNDING * size.max())
+
+
+def _agreement(found: Attributed, c: _Certified) -> pd.DataFrame:
+    """Verified components: estimate and exact effect, their chance to be drawn, whether they were flagged."""
+    import pandas as pd
+
+    index = c.sample.index
+    return pd.DataFrame({"site": [found.labels[i] for i in index], "estimate": found.estimate[index].mean(1), "exact": c.exact.mean(1),
+                         "inclusion": c.sample.inclusion, "flagged": c.sample.flagged})  # fmt: skip
+
+
+def _cells(found: Attributed, s: Setting, test: FamilyTest | None) -> pd.DataFrame:
+    """Each estimate's interval, null band and family-wise p."""
+    table = found.keys()
+    interval, nan = mean_interval(found.estimate, list(s.clusters)), np.full(len(table), np.nan)
+    table["metric"] = s.metrics[0]
+    table["low"], table["high"] = interval.low, interval.high
+    for name in ("null_low", "null_high", "p"):
+        table[name] = nan if test is None else getattr(test, name)
+    return table
+
+
+def _certificate(found: Attributed, c: _Certified, ran: Sequence[Control]) -> pd.DataFrame:
+    """The error certificate in numbers: one row per quantity."""
+    import pandas as pd
+
+    by_name = {control.name: control for control in ran}
+    rows: list[dict[str, object]] = []
+
+    def row(
+        name: str, value: float, low: float = float("nan"), high: float = float("nan"), n: int = 0
+    ) -> None:
+        rows.append({"quantity": name, "value": float(value), "low": float(low), "high": float(high), "n": n})
+
+    seen: Any = by_name["approximation"].observed
+    verified = len(c.sample.index)
+    if seen is not None:
+        row("rank correlation", seen["correlation"], seen["low"], seen["high"], verified)
+    row(
+        "slope",
+        slope(found.estimate[c.sample.index].mean(1), c.exact.mean(1), c.sample.inclusion),
+        n=verified,
+    )
+    if c.missed is not None:
+        m = c.missed
+        row("missed", m.estimate, m.low, m.high, m.n_sampled)
+        row("threshold", m.threshold)
+        row("sample that would do", m.needed)
+    seen = by_name["remainder"].observed
+    if "share" in seen:
+        row("share of the remainder", seen["share"], seen["low"], seen["high"], len(c.total))
+    row("remainder", c.joint.mean(), n=len(c.total))
+    row("whole change", c.total.mean(), n=len(c.total))
+    row("completeness gap", found.gap, n=found.steps)
+    row("gradient passes", found.passes)
+    row("saturated attention", found.saturated.share, n=found.saturated.n)
+    return pd.DataFrame(rows)
+
+
+def _saturation(found: Attributed) -> pd.DataFrame:
+    """Per head, the share of its queries whose attention lies above 0.99 on one token."""
+    import pandas as pd
+
+    layer, head = np.nonzero(np.isfinite(found.saturated.heads))
+    return pd.DataFrame({"layer": layer, "head": head, "share": found.saturated.heads[layer, head]})

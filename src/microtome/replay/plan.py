@@ -173,14 +173,14 @@ def _live(
 def _place(change: Change, group: Group, prompt: int, n_layers: int) -> _Place | None:
     if change.optional and change.at is not None and group.spans[prompt].get(change.at.span) is None:
         return None
-    site = _as_stream(change.site, n_layers)
+    site = as_stream(change.site, n_layers)
     low, high = 0, group.lengths[prompt]
     if change.at is not None:
         low, high = change.at.resolve(high, group.spans[prompt])
     return _Place(site, change.source, low, high)
 
 
-def _as_stream(site: Site, n_layers: int) -> Site:
+def as_stream(site: Site, n_layers: int) -> Site:
     """The stream between two layers has two names; sweeps use the later layer's."""
     match site.point:
         case "resid_post":

@@ -132,13 +132,13 @@ class Zero(_Anywhere):
         device = device_of(wanted.binding)
 
         def values(point: str, layer: int, prompt: Tensor, col: Tensor, head: Tensor | None) -> Tensor:
-            inner = _inner(wanted.binding, point, layer, head, wanted.group.width)
+            inner = inner_shape(wanted.binding, point, layer, head, wanted.group.width)
             return torch.zeros((len(prompt), *inner), device=device)
 
         return Source(values, self.agree(wanted.group, wanted.base_ids))
 
 
-def _inner(binding: Binding, point: str, layer: int, head: Tensor | None, width: int) -> tuple[int, ...]:
+def inner_shape(binding: Binding, point: str, layer: int, head: Tensor | None, width: int) -> tuple[int, ...]:
     """Shape of one place's value."""
     f = binding.facts
     s = f.layers[min(layer, f.n_layers - 1)]

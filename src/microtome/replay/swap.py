@@ -21,7 +21,7 @@ from microtome.points import POINTS
 from microtome.replay.base import Base, make_base
 from microtome.replay.check import mode_of, tolerance
 from microtome.replay.climb import Rows, climb
-from microtome.replay.plan import Group, _as_stream
+from microtome.replay.plan import Group, as_stream
 from microtome.replay.sources import capture
 from microtome.replay.sweep import Bench, groups_of
 from microtome.sites import Site
@@ -154,7 +154,7 @@ def record(
             why="its last axis counts keys, not dimensions",
             instead="use q, k, v or z",
         )
-    stream = _as_stream(site, len(binding.slots))
+    stream = as_stream(site, len(binding.slots))
     n_layers = len(binding.slots)
     stays = stream.layer == n_layers or (stream.layer == n_layers - 1 and POINTS[stream.point].local)
     if stays and all(high < len(row) for row, (_, high) in zip(ids, places, strict=True)):

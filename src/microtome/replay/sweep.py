@@ -16,7 +16,7 @@ from microtome.replay.bench import Bench, base_metrics, columns_of, groups_of, l
 from microtome.replay.call import Segment, call_layer
 from microtome.replay.check import mode_of
 from microtome.replay.climb import Rows, climb, tokens_of
-from microtome.replay.plan import Cell, Group, Planned, Source, plan
+from microtome.replay.plan import Cell, Group, Planned, Source, as_stream, plan
 from microtome.replay.sources import Point, SourceSpec, Wanted, Zero
 from microtome.trace import seam
 from microtome.trace.run import check_runnable, numerics_of
@@ -196,10 +196,8 @@ def _one_group(bench: Bench, group: Group, cells: Sequence[Cell], specs: Mapping
 
 
 def _points(cells: Sequence[Cell], name: str, bench: Bench) -> set[Point]:
-    from microtome.replay.plan import _as_stream
-
     sites = [
-        _as_stream(c.site, len(bench.binding.slots))
+        as_stream(c.site, len(bench.binding.slots))
         for cell in cells
         for c in cell.changes
         if c.source == name
