@@ -110,7 +110,8 @@ def _scores(runs: EdgeRuns, one: Callable[[Recorded], _Part], steps: int) -> Edg
         part = one(recorded)
         prompts = torch.tensor(recorded.group.prompts)
         values[:, prompts] = per_prompt(recorded.group, part.values.float().cpu())
-        weight += part.weight.float().cpu() / runs.n
+        # with spans each part of an edge counts with the size of the whole
+        weight += part.weight.float().cpu().repeat(runs.edges // len(runs.graph.edges)) / runs.n
         for whole_, piece in ((base, part.base), (end, part.end), (cut, part.cut)):
             whole_[prompts] = piece.double().cpu()
         passes += part.passes
