@@ -152,6 +152,7 @@ def _about(s: Search, outcome: Outcome, how: str, tau: float | None) -> pd.DataF
         "metric": q.setting.metrics[s.column],
         "choices": json.dumps(q.choices.data()),
         "spans": json.dumps(list(q.runs.spans)),
+        "group": str(q.graph.shape[0][0] // max(1, q.graph.shape[0][1])),
         "edges of the graph": str(s.units.edges),
         "edges kept": str(int(outcome.kept.sum())),
         "edges taken out because no path uses them": str(taken),

@@ -7,15 +7,18 @@ how many. Keys and values of a group of heads are a node of their own, joined to
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ResultError
 from .colours import INK, MUTED, SERIES
 from .sheet import Panel, Sheet, axis
-from .tables import need
+from .snippet import call
+from .tables import need, table_of
 from .text import inert, interval, number, unit, visible
 
 if TYPE_CHECKING:
@@ -52,22 +55,39 @@ class _Plan:
 
 
 def draw(result: Result) -> go.Figure:
-    """The strongest edges of tables["circuit_edges"] as a layered graph.
+    """The strongest edges that a discovery kept, as a layered graph.
 
-    Raises ResultError for a result without that table.
+    Raises ResultError for a result without a table "edges", or of circuits of nodes.
     """
-    table = need(result, "circuit_edges")
+    table = _kept(result)
     size = table["value"].abs().to_numpy(float)
     chosen = table.iloc[np.argsort(-size, kind="stable")[:MOST]]
-    metric = str(table["metric"].iloc[0])
-    sheet = Sheet(result, f"The circuit: {_count(len(chosen), len(table))}")
-    plan = _plan(chosen)
+    about = _about(result)
+    metric = about.get("metric", "")
+    sheet = Sheet(result, f"The circuit: {_count(len(chosen), len(table))}", call("circuit", "draw"))
+    plan = _plan(chosen, int(about.get("group", "1")), json.loads(about.get("spans", "[]")))
     panel = _panel(sheet, plan)
     _group_links(sheet, panel, plan)
     _edges(sheet, panel, plan, chosen, metric)
     _nodes(sheet, panel, plan)
     _keys(sheet, metric)
     return sheet.figure()
+
+
+def _kept(result: Result) -> pd.DataFrame:
+    """The edges of the circuit, with their span apart."""
+    table = need(result, "edges")
+    table = table[table["kept"].to_numpy(bool) & table["edge"].str.contains("->")]
+    if table.empty:
+        raise ResultError("there is no circuit to draw", why="no edge was kept, or the circuit is one of nodes",
+                          instead="its other figures")  # fmt: skip
+    parts = table["edge"].str.partition("@")
+    return table.assign(edge=parts[0], span=parts[2], value=table["score"].astype(float))
+
+
+def _about(result: Result) -> dict[str, str]:
+    table = table_of(result, "about")
+    return {} if table is None else dict(zip(map(str, table["name"]), map(str, table["value"]), strict=True))
 
 
 def _count(drawn: int, total: int) -> str:
@@ -100,14 +120,12 @@ def _ends(row: dict[Any, Any]) -> tuple[_Node, _Node]:
     return _Node(*_parsed(writer, False), span), _Node(*_parsed(reader, True), span)
 
 
-def _plan(table: pd.DataFrame) -> _Plan:
-    plan = _Plan(group=int(table["group"].iloc[0]) if "group" in table.columns else 1)
+def _plan(table: pd.DataFrame, group: int, spans: list[str]) -> _Plan:
+    plan = _Plan(group=group)
     nodes = {node for row in table.to_dict("records") for node in _ends(row)}
     plan.rows = sorted({node.rank for node in nodes})
-    order = {"": 0.0}
-    if "span_order" in table.columns:
-        order = dict(zip(table["span"].astype(str), table["span_order"].astype(float), strict=True))
-    plan.spans = sorted({node.span for node in nodes}, key=lambda s: (order.get(s, 0.0), s))
+    place = {span: i for i, span in enumerate(spans)}
+    plan.spans = sorted({node.span for node in nodes}, key=lambda span: (place.get(span, 0), span))
     for y, rank in enumerate(plan.rows):
         for x, span in enumerate(plan.spans):
             here = sorted(
@@ -158,7 +176,9 @@ def _edges(sheet: Sheet, panel: Panel, plan: _Plan, table: pd.DataFrame, metric:
         hover["x"].append((x0 + x1) / 2)
         hover["y"].append((y0 + y1) / 2)
         said = interval(float(row.get("low", np.nan)), float(row.get("high", np.nan)))
-        hover["text"].append(inert(f"{row['edge']}: {number(value, sign=True)} {said} {unit(metric)}"))
+        hover["text"].append(
+            inert(f"{row['edge']}{_at(row)}: {number(value, sign=True)} {said} {unit(metric)}")
+        )
     for (colour, dash, width), found in sorted(lines.items(), key=lambda kv: kv[0][2]):
         xs = [v for x0, _, x1, _ in found for v in (x0, x1, None)]
         ys = [v for _, y0, _, y1 in found for v in (y0, y1, None)]
@@ -175,6 +195,10 @@ def _edges(sheet: Sheet, panel: Panel, plan: _Plan, table: pd.DataFrame, metric:
         )
     sheet.add(panel, go.Scatter(x=hover["x"], y=hover["y"], mode="markers", hoverinfo="text", hovertext=hover["text"],
                                 marker={"size": 5, "color": MUTED, "opacity": 0.35}))  # fmt: skip
+
+
+def _at(row: dict[Any, Any]) -> str:
+    return f" at {visible(row['span'], prose=True)}" if row.get("span") else ""
 
 
 def _group_links(sheet: Sheet, panel: Panel, plan: _Plan) -> None:

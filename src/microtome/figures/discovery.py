@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import circuit
 from .colours import GLYPHS, INK, MUTED, SERIES
 from .panels import Picture
 from .rows import NAN, Row, draw_bars
@@ -168,6 +169,14 @@ def pictures(result: Result) -> tuple[Picture, ...]:
             partial(draw, result),
         )
     ]
+    kept = need(result, "edges")
+    if bool((kept["kept"].to_numpy(bool) & kept["edge"].str.contains("->")).any()):
+        caption = (
+            "What was kept, from the embedding below to the output above. Only the strongest edges are drawn."
+        )
+        made.insert(
+            0, Picture("the circuit", caption, partial(circuit.draw, result), call("circuit", "draw"))
+        )
     curve = table_of(result, "curve")
     if curve is not None:
         caption = "How much of the behaviour circuits of several sizes carry, on the prompts that chose them."

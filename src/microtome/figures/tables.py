@@ -30,7 +30,6 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "decisions": (("order", "edge", "kept", "rise", "loss", "how"), ()),
     "nulls": (("family", "value"), ()),
     "held_out": (("quantity", "value"), ("low", "high", "n")),
-    "circuit_edges": (("edge", "value", "metric"), ("low", "high")),
     "accuracy": (("part", "what", "value"), ("low", "high", "n")),
     "training": (("run", "step", "loss"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),

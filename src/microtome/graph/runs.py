@@ -45,6 +45,11 @@ class Ground:
     size: Tensor | None = None
 
     @cached_property
+    def spans_here(self) -> frozenset[int]:
+        """Spans that have a column that a patch can change (0 where masks have no parts)."""
+        return frozenset((0,) if self.span is None else self.span.unique().tolist())
+
+    @cached_property
     def difference(self) -> Tensor:
         """Donor minus clean, writers first. Shapes: [writer, row, pos, d_model]."""
         return (self.donor - self.clean).permute(2, 0, 1, 3).contiguous()
@@ -132,6 +137,8 @@ class _Stack:
         span = self.ground.span
         out = None
         for number in range(patched.shape[1]):
+            if number not in self.ground.spans_here:
+                continue
             part = self._one(patched[:, number])
             if part is None:
                 continue
