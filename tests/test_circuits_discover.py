@@ -210,8 +210,8 @@ def test_a_result_is_saved_and_gives_the_circuit_again(model, task, tmp_path):
     with pytest.raises(ResultError, match="its graph has 190 edges"):
         circuits.circuit_of(circuit.result, circuits.graph(tiny.loaded("llama-mha")))
     names = [p.name for p in pictures_of(circuit.result)]
-    assert names == ["edges", "faithfulness by size", "decisions"]
-    figure = circuit.result.figure()
+    assert names == ["the circuit", "edges", "faithfulness by size", "decisions"]
+    figure = pictures_of(circuit.result)[1].draw()
     bars = [t for t in figure.data if t.type == "bar"]
     assert {t.opacity for t in bars} == {0.4, 1.0}
     kept = [name for t in bars if t.opacity == 1 for name in t.hovertext]
