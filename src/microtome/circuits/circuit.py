@@ -10,6 +10,7 @@ import numpy as np
 
 from microtome.errors import SiteError
 from microtome.graph.nodes import Graph
+from microtome.results.frozen import digest, dumps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,6 +92,16 @@ class Circuit:
 
     def __repr__(self) -> str:
         return f"<Circuit: {len(self.edges):,} edges by {self.how}; {self.choices.text()}>"
+
+    def __query__(self) -> dict[str, Any]:
+        """How a technique that takes this circuit records it."""
+        content = dumps([list(self.edges), list(self.spans), self.model])
+        return {
+            "circuit": digest(content.encode()),
+            "edges": len(self.edges),
+            "how": self.how,
+            "choices": self.choices.data(),
+        }
 
     @property
     def nodes(self) -> tuple[str, ...]:

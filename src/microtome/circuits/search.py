@@ -119,13 +119,13 @@ def _reaching(s: Search, sizes: list[int], values: np.ndarray) -> int:
 
 def _importance(s: Search, how: str) -> tuple[np.ndarray, EdgeScores | None]:
     if how == "exact":
-        return _exact(s), None
+        return by_exact(s), None
     o = s.options
     path = {"steps": o.steps, "tolerance": o.tolerance, "most": o.most} if how.startswith("eap-ig") else {}
     return s.question.importance(IMPORTANCE[how], **path)
 
 
-def _exact(s: Search) -> np.ndarray:
+def by_exact(s: Search) -> np.ndarray:
     """The loss of the metric when each edge alone is left out; noise: of the clean run, denoise: gained when alone restored.
 
     Shapes: -> [edge, prompt].
