@@ -1,0 +1,134 @@
+"""What a technique should find in a specimen: parts of its mechanism whose exact ablation changes an output.
+
+Which parts matter depends on what a removed part is replaced by: one that writes the same on every input is found by zeros
+only. So a truth is of one ablation value. Parts outside the mechanism are null by construction. Parts of the mechanism that
+change nothing under that ablation are neither: whether they are flagged counts for nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from microtome.errors import ModelError
+from microtome.zoo.mechanism import CHANGES
+from microtome.zoo.oracle import forward, parts
+
+if TYPE_CHECKING:
+    from microtome.zoo.specimen import Specimen
+
+Kind = Literal["nodes", "edges", "direct", "streams"]
+Ablation = Literal["zero", "mean", "resample", "corrupt", "clean"]
+KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams")
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean")
+REFERENCE = 32
+DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Names of parts: `true` ones, `null` ones, and `undecided` ones of the mechanism that the ablation does not confirm.
+
+    by: "ablation" where an exact ablation decided, "mechanism" where the specimen's own list had to do (models with norms).
+    """
+
+    true: frozenset[str]
+    null: frozenset[str]
+    undecided: frozenset[str]
+    by: str = "ablation"
+
+
+def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
+    """The truth about nodes ("L0H1.z"), edges, "direct" (nodes that write to the logits) or "streams" ("L1.resid_pre",
+    where the answer can be read), under one ablation value.
+
+    ablation: "zero"; "mean" or "resample" over the task's reference prompts; "corrupt": values of the corrupt prompts in the
+    clean ones; "clean": the reverse.
+
+    Raises
+    ------
+    ModelError: an unknown kind or ablation.
+    """
+    if kind not in KINDS or ablation not in ABLATIONS:
+        raise ModelError(
+            f"no truth about {kind!r} by {ablation!r}", instead=f"one of {KINDS}, by one of {ABLATIONS}"
+        )
+    m = specimen.mechanism
+    if kind == "streams":
+        return _streams(specimen, ablation)
+    groups: dict[str, tuple[str, ...]]
+    if kind == "edges":
+        groups = {edge: (edge,) for edge in m.edges}
+        null = frozenset(m.null_edges)
+    elif kind == "direct":
+        groups = {n: (f"{n}->logits",) for n in m.nodes if f"{n}->logits" in m.edges}
+        null = frozenset(m.all_nodes) - set(groups)
+    else:
+        groups = {n: tuple(e for e in m.all_edges if e.split("->")[0] == n) for n in m.nodes}
+        null = frozenset(m.null_nodes)
+    try:
+        moved = _moved(specimen, groups, ablation)
+    except ModelError:  # norms: the oracle sees sums only
+        confirmed = set(m.confirmed_last)
+        if kind == "nodes":
+            confirmed = {edge.split("->")[0] for edge in m.confirmed_last}
+        elif kind == "direct":
+            confirmed = {n for n in groups if groups[n][0] in m.confirmed_last}
+        return Truth(frozenset(confirmed), null, frozenset(groups) - confirmed, "mechanism")
+    true = frozenset(name for name, size in moved.items() if size > CHANGES)
+    return Truth(true, null, frozenset(groups) - true)
+
+
+def _streams(specimen: Specimen, ablation: Ablation) -> Truth:
+    """Streams in which some part that writes to the logits has written; before the first of them nothing can be read."""
+    m = specimen.mechanism
+    direct = truth(specimen, "direct", ablation)
+    first = min((_layer(n) for n in direct.true), default=m.n_layers)
+    every = [f"L{i}.resid_pre" for i in range(m.n_layers)] + ["final_resid"]
+    true = frozenset(name for i, name in enumerate(every) if i > first)
+    maybe = {_layer(n) for n in direct.undecided}
+    undecided = frozenset(n for i, n in enumerate(every) if n not in true and any(i > x for x in maybe))
+    return Truth(true, frozenset(every) - true - undecided, undecided, direct.by)
+
+
+def _layer(node: str) -> int:
+    """The layer in which a node writes; -1 of the embedding."""
+    return -1 if node == "embed" else int(node[1:].split(".")[0].split("H")[0])
+
+
+@torch.no_grad()
+def _moved(specimen: Specimen, groups: Mapping[str, Sequence[str]], ablation: Ablation) -> dict[str, float]:
+    """The largest change of a logit at the last position when each group of edges is cut, on the task's prompts."""
+    hf: Any = specimen.model.hf
+    twin = copy.deepcopy(hf).double()
+    task = specimen.task
+    clean, corrupt = (torch.tensor(side.ids) for side in (task.clean, task.corrupt))
+    ids, fills = clean, _fills(specimen, twin, ablation)
+    if ablation == "clean":
+        ids, fills = corrupt, [parts(twin, clean)]
+    elif ablation == "corrupt":
+        fills = [parts(twin, corrupt)]
+    base = forward(twin, ids)[0][:, -1]
+    out = dict.fromkeys(groups, 0.0)
+    for fill in fills:
+        for name, edges in groups.items():
+            logits = forward(twin, ids, edges, fill)[0][:, -1]
+            out[name] = max(out[name], float((logits - base).abs().max()))
+    return out
+
+
+def _fills(specimen: Specimen, twin: Any, ablation: Ablation) -> list[dict[str, Tensor] | None]:
+    """What stands in for the sources: nothing (zero), the mean, or draws from the reference prompts."""
+    if ablation not in ("mean", "resample"):
+        return [None]
+    task = specimen.task
+    reference = parts(twin, torch.tensor(task.reference(REFERENCE, 0).ids))
+    if ablation == "mean":
+        return [{k: v.mean(0, keepdim=True).expand(task.n, -1, -1) for k, v in reference.items()}]
+    order = [torch.arange(task.n).add(k * task.n // DRAWS + k) % REFERENCE for k in range(DRAWS)]
+    return [{k: v[rows] for k, v in reference.items()} for rows in order]
