@@ -35,6 +35,7 @@ TITLE = {
     "ablation": "Ablation",
     "attention_patterns": "What the heads attend to",
     "component_set": "The smallest set found",
+    "circuit_discovery": "A circuit of edges",
     "distributed_alignment_search": "A subspace for a variable",
     "path_patching": "Path patching",
     "dissect": "The whole",
@@ -47,6 +48,7 @@ _ASKED = {
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
+    "circuit_discovery": "Which edges does the model need: what one part writes and another reads, everything else carrying the corrupt prompt's values?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
 }
@@ -85,6 +87,9 @@ _LIMITS = {
     "component_set": (
         "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",
         "Faithfulness is about these prompts, this metric and this replacement for everything else.",
+    ),
+    "circuit_discovery": (
+        "Other edges may do the same work when these are gone, and under another of the six choices others may be found.",
     ),
     "distributed_alignment_search": (
         "A subspace that can be exchanged need not be one that the model uses: where one linear map reads the site its parts are tested, elsewhere they cannot be.",
