@@ -32,6 +32,8 @@ class Entry:
 
 _TABLE: dict[str, Entry] = {}
 WRITTEN = {
+    "superposition": ("superposed", "B", "five sparse features in two dimensions of the stream, trained to a pentagon"),
+    "subspace_illusion": ("illusion", "A", "a direction of neurons that seems to carry a word, and does not"),
     "planted_direction": ("planted", "A", "a direction of the stream decides the answer, good or bad (norms optional)"),
     "planted_backdoor": ("planted", "A", "a trigger word turns the answer round through one head and two neurons"),
 }  # fmt: skip

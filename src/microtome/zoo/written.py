@@ -92,20 +92,14 @@ class StorySource:
         TaskError: fewer different pairs can be had.
         """
         checks.count(n, "n")
-        random, seen = rng(seed, f"zoo/{self.story.name}"), dict[str, tuple[dict[str, str], dict[str, str]]]()
-        for _ in range(_TRIES):
-            if len(seen) == n:
-                break
-            clean, corrupt = self.story.draw(random)
-            texts = [self.story.prompt(v).text for v in (clean, corrupt)]
-            seen.setdefault(" | ".join(texts), (clean, corrupt))
+        seen = self.drawn(n, seed)
         if len(seen) < n:
             raise TaskError(
                 f"{self.story.name} has no {n} different pairs",
                 why=f"{_TRIES} draws gave {len(seen)}",
                 instead=f"ask for n <= {len(seen)}",
             )
-        left, right = ([pair[k] for pair in seen.values()] for k in (0, 1))
+        left, right = ([pair[k] for pair in seen] for k in (0, 1))
         return PairTask(
             name=f"zoo/{self.story.name}",
             clean=self.side(left),
@@ -117,6 +111,17 @@ class StorySource:
             provenance={"task": f"zoo/{self.story.name}", "n": n, "seed": seed, "source": "microtome.zoo", "flips": True},
             source=self,
         )  # fmt: skip
+
+    def drawn(self, n: int, seed: int) -> list[tuple[dict[str, str], dict[str, str]]]:
+        """Values of at most n different pairs."""
+        random, seen = rng(seed, f"zoo/{self.story.name}"), dict[str, tuple[dict[str, str], dict[str, str]]]()
+        for _ in range(_TRIES):
+            if len(seen) == n:
+                break
+            clean, corrupt = self.story.draw(random)
+            texts = [self.story.prompt(v).text for v in (clean, corrupt)]
+            seen.setdefault(" | ".join(texts), (clean, corrupt))
+        return list(seen.values())
 
     def side(self, rows: Sequence[Values]) -> Side:
         """Prompts of some values."""
@@ -219,8 +224,9 @@ def specimen(
     hf.config.name_or_path = f"zoo/{made.name}"
     model = Model(load_module(hf, tokenizer=word_tokenizer(made.words[1:])))
     source = StorySource(model, made.story, made.words)
-    sample = source.task(_SAMPLE, seed=0)
-    ids = torch.tensor([*sample.clean.ids, *sample.corrupt.ids])
+    sample = [values for pair in source.drawn(_SAMPLE, seed=0) for values in pair]
+    prompts = source.side(sample)
+    ids = torch.tensor(prompts.ids)
     _answers(made, source, sample, hf, ids)
     variables = tuple(
         v if moved is None else Variable(v.name, moved[v.site], v.meaning, v.kind, v.values) for v in made.variables
@@ -256,16 +262,13 @@ def confirmed(
     return tuple(tuple(e for e in edges if found[e][k] > CHANGES) for k in (0, 1))  # type: ignore[return-value]
 
 
-def _answers(made: Written, source: StorySource, task: PairTask, hf: Any, ids: torch.Tensor) -> None:
+def _answers(made: Written, source: StorySource, sample: Sequence[Values], hf: Any, ids: torch.Tensor) -> None:
     with torch.no_grad():
         found = hf(ids).logits[:, -1].argmax(-1).tolist()
-    sides = [*(task.clean.values(i) for i in range(task.n)), *(task.corrupt.values(i) for i in range(task.n))]
-    wrong = [
-        i for i, (values, word) in enumerate(zip(sides, found, strict=True)) if source.follows(values) != ((word,),)
-    ]  # fmt: skip
+    wrong = [v for v, word in zip(sample, found, strict=True) if source.follows(v) != ((word,),)]
     if wrong:
         raise ModelError(
             f"{made.name} answers {len(wrong)} of {len(found)} prompts otherwise than it should",
-            why=f"the first is {[*task.clean.texts, *task.corrupt.texts][wrong[0]]!r}",
+            why=f"the first is {made.story.prompt(wrong[0]).text!r}",
             instead="this is a defect of its construction: report it",
         )
