@@ -33,7 +33,9 @@ _TEMPLATES, _ENTITIES, _FILLERS, _CONTEXT, _BACKGROUND, _SCALE = 12, 12, 30, 4, 
 
 
 def _words() -> tuple[str, ...]:
-    rest = [f"{kind}{k}" for kind, n in (("t", _TEMPLATES), ("e", _ENTITIES), ("f", _FILLERS)) for k in range(n)]
+    rest = [
+        f"{kind}{k}" for kind, n in (("t", _TEMPLATES), ("e", _ENTITIES), ("f", _FILLERS)) for k in range(n)
+    ]
     return (BOS, *KINDS, *OTHERS, *rest, "so")
 
 
@@ -74,7 +76,10 @@ def _spec(seed: int, *, carried: bool) -> Spec:
     marked[s.word] = 1
     along = np.zeros(s.d)
     along[s.context] = random.standard_normal(_CONTEXT) / _SCALE
-    heads = [_mover(marked, s.word, s.scratch if carried else s.moved, 2.0), _mover(along, s.context, s.mixed, 2.0)]
+    heads = [
+        _mover(marked, s.word, s.scratch if carried else s.moved, 2.0),
+        _mover(along, s.context, s.mixed, 2.0),
+    ]
     heads[1].k[:, 1] = 0  # no default: it mixes the contexts of all tokens
     heads[1].decoy = True
     for h, head in enumerate(heads):
@@ -102,7 +107,9 @@ def _spec(seed: int, *, carried: bool) -> Spec:
 def _story(name: str) -> Story:
     def surface(random: np.random.Generator) -> dict[str, str]:
         sizes = {"template": _TEMPLATES, "who": _ENTITIES, "filler": _FILLERS}
-        return {slot: f"{slot[0] if slot != 'who' else 'e'}{int(random.integers(n))}" for slot, n in sizes.items()}
+        return {
+            slot: f"{slot[0] if slot != 'who' else 'e'}{int(random.integers(n))}" for slot, n in sizes.items()
+        }
 
     def write(values: Values) -> list[tuple[str, str]]:
         order = ("other", "filler", "word", "template", "who")
@@ -127,7 +134,9 @@ def subspace_illusion(
     directions = {"word.in": basis[s.word], "word": basis[s.moved]}
     if carried:
         variables += [
-            Variable("word.moved", "L0H0.z", "the word, at the last position, where neurons read it", kind, KINDS),
+            Variable(
+                "word.moved", "L0H0.z", "the word, at the last position, where neurons read it", kind, KINDS
+            ),
             Variable("word", "L1.mlp_out", "the word, as the logits read it", kind, KINDS),
         ]
         directions["word.moved"] = basis[s.scratch]

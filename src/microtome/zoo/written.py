@@ -262,7 +262,9 @@ def confirmed(
     return tuple(tuple(e for e in edges if found[e][k] > CHANGES) for k in (0, 1))  # type: ignore[return-value]
 
 
-def _answers(made: Written, source: StorySource, sample: Sequence[Values], hf: Any, ids: torch.Tensor) -> None:
+def _answers(
+    made: Written, source: StorySource, sample: Sequence[Values], hf: Any, ids: torch.Tensor
+) -> None:
     with torch.no_grad():
         found = hf(ids).logits[:, -1].argmax(-1).tolist()
     wrong = [v for v, word in zip(sample, found, strict=True) if source.follows(v) != ((word,),)]
