@@ -15,7 +15,9 @@ from microtome.results.frozen import digest, dumps
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from microtome.facade import Model
     from microtome.results.result import Result
+    from microtome.tasks.pairs import PairTask
 
 GRANULARITIES = ("edge", "node")
 ABLATIONS = ("corrupt", "zero", "mean", "resample")
@@ -130,6 +132,12 @@ class Circuit:
             name, _, span = edge.partition("@")
             out[graph.number(name) + (place[span] if self.spans else 0)] = True
         return out
+
+    def robustness(self, model: Model, task: PairTask, **more: Any) -> Result:
+        """This circuit under every setting of the six choices; arguments and errors as `circuits.circuit_robustness`."""
+        from microtome.circuits.robustness import circuit_robustness
+
+        return circuit_robustness(model, self, task, **more)
 
     def without(self, edges: Iterable[str]) -> Circuit:
         """The same circuit without some edges."""

@@ -151,7 +151,7 @@ def _minimal(case: Case, m: Minimal) -> Control:
 
 def _inflated(case: Case, draws: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Circuits with a random path (a random node) added, and the same without one of the added units."""
-    out = []
+    out: list[tuple[np.ndarray, np.ndarray]] = []
     outside = np.flatnonzero(case.units.free & ~case.inside)
     if not len(outside):
         return []

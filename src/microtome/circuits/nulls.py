@@ -56,6 +56,8 @@ def of_shape(case: Case, draws: int, alpha: float) -> Drawn:
     """Random circuits of this one's shape, from the strictest description that has enough of them."""
     pool = np.flatnonzero(case.units.free)
     inside = np.flatnonzero(case.inside[pool])
+    if not draws:
+        return Drawn(why="no null circuits were asked for")
     if len(inside) == len(pool) or not len(inside):
         return Drawn(why="all or none of what could be left out is in the circuit")
     n_layers = len(case.question.graph.shape)
@@ -129,6 +131,8 @@ def of_strongest(case: Case, scores: np.ndarray, draws: int, alpha: float) -> Dr
     """Random circuits of as many units, from the 3n of largest |score|. Shapes: scores [unit]."""
     pool = np.flatnonzero(case.units.free)
     inside = np.flatnonzero(case.inside[pool])
+    if not draws:
+        return Drawn(why="no null circuits were asked for")
     if not len(inside):
         return Drawn(why="none of what could be left out is in the circuit")
     for n in (draws, needed(alpha)):
