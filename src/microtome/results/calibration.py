@@ -96,8 +96,18 @@ def _setting(settings: Any, parameters: Mapping[str, Any] | None) -> Mapping[str
     """The setting with most parameters in common among those that contradict none."""
     if parameters is None:
         return dict(settings[0])
-    fits = [s for s in settings if all(_inside(parameters, k) == v for k, v in s["match"].items())]
+    fits = [s for s in settings if all(_is(_inside(parameters, k), v) for k, v in s["match"].items())]
     return max(fits, key=lambda s: len(s["match"])) if fits else None
+
+
+def _is(found: Any, wanted: Any) -> bool:
+    """Equal, or one of several; sequences are compared by what they hold."""
+
+    def plain(value: Any) -> Any:
+        return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+    many = plain(wanted)
+    return plain(found) in many if isinstance(many, list) else found == many
 
 
 def _inside(parameters: Mapping[str, Any], name: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 ALPHA = 0.001
 FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
+    "attention_patterns": "it says where heads look, which is read from their patterns, and not which of them matter",
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
 }
@@ -51,8 +51,9 @@ class Setting:
 
     technique: its registered name. name: of this setting, for people. run: (specimen, seed) -> reading. kind, ablation: the
     truth it is held against. threshold: the rule of a flag, in words. match: parameters of a query that is answered by this
-    setting's rates ("choices.ablation" reads inside a parameter); the first setting of a technique stands for calls that say
-    nothing else. exact: whether the flags rest on exact interventions. seconds: a guess for the estimate.
+    setting's rates (dots read inside a parameter, a list means any of these); the first setting of a technique stands for calls
+    that say nothing else. seconds: a guess for the estimate, one model on average. slow: of compiled programs only one variant
+    is looked at.
     """
 
     technique: str
@@ -63,6 +64,7 @@ class Setting:
     threshold: str = FAMILY
     match: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.2
+    slow: bool = False
 
     @property
     def id(self) -> str:
@@ -72,7 +74,9 @@ class Setting:
 
 def settings() -> tuple[Setting, ...]:
     """Every setting, those of one technique together."""
-    return tuple(_SETTINGS)
+    from microtome.zoo.calibrate import maps, searches
+
+    return (*maps.SETTINGS, *searches.SETTINGS)
 
 
 def parts(z: Specimen) -> list[str]:
@@ -111,37 +115,3 @@ def only(reading: Reading, keep: Callable[[str], bool]) -> Reading:
 
     names = tuple(n for n, u in zip(reading.names, use, strict=True) if u)
     return Reading(names, cut(reading.scores), cut(reading.flags), cut(reading.low), cut(reading.high))
-
-
-def _patch(z: Specimen, seed: int, mode: Any) -> Reading:
-    from microtome.methods import activation_patching
-
-    result = activation_patching(z.model, z.task, sites=parts(z), positions="all", mode=mode, controls="none", alpha=ALPHA, seed=seed)  # fmt: skip
-    return family(result)
-
-
-def _ablate(z: Specimen, seed: int, by: Any) -> Reading:
-    from microtome.methods import ablation
-
-    return family(ablation(z.model, z.task, sites=parts(z), by=by, alpha=ALPHA, seed=seed))
-
-
-_MODES: dict[Any, Ablation] = {"denoise": "clean", "noise": "corrupt"}
-_BY: tuple[Ablation, ...] = ("mean", "zero", "resample")
-_SETTINGS: list[Setting] = [
-    *(
-        Setting(
-            "activation_patching",
-            f"{mode}, nodes",
-            partial(_patch, mode=mode),
-            "nodes",
-            by,
-            match={"mode": mode},
-        )
-        for mode, by in _MODES.items()
-    ),
-    *(
-        Setting("ablation", f"{by}, nodes", partial(_ablate, by=by), "nodes", by, match={"by": by})
-        for by in _BY
-    ),
-]

@@ -35,6 +35,13 @@ class Case:
         """Its name among all cases."""
         return f"{self.name}{'+decoys' if self.decoys else ''}/{self.seed}"
 
+    @property
+    def first(self) -> bool:
+        """Whether slow settings run on it: of a compiled program, the one with decoys and seed 0."""
+        from microtome.zoo.programs import NAMES
+
+        return self.seed == 0 and (self.decoys or self.name not in NAMES)
+
     def build(self) -> Specimen:
         """The specimen, from a small cache: settings on one case come one after the other."""
         return _built(self)
@@ -108,7 +115,8 @@ def jobs(only: Sequence[str] = (), models: Sequence[str] = (), *, quick: bool = 
             raise ArgumentError(f"nothing is called {name!r} among the calibrated techniques",
                                 why=f"they are {', '.join(known)}", instead=suggest(name, list(known)))  # fmt: skip
     chosen = [s for s in every if not only or s.technique in only]
-    return tuple(Job(s, c) for c in cases(models, quick=quick) for s in chosen)
+    every_case = cases(models, quick=quick)
+    return tuple(Job(s, c) for c in every_case for s in chosen if not s.slow or c.first)
 
 
 def expected(every: Sequence[Job]) -> float:

@@ -22,9 +22,9 @@ from microtome.zoo.oracle import forward, parts
 if TYPE_CHECKING:
     from microtome.zoo.specimen import Specimen
 
-Kind = Literal["nodes", "edges", "direct", "streams"]
+Kind = Literal["nodes", "edges", "direct", "streams", "answer"]
 Ablation = Literal["zero", "mean", "resample", "corrupt", "clean"]
-KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams")
+KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams", "answer")
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean")
 REFERENCE = 32
 DRAWS = 4
@@ -44,8 +44,8 @@ class Truth:
 
 
 def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
-    """The truth about nodes ("L0H1.z"), edges, "direct" (nodes that write to the logits) or "streams" ("L1.resid_pre",
-    where the answer can be read), under one ablation value.
+    """The truth about nodes ("L0H1.z"), edges, "direct" (nodes that write to the logits), "streams" ("L1.resid_pre", where the
+    answer can be read) or "answer" ("L1.attn_out", sublayers that write it), under one ablation value.
 
     ablation: "zero"; "mean" or "resample" over the task's reference prompts; "corrupt": values of the corrupt prompts in the
     clean ones; "clean": the reverse.
@@ -61,6 +61,8 @@ def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
     m = specimen.mechanism
     if kind == "streams":
         return _streams(specimen, ablation)
+    if kind == "answer":
+        return _answer(specimen, ablation)
     groups: dict[str, tuple[str, ...]]
     if kind == "edges":
         groups = {edge: (edge,) for edge in m.edges}
@@ -94,6 +96,22 @@ def _streams(specimen: Specimen, ablation: Ablation) -> Truth:
     maybe = {_layer(n) for n in direct.undecided}
     undecided = frozenset(n for i, n in enumerate(every) if n not in true and any(i > x for x in maybe))
     return Truth(true, frozenset(every) - true - undecided, undecided, direct.by)
+
+
+def _answer(specimen: Specimen, ablation: Ablation) -> Truth:
+    """Sublayers that write to the logits carry the answer; those with other parts of the mechanism are left open, since what they
+    carry may decide it; the rest is null. Where several write the answer together, none carries it alone, and all are left open."""
+    m = specimen.mechanism
+    direct = truth(specimen, "direct", ablation)
+    every = {_sublayer(n) for n in m.all_nodes if n != "embed"}
+    writers = {_sublayer(n) for n in (*direct.true, *direct.undecided)}
+    true = {_sublayer(n) for n in direct.true} - {"embed"} if len(writers) == 1 else set()
+    busy = {_sublayer(n) for n in m.nodes}
+    return Truth(frozenset(true), frozenset(every - busy), frozenset(every & busy - true), direct.by)
+
+
+def _sublayer(node: str) -> str:
+    return node if node == "embed" else f"L{_layer(node)}.{'attn_out' if 'H' in node else 'mlp_out'}"
 
 
 def _layer(node: str) -> int:
