@@ -28,7 +28,6 @@ from microtome.controls.clusters import as_clusters
 from microtome.controls.sampling import Strata, matched_sets, top_pool_sets
 from microtome.errors import ControlError, MicrotomeError
 from microtome.results import seeds
-from microtome.results.technique import progress
 from microtome.results.verdicts import Control
 from microtome.tasks.pairs import PairTask, join
 

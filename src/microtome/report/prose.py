@@ -94,6 +94,7 @@ _LIMITS = {
     ),
     "circuit_discovery": (
         "Other edges may do the same work when these are gone, and under another of the six choices others may be found.",
+    ),
     "circuit_evaluation": (
         "No second circuit found does not say that there is none: it was searched by scores of the whole model.",
         "Completeness was tried for some parts of the circuit, not for all subsets.",
