@@ -296,6 +296,16 @@ def test_labels_are_exchanged_in_half_of_the_clusters_and_answers_stay(task):
     assert other.answers == task.answers and other.wrong == task.wrong
 
 
+def test_the_planted_circuit_beats_shuffled_labels(model, task):
+    """Under labels that mean nothing the same edges are found, and no effect."""
+    from microtome.circuits.case import case_of
+    from microtome.circuits.nulls import shuffled
+
+    circuit = made(model)
+    found = shuffled(case_of(model, circuit, task), circuit, 19)
+    assert (found.effect < found.real).all() and np.median(found.same) == 1
+
+
 def test_null_circuits_have_the_shape_are_linked_and_are_not_the_circuit(model, task):
     from microtome.circuits.case import case_of
     from microtome.circuits.connect import connected
@@ -326,7 +336,9 @@ def test_random_paths_of_inflated_circuits_go_from_the_embedding_to_the_logits(m
     case = case_of(model, made(model), task)
     for seed in range(20):
         assert all_on_paths(case.question.graph, _path(case, np.random.default_rng(seed)))
-    for more, less in _inflated(case, 10):
+    pairs = _inflated(case, 10)
+    assert len(pairs) == 10
+    for more, less in pairs:
         assert (
             (more & ~less).sum() == 1
             and not (less & ~more).any()
