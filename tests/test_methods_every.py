@@ -49,7 +49,18 @@ def dissected(model, task, held_out):
     return result, seen
 
 
+FEW = {"draws": 20, "inflated": 20, "permutations": 99, "subsets": 2}
+
+
+def _circuit(m):
+    edges = ("embed->L1KV1.k", "embed->L1KV1.v", "L1H2.z->logits")
+    return circuits.Circuit(edges, circuits.graph(m).shape, m.hash)
+
+
 RECIPES = {
+    "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
+    "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
+    "circuit_robustness": lambda m, t, s: circuits.circuit_robustness(m, _circuit(m), t, seed=0),
     "activation_patching": lambda m, t, s: s,
     "attribution_patching": lambda m, t, s: methods.attribution_patching(m, t, sites=SITES, exact=s, seed=0),
     "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
