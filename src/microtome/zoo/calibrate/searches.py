@@ -18,7 +18,7 @@ TAU = 1e-4
 """ACDC's threshold, squared logits: a change of 0.01 logits, the least that a true edge of a compiled program makes."""
 SHARE = 10
 """Edge pruning keeps one edge in so many: it has no threshold of its own."""
-ALIGNED = {"k": 4, "steps": 100, "placebos": 1}
+ALIGNED: dict[str, Any] = {"k": 4, "steps": 100, "placebos": 1}
 PAIRS = 64
 
 
@@ -33,7 +33,8 @@ def discovering(z: Specimen, seed: int, how: Any, by: str) -> Reading:
         limits = {"size": max(1, len(z.mechanism.all_edges) // SHARE)}
     result = circuit_discovery(z.model, z.task, how=how, choices=Choices(ablation=by), seed=seed, **limits)
     table = result.tables["edges"]
-    score = np.nan_to_num(table["score"].to_numpy(np.float64), nan=0.0, posinf=np.finfo(np.float32).max)
+    score = np.asarray(table["score"].to_numpy(np.float64))
+    score = np.where(np.isnan(score), 0.0, np.clip(score, -1e30, 1e30))
     if how != "edge-pruning":  # log alpha: the gate's own sign counts
         score = np.abs(score)
     low, high = (table[c].to_numpy(np.float64) for c in ("low", "high"))
