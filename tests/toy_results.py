@@ -300,6 +300,48 @@ def components(n=16):
     return Result("component_set", query("component_set", k=n), None, tables, **judged())
 
 
+SIX = {"granularity": "edge", "component": "all", "ablation": "corrupt", "positions": "all", "direction": "noise", "prompts": "ioi 77c0 n=16"}  # fmt: skip
+
+
+def evaluation(n=16):
+    rng = np.random.default_rng(11)
+    sizes = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    share = 1 - np.exp(-np.arange(10) / 1.5)
+    edges = ["embed->L0.ln2_out", "L0.mlp_out->L9H6.q", "L5H3.z->L9H6.v", "L9H6.z->logits"]
+    rows = [("faithfulness", 0.93, 0.86, 1.01), ("faithfulness of the complement", 0.12, 0.02, 0.2), ("faithfulness, held out", 0.88, 0.74, 1.02),
+            ("CPR", 0.97, np.nan, np.nan), ("CPR, log k", 0.71, np.nan, np.nan), ("CMD", 0.03, np.nan, np.nan), ("CMD, log k", 0.28, np.nan, np.nan)]  # fmt: skip
+    full = rng.normal(4, 1, n)
+    families = ("of its shape", "of the strongest", "shuffled labels")
+    tables = {
+        "measures": pd.DataFrame(rows, columns=["quantity", "value", "low", "high"]).assign(n=n, **SIX),
+        "sizes": pd.DataFrame([{"ranking": r, "fraction": f, "edges": int(1000 * f), "value": v} for r in ("signed", "absolute") for f, v in zip(sizes, share, strict=True)]),
+        "prompts": pd.DataFrame({"prompt": range(n), "whole model": full, "circuit": 0.93 * full + rng.normal(0, 0.2, n), "kl": rng.gamma(1, 0.1, n)}),
+        "nulls": pd.DataFrame({"family": np.repeat(families, (40, 40, 19)), "value": np.concatenate([rng.normal(0.05, 0.05, 40), rng.normal(0.4, 0.1, 40), rng.normal(0.3, 0.2, 19)])}),
+        "units": pd.DataFrame({"unit": edges, "change": [0.4, 0.2, 0.5, 0.001], "p": [0.01, 0.01, 0.01, 0.4]}),
+        "second": pd.DataFrame({"size": [4, 8], "edges": [4, 8], "value": [0.1, 0.3]}),
+        "edges": pd.DataFrame({"edge": [*edges, "embed->logits"], "score": [0.4, 0.2, 0.5, 0.3, 0.01], "low": 0.0, "high": 0.6, "kept": [True] * 4 + [False]}),
+        "about": pd.DataFrame({"name": ["metric", "choices", "group", "spans", "how"], "value": ["logit_diff", "{}", "3", "[]", "eap-ig"]}),
+    }  # fmt: skip
+    effects = Labelled((tables["prompts"]["circuit"] - full).to_numpy(np.float32)[None, :, None], ("site", "prompt", "metric"),
+                       {"site": ("circuit of 4 edges",), "prompt": tuple(range(n)), "metric": ("logit_diff",)})  # fmt: skip
+    return Result("circuit_evaluation", query("circuit_evaluation"), effects, tables, **judged())
+
+
+def robustness():
+    rows = [("", "as found", 0.93), ("granularity", "node", 0.98), ("component", "heads", 1.02), ("ablation", "zero", 0.4), ("direction", "denoise", 1.1),
+            ("positions", "spans", np.nan), ("prompts", "template A", 0.9)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["choice", "setting", "value"])
+    table = table.assign(low=table["value"] - 0.1, high=table["value"] + 0.1, null_low=-0.1, null_high=0.2, n=16, p=0.05, why=["", "", "", "", "", "these prompts have no spans", ""], **SIX)  # fmt: skip
+    about = pd.DataFrame({"name": ["metric"], "value": ["logit_diff"]})
+    return Result(
+        "circuit_robustness",
+        query("circuit_robustness"),
+        None,
+        {"settings": table, "about": about},
+        **judged(),
+    )
+
+
 def alignment():
     rows = [
         {"part": part, "what": what, "value": value, "low": max(value - 0.08, 0.0), "high": min(value + 0.07, 1.0), "k": 1, "n": 64}

@@ -16,10 +16,14 @@ from microtome.results import registry
 
 if TYPE_CHECKING:
     from microtome.circuits.circuit import Choices, Circuit
+    from microtome.circuits.cost import estimate_cost
     from microtome.circuits.discovery import circuit_discovery, circuit_of, discover
+    from microtome.circuits.evaluating import circuit_evaluation, evaluate
     from microtome.circuits.files import open_circuit, save_circuit
+    from microtome.circuits.measures import cmd, cpr, roc
     from microtome.circuits.mib import read_mib, write_mib
     from microtome.circuits.question import Question, ask
+    from microtome.circuits.robustness import circuit_robustness
     from microtome.facade import Model
     from microtome.graph.nodes import Graph
 
@@ -29,14 +33,21 @@ _HOMES = {
     "Question": "question",
     "ask": "question",
     "circuit_discovery": "discovery",
+    "circuit_evaluation": "evaluating",
     "circuit_of": "discovery",
+    "circuit_robustness": "robustness",
+    "cmd": "measures",
+    "cpr": "measures",
     "discover": "discovery",
+    "estimate_cost": "cost",
+    "evaluate": "evaluating",
     "open_circuit": "files",
     "read_mib": "mib",
+    "roc": "measures",
     "save_circuit": "files",
     "write_mib": "mib",
 }
-_TECHNIQUES = ("circuit_discovery",)
+_TECHNIQUES = ("circuit_discovery", "circuit_evaluation", "circuit_robustness")
 
 __all__ = [
     "Choices",
@@ -45,11 +56,18 @@ __all__ = [
     "Question",
     "ask",
     "circuit_discovery",
+    "circuit_evaluation",
     "circuit_of",
+    "circuit_robustness",
+    "cmd",
+    "cpr",
     "discover",
+    "estimate_cost",
+    "evaluate",
     "graph",
     "open_circuit",
     "read_mib",
+    "roc",
     "save_circuit",
     "write_mib",
 ]

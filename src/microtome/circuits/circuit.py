@@ -10,11 +10,14 @@ import numpy as np
 
 from microtome.errors import SiteError
 from microtome.graph.nodes import Graph
+from microtome.results.frozen import digest, dumps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from microtome.facade import Model
     from microtome.results.result import Result
+    from microtome.tasks.pairs import PairTask
 
 GRANULARITIES = ("edge", "node")
 ABLATIONS = ("corrupt", "zero", "mean", "resample")
@@ -92,6 +95,16 @@ class Circuit:
     def __repr__(self) -> str:
         return f"<Circuit: {len(self.edges):,} edges by {self.how}; {self.choices.text()}>"
 
+    def __query__(self) -> dict[str, Any]:
+        """How a technique that takes this circuit records it."""
+        content = dumps([list(self.edges), list(self.spans), self.model])
+        return {
+            "circuit": digest(content.encode()),
+            "edges": len(self.edges),
+            "how": self.how,
+            "choices": self.choices.data(),
+        }
+
     @property
     def nodes(self) -> tuple[str, ...]:
         """The writers that its edges leave, in order of first appearance."""
@@ -119,6 +132,12 @@ class Circuit:
             name, _, span = edge.partition("@")
             out[graph.number(name) + (place[span] if self.spans else 0)] = True
         return out
+
+    def robustness(self, model: Model, task: PairTask, **more: Any) -> Result:
+        """This circuit under every setting of the six choices; arguments and errors as `circuits.circuit_robustness`."""
+        from microtome.circuits.robustness import circuit_robustness
+
+        return circuit_robustness(model, self, task, **more)
 
     def without(self, edges: Iterable[str]) -> Circuit:
         """The same circuit without some edges."""

@@ -14,7 +14,7 @@ import numpy as np
 from microtome.errors import ControlError
 from microtome.graph.nodes import Graph
 
-__all__ = ["connected", "fed_writers", "leading", "live_readers", "reached", "require_path"]
+__all__ = ["all_on_paths", "connected", "fed_writers", "leading", "live_readers", "reached", "require_path"]
 
 
 @lru_cache(maxsize=16)
@@ -76,6 +76,30 @@ def connected(graph: Graph, kept: np.ndarray) -> np.ndarray:
     live = np.stack([live_readers(graph, leads, i) for i in range(len(graph.readers))], 1)
     out: np.ndarray = mask & sources[:, graph.writer_of] & live[:, graph.reader_of]
     return out.reshape(-1)
+
+
+def all_on_paths(graph: Graph, edges: np.ndarray) -> bool:
+    """Whether each of a few edges lies on a path through them. As `connected`, at the cost of these edges only.
+
+    Shapes: edges [kept], numbers in a mask of [span * edge].
+    """
+    size, feeds = len(graph.edges), fed_writers(graph)
+    rows = sorted((int(e) % size, int(e) // size) for e in edges)
+    parts = [(int(graph.writer_of[e]), int(graph.reader_of[e]), span) for e, span in rows]
+    seen: set[tuple[int, int]] = set()  # (writer, span); span -1: in all of them
+    for writer, reader, span in parts:
+        if writer and (writer, span) not in seen and (writer, -1) not in seen:
+            return False
+        seen.update((int(w), -1 if _mixes(graph, reader) else span) for w in feeds[reader])
+    leads: set[tuple[int, int]] = set()
+    anywhere: set[int] = set()
+    for writer, reader, span in reversed(parts):
+        fed = feeds[reader]
+        if len(fed) and not any(int(w) in anywhere if _mixes(graph, reader) else (int(w), span) in leads for w in fed):  # fmt: skip
+            return False
+        leads.add((writer, span))
+        anywhere.add(writer)
+    return bool(parts)
 
 
 def require_path(graph: Graph, kept: np.ndarray) -> None:

@@ -39,7 +39,7 @@ def assemble(s: Search, outcome: Outcome, how: str, tau: float | None) -> Result
     curve = _curve(s, outcome)
     drawn, why = _drawn(s, outcome)
     ran = [
-        _ends(s),
+        ends_control(s),
         _connected(s, outcome),
         _faithful(s, curve),
         _random_edges(curve, drawn, why),
@@ -167,7 +167,7 @@ def _about(s: Search, outcome: Outcome, how: str, tau: float | None) -> pd.DataF
     return pd.DataFrame({"name": list(rows), "value": list(rows.values())})
 
 
-def _ends(s: Search) -> Control:
+def ends_control(s: Search) -> Control:
     """Nothing patched must be the base run, everything patched the run of the donor prompts."""
     q = s.question
     every = torch.ones(1, s.units.edges, dtype=torch.bool)

@@ -28,6 +28,8 @@ MODULES = {
     "attention_patterns": "attention",
     "component_set": "sets",
     "circuit_discovery": "discovery",
+    "circuit_evaluation": "circuit_tests",
+    "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
     "dissect": "overview",

@@ -27,6 +27,12 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "curve": (("k", "value"), ("low", "high", "n", "edges")),
     "components": (("rank", "site", "effect"), ()),
     "edges": (("edge", "score", "kept"), ("low", "high")),
+    "measures": (("quantity", "value"), ("low", "high", "n")),
+    "sizes": (("ranking", "fraction", "value"), ("edges",)),
+    "prompts": (("prompt", "whole model", "circuit"), ("kl",)),
+    "units": (("unit", "change"), ("p",)),
+    "second": (("size", "edges", "value"), ()),
+    "settings": (("choice", "setting", "value"), ("low", "high", "null_high", "p", "n", "why")),
     "decisions": (("order", "edge", "kept", "rise", "loss", "how"), ()),
     "nulls": (("family", "value"), ()),
     "held_out": (("quantity", "value"), ("low", "high", "n")),
@@ -37,7 +43,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
 }
-_TEXT = frozenset({"metric", "position", "note", "detail"})
+_TEXT = frozenset({"metric", "position", "note", "detail", "why"})
 
 
 def table_of(result: Result, name: str) -> pd.DataFrame | None:

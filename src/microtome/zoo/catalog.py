@@ -31,6 +31,13 @@ class Entry:
 
 
 _TABLE: dict[str, Entry] = {}
+WRITTEN = {
+    "superposition": ("superposed", "B", "five sparse features in two dimensions of the stream, trained to a pentagon"),
+    "subspace_illusion": ("illusion", "A", "a direction of neurons that seems to carry a word, and does not"),
+    "planted_direction": ("planted", "A", "a direction of the stream decides the answer, good or bad (norms optional)"),
+    "planted_backdoor": ("planted", "A", "a trigger word turns the answer round through one head and two neurons"),
+}  # fmt: skip
+"""Models whose weights are written down, or trained to a mechanism: module (whose function has the model's name), tier, summary."""
 
 
 def register(entry: Entry) -> None:
@@ -57,7 +64,17 @@ def entries() -> dict[str, Entry]:
         name: Entry(name, "A", programs.program(name).summary, partial(compiled, name))
         for name in programs.NAMES
     }
-    return own | _TABLE
+    return own | _written() | _TABLE
+
+
+def _written() -> dict[str, Entry]:
+    def make(name: str, **options: Any) -> Any:
+        import importlib
+
+        module = importlib.import_module(f"{__package__}.{WRITTEN[name][0]}")
+        return getattr(module, name)(**options)
+
+    return {name: Entry(name, tier, said, partial(make, name)) for name, (_, tier, said) in WRITTEN.items()}
 
 
 def build(name: str, *, seed: int = 0, **options: Any) -> Specimen:

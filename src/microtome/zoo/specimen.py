@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.tasks.pairs import PairTask
     from microtome.zoo.compile import Compiled, Placed
-    from microtome.zoo.spec import Spec
+    from microtome.zoo.spec import Array, Spec
 
 __all__ = ["TOLERANCE", "Domain", "Specimen", "compiled"]
 
@@ -68,6 +68,7 @@ class Specimen:
     program: Program | None = field(default=None, repr=False)
     _placed: tuple[Placed, ...] = field(default=(), repr=False)
     _spec: Spec | None = field(default=None, repr=False)
+    _directions: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         m = self.mechanism
@@ -117,8 +118,9 @@ class Specimen:
     def true_edges(self, by: str = "zero") -> tuple[str, ...]:
         """Edges of the mechanism that change a logit at the last position of the task's clean prompts, patched one at a time.
 
-        by: "zero", or "resample": what the source writes on the corrupt prompt. Which edges an exact method can find depends
-        on it: one that carries the same on every input is found by zeros only.
+        by: "zero"; "resample": what the source writes on the corrupt prompt; "mean": what it writes at each position on
+        average over the task's clean and corrupt prompts. Which edges an exact method can find depends on it: one that
+        carries the same on every input is found by zeros only.
 
         Raises
         ------
@@ -126,22 +128,35 @@ class Specimen:
         """
         from microtome.zoo.oracle import changes
 
-        if by not in ("zero", "resample"):
-            raise ModelError(f"edges cannot be confirmed by {by!r}", instead='"zero" or "resample"')
+        if by not in ("zero", "mean", "resample"):
+            raise ModelError(f"edges cannot be confirmed by {by!r}", instead='"zero", "mean" or "resample"')
         ids, other = (torch.tensor(side.ids) for side in (self.task.clean, self.task.corrupt))
         hf: Any = self.model.hf
-        found = changes(hf, ids, self.mechanism.edges, donors=other if by == "resample" else None)
+        donors = {"zero": None, "mean": torch.cat([ids, other]), "resample": other}[by]
+        found = changes(hf, ids, self.mechanism.edges, donors=donors, average=by == "mean")
         return tuple(edge for edge in self.mechanism.edges if found[edge][1] > CHANGES)
 
     def directions(self, variable: str) -> Tensor:
-        """The directions of the stream in which a variable is written: one per value, or one for a number. [value, d_model]."""
-        self._compiled_from()
-        place = next(p for p in self._placed if p.name == self.mechanism.variable(variable).name)
-        assert self._spec is not None
+        """The directions of the stream in which a variable is written: one per value, or one for a number. [value, d_model].
+
+        Raises
+        ------
+        ModelError: no such variable, or a trained model.
+        """
+        name = self.mechanism.variable(variable).name
+        if self._spec is None:
+            raise ModelError(
+                f"{self.name} was trained: nobody wrote its directions", instead="search for them"
+            )
         basis = torch.eye(self._spec.d_model, dtype=torch.float64)
         if self._spec.rotation is not None:
             basis = torch.from_numpy(self._spec.rotation)
-        return basis[list(place.coordinates)].to(next(self.model.hf.parameters()))
+        if name in self._directions:
+            written = torch.from_numpy(self._directions[name])
+            found = written @ basis[: written.shape[1]]
+        else:
+            found = basis[list(next(p for p in self._placed if p.name == name).coordinates)]
+        return found.to(next(self.model.hf.parameters()))
 
     def _compiled_from(self) -> Program:
         if self.program is None:
