@@ -22,15 +22,16 @@ from microtome.zoo.oracle import forward, parts
 if TYPE_CHECKING:
     from microtome.zoo.specimen import Specimen
 
-Kind = Literal["nodes", "edges", "direct", "streams", "answer", "labels"]
+Kind = Literal["nodes", "edges", "direct", "streams", "answer", "labels", "circuits"]
 Ablation = Literal["zero", "mean", "resample", "corrupt", "clean", "none"]
-KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams", "answer", "labels")
+KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams", "answer", "labels", "circuits")
 ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean", "none")
 REFERENCE = 32
 LABELS = ("previous", "duplicate", "induction", "current")
 LOOKS = 0.4
 """The share of its attention from which a head has a label, as in `attention_patterns`."""
 INPUTS = 256
+RANDOM = ("random 1", "random 2")
 DRAWS = 4
 
 
@@ -51,7 +52,8 @@ class Truth:
 def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
     """The truth about nodes ("L0H1.z"), edges, "direct" (nodes that write to the logits), "streams" ("L1.resid_pre", where the
     answer can be read) or "answer" ("L1.attn_out", sublayers that write it), under one ablation value; or about "labels"
-    ("L0H1.pattern previous", what a head looks at), for which nothing is ablated.
+    ("L0H1.pattern previous", what a head looks at), for which nothing is ablated; or about "circuits": the mechanism is a true
+    one, RANDOM of as many edges drawn by chance are null.
 
     ablation: "zero"; "mean" or "resample" over the task's reference prompts; "corrupt": values of the corrupt prompts in the
     clean ones; "clean": the reverse; "none".
@@ -71,6 +73,8 @@ def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
         return _answer(specimen, ablation)
     if kind == "labels":
         return _labels(specimen)
+    if kind == "circuits":
+        return Truth(frozenset({"mechanism"}), frozenset(RANDOM), frozenset(), "mechanism")
     groups: dict[str, tuple[str, ...]]
     if kind == "edges":
         groups = {edge: (edge,) for edge in m.edges}
