@@ -13,9 +13,11 @@ import typer
 
 from microtome.cli import output
 from microtome.cli.inputs import Json
+from microtome.errors import ResultError
 
 __all__ = ["calibrate"]
 
+SHOWN = 8
 FOLDER = Path("runs/calibration")
 
 
@@ -42,6 +44,10 @@ def calibrate(
     write: Annotated[
         bool, typer.Option("--write", help="Put the rates into the file that ships with Microtome.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="With --quick: end with 1 where the shipped file says something else."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure every technique on models of known mechanism: recall, false discoveries, false alarms, AUROC, coverage.
@@ -50,6 +56,8 @@ def calibrate(
     """  # fmt: skip
     if write and (quick or models):
         raise typer.BadParameter("--write needs every model: leave --quick and --models out")
+    if check and (not quick or only or models):
+        raise typer.BadParameter("--check compares what --quick runs: give --quick alone")
     from microtome.zoo.calibrate import coverage, plan, runs, table
 
     jobs = plan.jobs(only or (), models or (), quick=quick)
@@ -64,8 +72,28 @@ def calibrate(
     else:
         _show(rows, covered)
     if write:
-        path = table.write(rows, covered, datetime.now(UTC).strftime("%Y-%m-%d"))
+        path = table.write(lines, covered, datetime.now(UTC).strftime("%Y-%m-%d"))
         to.print(output.visible(f"written: {path}; then `make docs`"), soft_wrap=True)
+    if check:
+        _check(lines, covered)
+
+
+def _check(lines: Sequence[Any], covered: Sequence[Mapping[str, Any]]) -> None:
+    """End with 1, saying why: stale entries, other counts, or intervals that do not keep their word."""
+    from microtome.zoo.calibrate import coverage, table
+
+    wrong = [f"{technique}: {why}" for technique, why in table.stale().items()]
+    wrong += table.differences(lines)
+    wrong += [f"coverage of {name} is not accepted" for name in coverage.failed(covered)]
+    if not wrong:
+        output.stderr().print("the shipped calibration is of this code", soft_wrap=True)
+        return
+    more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+    raise ResultError(
+        "the shipped calibration is not of this code",
+        why="; ".join([*wrong[:SHOWN], *more]),
+        instead="microtome calibrate --workers 2 --write, then make docs",
+    )
 
 
 def _estimate(jobs: Sequence[Any], workers: int) -> str:

@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from ..figures.tables import table_of
-from ..results.calibration import NOT_CALIBRATED, calibration_of
+from ..results.calibration import NOT_CALIBRATED
 from ..results.frozen import dumps
 from .examples import examples
 from .finding import controls_of
@@ -188,7 +188,7 @@ def _method(stage: Stage) -> list[str]:
     return (
         [name, "–", "–", NOT_CALIBRATED]
         if query is None
-        else [name, query.method, query.version, calibration_of(stage.result)]
+        else [name, query.method, query.version, stage.result.calibration]
     )
 
 

@@ -1,7 +1,7 @@
 """How often a technique is right on models whose mechanism is known, read from a shipped data file.
 
 ``calibration.json``, written by ``microtome calibrate --write``, holds ``{"schema_version": 2, "date": "YYYY-MM-DD", "coverage":
-[...], "entries": {technique: {version: entry}}}``. An entry is ``{"code_hash": hex, "date": ..., "silent": why}`` of a technique that
+[...], "quick": {job: [true, hits, alarms]}, "entries": {technique: {version: entry}}}``. An entry is ``{"code_hash": hex, "date": ..., "silent": why}`` of a technique that
 flags nothing, else ``{"code_hash", "date", "settings": [setting...]}``, the first of which stands for calls that say nothing
 else. A setting is ``{"name", "kind", "ablation", "threshold", "match": {parameter: value}, "tiers": {"A": {"models": int, ...,
 "rates": {"recall": {"value", "low", "high", "n", "clusters"}, "false discoveries": ..., "false alarms": ..., ...}}}}``.
@@ -23,7 +23,7 @@ NOT_CALIBRATED = "not calibrated"
 NO_BOUND = "Small models: not a bound for yours."
 RATES = ("recall", "false discoveries", "false alarms")
 _FILE = Path(__file__).with_name("calibration.json")
-_SCHEMA = 2
+SCHEMA = 2
 _TIER = "A"
 
 
@@ -102,10 +102,6 @@ def _setting(settings: Any, parameters: Mapping[str, Any] | None) -> Mapping[str
 
 def _is(found: Any, wanted: Any) -> bool:
     """Equal, or one of several; sequences are compared by what they hold."""
-
-    def plain(value: Any) -> Any:
-        return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
-
     many = plain(wanted)
     return plain(found) in many if isinstance(many, list) else found == many
 
@@ -143,9 +139,16 @@ def _content(path: Path) -> Mapping[str, Any]:
         nested = isinstance(entries, Mapping) and all(isinstance(e, Mapping) for e in entries.values())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(f"{type(error).__name__}: {error}") from error
-    if schema != _SCHEMA or not nested:
-        raise _damaged(f"schema_version is {schema!r}, this Microtome reads {_SCHEMA}")
+    if schema != SCHEMA or not nested:
+        raise _damaged(f"schema_version is {schema!r}, this Microtome reads {SCHEMA}")
     return content
+
+
+def plain(value: Any) -> Any:
+    """Frozen JSON as dicts and lists."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
 def _damaged(why: str) -> ResultError:

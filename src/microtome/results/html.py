@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MicrotomeError, ResultError
 from . import registry
-from .calibration import calibration_of
 from .verdicts import VERDICTS
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def render(result: Result) -> str:
         f"<p><strong>{escaped(result.title())}</strong></p>{body}{note}"
         f"<p>Verdict: <strong>{escaped(result.verdict)}</strong></p><ul>{reasons}</ul>{_controls(result)}"
         + (f"<p>Made of:</p><ul>{children}</ul>" if children else "")
-        + f"<p><small>{escaped(calibration_of(result))}</small></p></div>"
+        + f"<p><small>{escaped(result.calibration)}</small></p></div>"
     )
 
 

@@ -49,6 +49,7 @@ DECIDE = ("methods", "circuits", "features", "controls", "graph")
 _ROOT = __package__.rpartition(".")[0]
 
 
+@functools.lru_cache(maxsize=64)
 def reach_hash(module: str) -> str:
     """Hex digest of a module and of every module of DECIDE that it imports, directly or through others of them.
 

@@ -22,13 +22,14 @@ __all__ = ["Entry", "build", "entries", "register", "subjects"]
 class Entry:
     """One model of the zoo. tier: "A" (true by construction) or "B" (trained, mechanism published).
 
-    make: (seed=..., and options of its own) -> a specimen.
+    make: (seed=..., and options of its own) -> a specimen. decoys: whether it takes `decoys`.
     """
 
     name: str
     tier: str
     summary: str
     make: Callable[..., Any]
+    decoys: bool = False
 
 
 _TABLE: dict[str, Entry] = {}
@@ -71,7 +72,7 @@ def entries() -> dict[str, Entry]:
         return make(name, **options)
 
     own = {
-        name: Entry(name, "A", programs.program(name).summary, partial(compiled, name))
+        name: Entry(name, "A", programs.program(name).summary, partial(compiled, name), decoys=True)
         for name in programs.NAMES
     }
     return own | _written() | _trained() | _TABLE
@@ -84,7 +85,10 @@ def _written() -> dict[str, Entry]:
         module = importlib.import_module(f"{__package__}.{WRITTEN[name][0]}")
         return getattr(module, name)(**options)
 
-    return {name: Entry(name, tier, said, partial(make, name)) for name, (_, tier, said) in WRITTEN.items()}
+    return {
+        name: Entry(name, tier, said, partial(make, name), decoys=True)
+        for name, (_, tier, said) in WRITTEN.items()
+    }
 
 
 def subjects() -> tuple[Subject, ...]:

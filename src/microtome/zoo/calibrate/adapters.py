@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ALPHA = 0.001
 FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
-    "attention_patterns": "it says where heads look, which is read from their patterns, and not which of them matter",
     "behaviour": "it asks whether the model does the task, and flags no part of it",
+    "circuit_robustness": "it measures one circuit under other choices, and flags no part",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
 }
 """Techniques that flag nothing, and why."""

@@ -6,7 +6,7 @@ of which a few prompts are drawn again and again: the truth is the mean over all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -171,6 +171,6 @@ def _planted(random: Random, n: int, name: str) -> tuple[Floats, Floats, float]:
     return found.low, found.high, float(effects.mean())
 
 
-def failed(table: Sequence[dict[str, Any]]) -> list[str]:
+def failed(table: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the cases that were not accepted."""
     return [row["name"] for row in table if not row["accepted"]]

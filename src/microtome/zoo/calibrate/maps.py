@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from microtome.zoo.calibrate.adapters import ALPHA, FAMILY, Reading, Setting, family, only, parts
-from microtome.zoo.calibrate.truths import Ablation
+from microtome.zoo.calibrate.truths import LOOKS, Ablation
 
 if TYPE_CHECKING:
     from microtome.zoo.specimen import Specimen
@@ -59,6 +59,17 @@ def reading(z: Specimen, seed: int) -> Reading:
     cells, value = result.tables["cells"], result.frame()["value"].to_numpy(np.float64)
     low, high, null = (cells[c].to_numpy(np.float64) for c in ("low", "high", "null_high"))
     return Reading(tuple(map(str, cells["site"])), value, low > np.maximum(null, 0), low, high)
+
+
+def looking(z: Specimen, seed: int) -> Reading:
+    """Labels of heads on the task's own prompts."""
+    from microtome.methods import attention_patterns
+
+    table = attention_patterns(z.model, z.task, alpha=ALPHA, seed=seed).tables["detectors"]
+    table = table[(table["distribution"] == "task") & (table["detector"] != "first")]
+    names = tuple(f"{site} {label}" for site, label in zip(table["site"], table["detector"], strict=True))
+    score, p = (table[c].to_numpy(np.float64) for c in ("score", "p"))
+    return Reading(names, score, (p <= ALPHA) & (score > LOOKS))
 
 
 def paths(z: Specimen, seed: int, mode: Any) -> Reading:
@@ -117,4 +128,6 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("direct_logit_attribution", "writers to the logits", splitting, "direct", "zero"),
     Setting("logit_lens", "streams at the last position", reading, "streams", "zero",
             "0.95 interval above the readings of other prompts' answers"),
+    Setting("attention_patterns", "labels on the task's prompts", looking, "labels", "none",
+            f"score > {LOOKS:g} and p <= {ALPHA:g} over all heads and labels"),
 )  # fmt: skip

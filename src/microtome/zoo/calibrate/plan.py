@@ -18,29 +18,25 @@ if TYPE_CHECKING:
 QUICK = ("shift", "hist", "frac_prevs")
 """Programs of the part that takes a minute: small graphs, one, two and three nodes deep."""
 DECOYS = 2
-"""Every compiled program is looked at once without decoys and this many times with decoys of different seeds."""
+"""Every model that takes decoys is looked at once without and this many times with them, from different seeds."""
+BIG = ("shuffle_dyck2",)
+"""Of 1,100 edges without decoys and 3,000 with them: looked at without, and by no slow setting."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One specimen, not built yet. id: "reverse/0", "reverse+decoys/1"."""
+    """One specimen, not built yet. id: "reverse/0", "reverse+decoys/1". slow: whether slow settings run on it: one variant of each."""
 
     name: str
     tier: str
     seed: int
     decoys: bool = False
+    slow: bool = True
 
     @property
     def id(self) -> str:
         """Its name among all cases."""
         return f"{self.name}{'+decoys' if self.decoys else ''}/{self.seed}"
-
-    @property
-    def first(self) -> bool:
-        """Whether slow settings run on it: of a compiled program, the one with decoys and seed 0."""
-        from microtome.zoo.programs import NAMES
-
-        return self.seed == 0 and (self.decoys or self.name not in NAMES)
 
     def build(self) -> Specimen:
         """The specimen, from a small cache: settings on one case come one after the other."""
@@ -77,7 +73,6 @@ def cases(models: Sequence[str] = (), *, quick: bool = False) -> tuple[Case, ...
     ModelError: a name that the zoo does not have (names the nearest).
     """
     from microtome.zoo.catalog import entries
-    from microtome.zoo.programs import NAMES
 
     known = entries()
     for name in models:
@@ -88,12 +83,12 @@ def cases(models: Sequence[str] = (), *, quick: bool = False) -> tuple[Case, ...
     chosen = list(dict.fromkeys(models)) or (list(QUICK) if quick else list(known))
     out: list[Case] = []
     for name in chosen:
-        tier = known[name].tier
-        if name not in NAMES:
-            out.append(Case(name, tier, 0))
-            continue
-        out += [] if quick else [Case(name, tier, 0)]
-        out += [Case(name, tier, seed, decoys=True) for seed in range(1 if quick else DECOYS)]
+        tier, takes = known[name].tier, known[name].decoys and name not in BIG
+        plain = Case(name, tier, 0, slow=not takes and name not in BIG)
+        with_ = [
+            Case(name, tier, seed, decoys=True, slow=seed == 0) for seed in range(1 if quick else DECOYS)
+        ]
+        out += with_ if quick and takes else [plain, *(with_ if takes else ())]
     return tuple(out)
 
 
@@ -116,7 +111,7 @@ def jobs(only: Sequence[str] = (), models: Sequence[str] = (), *, quick: bool = 
                                 why=f"they are {', '.join(known)}", instead=suggest(name, list(known)))  # fmt: skip
     chosen = [s for s in every if not only or s.technique in only]
     every_case = cases(models, quick=quick)
-    return tuple(Job(s, c) for c in every_case for s in chosen if not s.slow or c.first)
+    return tuple(Job(s, c) for c in every_case for s in chosen if not s.slow or c.slow)
 
 
 def expected(every: Sequence[Job]) -> float:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from microtome.errors import ControlError
 from microtome.zoo.calibrate.adapters import ALPHA, Reading, Setting, parts
-from microtome.zoo.calibrate.truths import Ablation
+from microtome.zoo.calibrate.truths import RANDOM, Ablation, truth
 
 if TYPE_CHECKING:
     from microtome.tasks.pairs import PairTask
@@ -18,8 +19,10 @@ TAU = 1e-4
 """ACDC's threshold, squared logits: a change of 0.01 logits, the least that a true edge of a compiled program makes."""
 SHARE = 10
 """Edge pruning keeps one edge in so many: it has no threshold of its own."""
-ALIGNED = {"k": 4, "steps": 100, "placebos": 1}
+ALIGNED: dict[str, Any] = {"k": 4, "steps": 100, "placebos": 1}
 PAIRS = 64
+EVALUATED = {"inflated": 30, "bootstraps": 0, "second": False}
+"""What decides no verdict is left out or made short."""
 
 
 def discovering(z: Specimen, seed: int, how: Any, by: str) -> Reading:
@@ -33,7 +36,8 @@ def discovering(z: Specimen, seed: int, how: Any, by: str) -> Reading:
         limits = {"size": max(1, len(z.mechanism.all_edges) // SHARE)}
     result = circuit_discovery(z.model, z.task, how=how, choices=Choices(ablation=by), seed=seed, **limits)
     table = result.tables["edges"]
-    score = np.nan_to_num(table["score"].to_numpy(np.float64), nan=0.0, posinf=np.finfo(np.float32).max)
+    score = np.asarray(table["score"].to_numpy(np.float64))
+    score = np.where(np.isnan(score), 0.0, np.clip(score, -1e30, 1e30))
     if how != "edge-pruning":  # log alpha: the gate's own sign counts
         score = np.abs(score)
     low, high = (table[c].to_numpy(np.float64) for c in ("low", "high"))
@@ -82,6 +86,63 @@ def aligning(z: Specimen, seed: int) -> Reading:
     )
 
 
+def evaluating(z: Specimen, seed: int) -> Reading:
+    """The mechanism as a circuit, and circuits of random paths of its size: flagged where the verdict is supported.
+
+    Raises
+    ------
+    ControlError: a graph in which random paths are the mechanism.
+    """
+    from microtome.circuits import Circuit, circuit_evaluation, graph
+
+    shape = graph(z.model).shape
+    chosen = {"mechanism": set(z.mechanism.edges)} | {name: random_paths(z, seed, name) for name in RANDOM}
+    scores, flags = [], []
+    for edges in chosen.values():
+        circuit = Circuit(tuple(e for e in z.mechanism.all_edges if e in edges), shape, z.model.hash)
+        result = circuit_evaluation(z.model, circuit, z.task, options=EVALUATED, seed=seed)
+        measured = result.tables["measures"].set_index("quantity")["value"]
+        scores.append(float(measured["faithfulness"]))
+        flags.append(result.verdict == "supported")
+    return Reading(tuple(chosen), np.array(scores), np.array(flags, dtype=bool))
+
+
+def random_paths(z: Specimen, seed: int, name: str) -> set[str]:
+    """Random paths from the embedding to the logits, until they have as many edges as the mechanism, and not all that it needs.
+
+    Raises
+    ------
+    ControlError: no such set in a hundred draws.
+    """
+    from microtome.results.seeds import rng
+
+    random = rng(seed, f"calibrate/{name}")
+    into: dict[str, list[str]] = {}
+    for edge in z.mechanism.all_edges:
+        into.setdefault(edge.split("->")[1], []).append(edge)
+    needed = truth(z, "edges", "corrupt").true
+    for _ in range(100):
+        found: set[str] = set()
+        while len(found) < len(z.mechanism.edges):
+            reader = "logits"
+            while reader:
+                edge = str(random.choice(into[reader]))
+                found.add(edge)
+                mine = [r for r in into if _writes(r) == edge.split("->")[0]]
+                reader = str(random.choice(mine)) if mine else ""
+        if not needed <= found:
+            return found
+    raise ControlError(f"random paths of {z.name} are its mechanism", why=f"its graph has {len(z.mechanism.all_edges)} edges",
+                       instead="a specimen with decoys")  # fmt: skip
+
+
+def _writes(reader: str) -> str:
+    """The node that a reader belongs to."""
+    return (
+        reader.replace(".ln2_out", ".mlp_out") if reader.endswith(".ln2_out") else f"{reader.split('.')[0]}.z"
+    )
+
+
 def _more(z: Specimen, n: int) -> PairTask:
     """n pairs of a compiled program's domain where it has as many; else the specimen's own."""
     from microtome.errors import TaskError
@@ -121,6 +182,7 @@ def _circuits() -> list[Setting]:
 
 SETTINGS: tuple[Setting, ...] = (
     *_circuits(),
+    Setting("circuit_evaluation", "the mechanism and random circuits", evaluating, "circuits", "corrupt", "verdict supported (alpha 0.05)", seconds=10.0, slow=True),
     Setting("component_set", "nodes", growing, "nodes", "corrupt", "the smallest set with 80 % of the effect", seconds=0.3),
     Setting("distributed_alignment_search", "the answer, by sublayer", aligning, "answer", "zero", f"verdict supported (alpha {ALPHA:g})",
             {"boundless": False}, seconds=12.0, slow=True),

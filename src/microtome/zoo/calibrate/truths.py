@@ -22,11 +22,16 @@ from microtome.zoo.oracle import forward, parts
 if TYPE_CHECKING:
     from microtome.zoo.specimen import Specimen
 
-Kind = Literal["nodes", "edges", "direct", "streams", "answer"]
-Ablation = Literal["zero", "mean", "resample", "corrupt", "clean"]
-KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams", "answer")
-ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean")
+Kind = Literal["nodes", "edges", "direct", "streams", "answer", "labels", "circuits"]
+Ablation = Literal["zero", "mean", "resample", "corrupt", "clean", "none"]
+KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams", "answer", "labels", "circuits")
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean", "none")
 REFERENCE = 32
+LABELS = ("previous", "duplicate", "induction", "current")
+LOOKS = 0.4
+"""The share of its attention from which a head has a label, as in `attention_patterns`."""
+INPUTS = 256
+RANDOM = ("random 1", "random 2")
 DRAWS = 4
 
 
@@ -34,7 +39,8 @@ DRAWS = 4
 class Truth:
     """Names of parts: `true` ones, `null` ones, and `undecided` ones of the mechanism that the ablation does not confirm.
 
-    by: "ablation" where an exact ablation decided, "mechanism" where the specimen's own list had to do (models with norms).
+    by: "ablation" where an exact ablation decided, "mechanism" where the specimen's own list had to do (models with norms),
+    "inputs" where a look at inputs of the whole domain did.
     """
 
     true: frozenset[str]
@@ -45,16 +51,18 @@ class Truth:
 
 def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
     """The truth about nodes ("L0H1.z"), edges, "direct" (nodes that write to the logits), "streams" ("L1.resid_pre", where the
-    answer can be read) or "answer" ("L1.attn_out", sublayers that write it), under one ablation value.
+    answer can be read) or "answer" ("L1.attn_out", sublayers that write it), under one ablation value; or about "labels"
+    ("L0H1.pattern previous", what a head looks at), for which nothing is ablated; or about "circuits": the mechanism is a true
+    one, RANDOM of as many edges drawn by chance are null.
 
     ablation: "zero"; "mean" or "resample" over the task's reference prompts; "corrupt": values of the corrupt prompts in the
-    clean ones; "clean": the reverse.
+    clean ones; "clean": the reverse; "none".
 
     Raises
     ------
     ModelError: an unknown kind or ablation.
     """
-    if kind not in KINDS or ablation not in ABLATIONS:
+    if kind not in KINDS or ablation not in ABLATIONS or (kind == "labels") != (ablation == "none"):
         raise ModelError(
             f"no truth about {kind!r} by {ablation!r}", instead=f"one of {KINDS}, by one of {ABLATIONS}"
         )
@@ -63,6 +71,10 @@ def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
         return _streams(specimen, ablation)
     if kind == "answer":
         return _answer(specimen, ablation)
+    if kind == "labels":
+        return _labels(specimen)
+    if kind == "circuits":
+        return Truth(frozenset({"mechanism"}), frozenset(RANDOM), frozenset(), "mechanism")
     groups: dict[str, tuple[str, ...]]
     if kind == "edges":
         groups = {edge: (edge,) for edge in m.edges}
@@ -108,6 +120,53 @@ def _answer(specimen: Specimen, ablation: Ablation) -> Truth:
     true = {_sublayer(n) for n in direct.true} - {"embed"} if len(writers) == 1 else set()
     busy = {_sublayer(n) for n in m.nodes}
     return Truth(frozenset(true), frozenset(every - busy), frozenset(every & busy - true), direct.by)
+
+
+def _labels(specimen: Specimen) -> Truth:
+    """Where heads look on inputs from the whole domain: a label is true where more than LOOKS of the attention falls on its keys,
+    null where no more falls there than on keys drawn from those each query can see, else open.
+
+    Raises
+    ------
+    ModelError: a model whose inputs cannot be listed.
+    """
+    m = specimen.mechanism
+    ids = specimen.domain().ids
+    ids = ids[torch.linspace(0, len(ids) - 1, min(len(ids), INPUTS)).long()]
+    n = ids.shape[1]
+    seen = torch.ones(n, n, dtype=torch.bool).tril()
+    wanted = _wanted(ids)
+    share = wanted.sum(-1) / seen.sum(-1)
+    parts_: dict[str, set[str]] = {"true": set(), "null": set(), "open": set()}
+    for layer in range(m.n_layers):
+        pattern = specimen.model.run(ids.tolist(), [f"L{layer}.pattern"], logits=None)[
+            f"L{layer}.pattern"
+        ].double()
+        for head in range(m.n_heads):
+            mine = pattern[:, head]
+            for place, name in enumerate(LABELS):
+                keys = wanted[place].to(mine)
+                score = float((mine * keys).sum() / keys.sum().clamp_min(1))
+                chance = float((mine * seen).sum(-1).mul(share[place]).sum() / keys.sum().clamp_min(1))
+                word = (
+                    "true" if score > max(LOOKS, chance) else "null" if score <= chance + CHANGES else "open"
+                )
+                parts_[word].add(f"L{layer}H{head}.pattern {name}")
+    return Truth(frozenset(parts_["true"]), frozenset(parts_["null"]), frozenset(parts_["open"]), "inputs")
+
+
+def _wanted(ids: Tensor) -> Tensor:
+    """The keys of each label. Shapes: ids [input, pos] -> [label, input, query, key], labels as LABELS."""
+    n = ids.shape[1]
+    place = torch.arange(n)
+    behind = (place[None, :] < place[:, None]).expand(len(ids), n, n)
+    same = ids[:, :, None] == ids[:, None, :]
+    after = torch.zeros_like(same)  # keys whose own predecessor is the query's token
+    after[:, :, 1:] = same[:, :, :-1]
+    previous = (place[None, :] == place[:, None] - 1).expand_as(same)
+    current = (place[None, :] == place[:, None]).expand_as(same)
+    before = behind & (place[None, :] + 1 <= place[:, None])
+    return torch.stack([previous, same & behind, after & before, current])
 
 
 def _sublayer(node: str) -> str:
