@@ -245,17 +245,12 @@ def _turns(case: Case, how: str) -> bool:
     return how == "eap-ig" and case.question.choices.ablation == "corrupt"
 
 
-def importance(search: Search, how: str = "eap-ig", *, refine: bool = True) -> np.ndarray:
-    """Estimated importance of every edge on every prompt. Shapes: -> [edge, prompt].
-
-    refine: integrated gradients take more steps until the scores add up; else as many as asked for, a known cost.
-    """
+def importance(search: Search, how: str = "eap-ig") -> np.ndarray:
+    """Estimated importance of every edge on every prompt. Shapes: -> [edge, prompt]."""
     if how == "exact":
         return by_exact(search)
-    o = search.options
-    steps: dict[str, float] = {"steps": o.steps, "most": o.most if refine else o.steps}
-    steps |= {} if refine else {"tolerance": float("inf")}
-    return search.question.importance(IMPORTANCE[how], **(steps if how.startswith("eap-ig") else {}))[0]
+    path = {"steps": search.options.steps, "most": search.options.most} if how.startswith("eap-ig") else {}
+    return search.question.importance(IMPORTANCE[how], **path)[0]
 
 
 def halved(codes: np.ndarray, seed: int, draw: int) -> np.ndarray:
