@@ -30,6 +30,7 @@ MODULES = {
     "circuit_discovery": "discovery",
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
+    "training_dynamics": "dynamics",
     "dissect": "overview",
 }
 
