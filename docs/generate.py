@@ -154,10 +154,18 @@ def benchmarks() -> str:
     return measured()
 
 
+def calibration() -> str:
+    """How often each technique is right on models of known mechanism, from the shipped file."""
+    from microtome.zoo.calibrate.table import page as measured
+
+    return measured()
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "points": points,
     "extensions": extensions,
     "benchmarks": benchmarks,
+    "calibration": calibration,  # last: it loads the zoo, whose family is no part of what is installed
 }
 
 

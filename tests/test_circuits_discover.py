@@ -8,7 +8,7 @@ import torch
 
 import planted
 import tiny
-from microtome import circuits
+from microtome import circuits, methods
 from microtome.circuits import Choices, ask
 from microtome.circuits.edge_pruning import LOW, TEMPERATURE, _sampled, learn_gates
 from microtome.circuits.units import Units
@@ -49,6 +49,27 @@ def test_every_score_finds_the_planted_circuit(model, task, how):
     assert (result.control("completeness").passed is True) == how.startswith("eap-ig")
     nulls = result.tables["nulls"]["value"]
     assert len(nulls) == 20 and abs(float(nulls.median())) < 0.2
+
+
+def test_given_scores_are_used_and_those_of_another_question_refused(model, task):
+    edges = methods.attribution_patching(model, task, of="edges", how="ig-inputs", mode="noise")
+    own = circuits.discover(model, task, size=6)
+    given = circuits.discover(model, task, size=6, scores=edges)
+    assert given.edges == own.edges
+    assert [given.scores[e] for e in own.edges] == pytest.approx([own.scores[e] for e in own.edges], rel=1e-4)
+    assert given.result.control("completeness").passed
+    with pytest.raises(ResultError, match="another question"):
+        circuits.discover(model, task, "eap", size=6, scores=edges)
+    with pytest.raises(ResultError, match="another question"):
+        circuits.discover(model, task, size=6, scores=edges, choices=Choices(direction="denoise"))
+    with pytest.raises(ResultError, match="another question"):
+        circuits.discover(model, task, size=6, scores=edges, choices=Choices(ablation="zero"))
+    with pytest.raises(ResultError, match="another task"):
+        circuits.discover(model, planted.pairs_done(model, seed=5), size=6, scores=edges)
+    with pytest.raises(ResultError, match="no scores"):
+        circuits.discover(model, task, size=6, scores=methods.attribution_patching(model, task))
+    with pytest.raises(ArgumentError, match="scores= with"):
+        circuits.discover(model, task, "acdc", threshold=0.01, scores=edges)
 
 
 def test_without_a_size_the_smallest_faithful_circuit_is_taken(model, task):
@@ -210,8 +231,8 @@ def test_a_result_is_saved_and_gives_the_circuit_again(model, task, tmp_path):
     with pytest.raises(ResultError, match="its graph has 190 edges"):
         circuits.circuit_of(circuit.result, circuits.graph(tiny.loaded("llama-mha")))
     names = [p.name for p in pictures_of(circuit.result)]
-    assert names == ["edges", "faithfulness by size", "decisions"]
-    figure = circuit.result.figure()
+    assert names == ["the circuit", "edges", "faithfulness by size", "decisions"]
+    figure = pictures_of(circuit.result)[1].draw()
     bars = [t for t in figure.data if t.type == "bar"]
     assert {t.opacity for t in bars} == {0.4, 1.0}
     kept = [name for t in bars if t.opacity == 1 for name in t.hovertext]

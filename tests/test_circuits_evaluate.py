@@ -398,3 +398,29 @@ def test_a_level_that_the_draws_cannot_reach_is_said(model, task):
 def test_a_result_is_saved_and_read_again(result, tmp_path):
     again = open_result(result.save(tmp_path / "evaluated"))
     assert again == result
+
+
+@pytest.mark.parametrize("how", ["eap-ig", "eap", "exact"])
+def test_discoveries_on_shuffled_labels_are_those_of_a_search_on_the_exchanged_pairs(model, task, how):
+    """All draws are put together from two searches: each must be what its own search on its own pairs finds."""
+    from dataclasses import replace
+
+    from microtome.circuits import ask, nulls
+    from microtome.circuits.case import case_of
+    from microtome.circuits.search import Search
+    from microtome.circuits.units import first, ranked
+    from microtome.controls.clusters import as_clusters
+
+    case = case_of(model, made(model, how=how), task)
+    codes = as_clusters(case.question.clusters).codes
+    masks, effect = nulls._found_again(case, codes, how, 3, None)
+    for draw in range(3):
+        flip = nulls.halved(codes, case.seed, draw)
+        assert 0 < flip.sum() < len(flip)
+        own = ask(model, nulls.exchanged(task, flip), replace(case.question.choices, prompts=""), metrics=case.question.setting.metrics[:1])  # fmt: skip
+        search = Search(own, case.units, 0, case.search.options, case.seed)
+        scores = case.units.scores(nulls.importance(search, how).mean(1))
+        there = first(case.units, ranked(case.units, scores, "top-n", absolute=True), len(case.chosen))
+        assert set(np.flatnonzero(search.path(there))) == set(np.flatnonzero(masks[draw]))
+        kept = search.measure([masks[draw]])[0, :, 0] - own.ends[1][:, 0]
+        assert effect[draw] == pytest.approx(abs(float(kept.mean())), abs=1e-4)

@@ -43,7 +43,14 @@ def test_child_refuses(seed, name):
 
 # --------------------------------------------------------------------------------------- calibration
 
-ENTRY = {"code_hash": "aa", "models": 12, "date": "2025-01-02", "rates": {"recall": [0.9, 0.8, 0.97]}}
+RATES = {"recall": [0.9, 0.8, 0.97], "false discoveries": [0.1, 0.0, 0.2], "false alarms": [0.01, 0.0, 0.02]}
+TIER = {
+    "models": 12,
+    "rates": {k: dict(zip(("value", "low", "high"), v, strict=True)) for k, v in RATES.items()},
+}
+SETTING = {"name": "noise", "threshold": "p <= 0.001", "match": {"mode": "noise"}, "tiers": {"A": TIER}}
+DENOISE = {**SETTING, "name": "denoise", "match": {"mode": "denoise", "choices.ablation": "zero"}}
+ENTRY = {"code_hash": "aa", "date": "2025-01-02", "settings": [SETTING, DENOISE]}
 
 
 @pytest.fixture
@@ -56,18 +63,44 @@ def shipped(tmp_path, monkeypatch):
     return put
 
 
+def one(entry):
+    return {"schema_version": 2, "entries": {"patching": {"1": entry}}}
+
+
 def test_the_shipped_file_can_be_read():
     assert calibration_line("no_such_technique", "1", "aa") == "not calibrated"
 
 
 def test_calibration_is_of_one_version_and_one_code(shipped):
-    shipped({"schema_version": 1, "entries": {"patching": {"1": ENTRY}}})
+    shipped(one(ENTRY))
     line = calibration_line("patching", "1", "aa")
-    assert "12 models" in line and "recall 0.9 [0.8, 0.97]" in line and "not a bound for yours" in line
+    assert line == (
+        "On 12 constructed models: recall 0.9 [0.8, 0.97], false discoveries 0.1 [0, 0.2], false alarms 0.01 [0, 0.02] "
+        "at p <= 0.001 (noise). Small models: not a bound for yours."
+    )
     assert calibration_line("patching", "2", "aa") == "not calibrated"
     assert calibration_line("ablation", "1", "aa") == "not calibrated"
     stale = calibration_line("patching", "1", "bb")
     assert stale.startswith("not calibrated") and "2025-01-02" in stale and "recall" not in stale
+
+
+def test_a_rate_is_of_the_setting_that_was_called(shipped):
+    shipped(one(ENTRY))
+    called = {"mode": "denoise", "choices": {"ablation": "zero", "seed": 0}, "seed": 3}
+    assert "(denoise)" in calibration_line("patching", "1", "aa", called)
+    assert "(noise)" in calibration_line("patching", "1", "aa", {"mode": "noise"})
+    other = calibration_line("patching", "1", "aa", {"mode": "denoise", "choices": {"ablation": "mean"}})
+    assert other.startswith("not calibrated in this setting") and "noise; denoise" in other
+
+
+def test_a_technique_that_flags_nothing_says_why_and_an_empty_rate_is_no_zero(shipped):
+    shipped(one({"code_hash": "aa", "date": "2025-01-02", "silent": "it flags no part"}))
+    assert calibration_line("patching", "1", "aa") == "not calibrated: it flags no part"
+    empty = {**TIER, "rates": {**TIER["rates"], "false discoveries": dict.fromkeys(("value", "low", "high"))}}
+    shipped(one({**ENTRY, "settings": [{**SETTING, "tiers": {"A": empty}}]}))
+    assert "false discoveries unknown, false alarms 0.01" in calibration_line("patching", "1", "aa")
+    shipped(one({**ENTRY, "settings": [{**SETTING, "tiers": {"B": TIER}}]}))
+    assert calibration_line("patching", "1", "aa").startswith("not calibrated: no constructed model")
 
 
 @pytest.mark.parametrize(
@@ -76,12 +109,13 @@ def test_calibration_is_of_one_version_and_one_code(shipped):
         "[",
         "[]",
         "{}",
-        {"schema_version": 2, "entries": {}},
-        {"schema_version": 1, "entries": []},
-        {"schema_version": 1, "entries": {"patching": []}},
-        {"schema_version": 1, "entries": {"patching": {"1": {}}}},
-        {"schema_version": 1, "entries": {"patching": {"1": []}}},
-        {"schema_version": 1, "entries": {"patching": {"1": {**ENTRY, "rates": {"recall": 0.9}}}}},
+        {"schema_version": 1, "entries": {}},
+        {"schema_version": 2, "entries": []},
+        {"schema_version": 2, "entries": {"patching": []}},
+        one({}),
+        one([]),
+        one({**ENTRY, "settings": []}),
+        one({**ENTRY, "settings": [{**SETTING, "tiers": {"A": {**TIER, "rates": {"recall": 0.9}}}}]}),
     ],
 )
 def test_a_damaged_calibration_file_is_an_error_not_a_blank(shipped, content):

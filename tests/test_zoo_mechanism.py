@@ -261,5 +261,5 @@ def test_which_edges_are_found_depends_on_what_a_patched_edge_carries() -> None:
     ids, other = (torch.tensor(s.ids) for s in (z.task.clean, z.task.corrupt))
     null = oracle.changes(z.model.hf, ids, z.mechanism.null_edges, donors=other)
     assert max(far for far, _ in null.values()) < 1e-6
-    with pytest.raises(ModelError, match="by 'mean'"):
-        z.true_edges("mean")
+    with pytest.raises(ModelError, match="by 'median'"):
+        z.true_edges("median")

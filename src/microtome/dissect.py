@@ -1,8 +1,9 @@
 """The main job: from a behaviour to a dissection that a researcher can believe, in one call.
 
-Behaviour check -> where (residual, attention, MLP sweeps) -> which heads (exact and attribution side by side) -> what
-they attend to -> the smallest set found that carries the effect, on held-out prompts beside its nulls -> what was
-checked, what failed, and what this does not show.
+Behaviour check -> a first screen (attribution of every head and MLP, its error certified) -> where (residual, attention, MLP
+sweeps) -> which heads, exactly -> what they write and attend to -> the smallest set found that carries the effect, on held-out
+prompts beside its nulls -> which edges between them -> a circuit of edges and its tests -> what was checked, what failed, and
+what this does not show.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ FEWEST = 6
 SLACK = 1.3
 """What small calls, planning and statistics add to the measured rate of large calls."""
 STREAM = ("L*.resid_pre", "final_resid")
+SCREENED = 64
+"""Parts, and edges, beside the strongest that the screens verify exactly, on average."""
+EDGES, CIRCUIT, TESTING = 130.0, 45.0, 300.0
+"""Forwards of the explored pairs that the stages of edges take in time, as measured on SmolLM2 and IOI."""
+TESTS: dict[str, Any] = {"draws": 50, "inflated": 40, "most": 32, "subsets": 5}
+"""Fewer draws than an evaluation of its own has: enough for its level of .05."""
 RESTS_ON = ("behaviour", "residual stream", "components", "component set")
 """The stages that the conclusion (this set of components carries this behaviour) stands on; the others are read beside it."""
 
@@ -134,6 +141,7 @@ def _spread(task: PairTask, n: int) -> PairTask:
 
 def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) -> list[Stage]:
     """What a dissection will do and how long, from this machine's measured rate; controls included."""
+    from microtome.methods.gradient_attribution import TOP
     from microtome.methods.sets import NULLS, SIZES
     from microtome.methods.setting import cell, columns, setting, sites_of
     from microtome.replay.plan import Cell
@@ -155,8 +163,9 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
     for name, sites in _sweeps(model).items():
         out.append(Stage(name, n, sweep([cell(x, c) for x in sites_of(model, sites) for c in found])))
     out.append(Stage("components", n, sweep([cell(x, None) for x in sites_of(model, _components(model))])))
+    verified = (SCREENED + TOP["nodes"]) / len(sites_of(model, _components(model)))
+    out.insert(1, Stage("attribution", n, 6 * forward + min(1.0, verified) * out[-1].seconds))
     out += [
-        Stage("attribution", n, 10 * forward),
         Stage("direct logit attribution", n, 3 * forward),
         Stage("attention patterns", n, 12 * forward),
     ]
@@ -164,7 +173,23 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
     whole = estimate(s.bench, [cell(Site("embed"), None)], donor) - forward
     sets = whole * (len(SIZES) + (1 + 2 * NULLS) * tested / n)
     out.append(Stage("component set", tested, SLACK * (sets + forward * (2 + 2 * tested / n))))
-    return out
+    return out + _circuit_stages(model, (n, 0 if held_out is None else held_out.n), forward)
+
+
+def _circuit_stages(model: Model, pairs: tuple[int, int], forward: float) -> list[Stage]:
+    """The stages of edges, where this model has a graph. pairs: explored and held out; forward: seconds of one of the explored."""
+    from microtome.graph.nodes import graph_of
+
+    try:
+        graph_of(model.binding)
+    except MicrotomeError:
+        return []  # the stage says why
+    n, tested = pairs
+    return [
+        Stage("edges", n, EDGES * forward),
+        Stage("circuit", n, CIRCUIT * forward),
+        Stage("circuit tests", n + tested, TESTING * forward),
+    ]
 
 
 def _with_controls(sweep: float, cells: int, forward: float) -> float:
@@ -198,7 +223,7 @@ def _components(model: Model) -> tuple[str, ...]:
 
 @technique(
     "dissect",
-    "2",
+    "3",
     controls=("stages", "all_ruled_out"),
     mandatory=("stages",),
     figure="microtome.figures.overview:draw",
@@ -241,30 +266,30 @@ def dissect(
     run = _Stages(_about(model, chosen, other))
     shared: dict[str, Any] = {"alpha": alpha, "seed": seed}
     every = _asked(chosen, other)
-    behaviour = run("behaviour", every.n, partial(methods.behaviour, model, every, **shared))
+    behaviour = run.needed("behaviour", every.n, partial(methods.behaviour, model, every, **shared))
     if not _does_it(behaviour, alpha):
         return run.result(
             stopped="the model does not do this task better than chance on both sides, so there is nothing to dissect",
             alpha=alpha,
         )
+    parts = list(_components(model))
+    run(
+        "attribution",
+        chosen.n,
+        partial(methods.attribution_patching, model, chosen, sites=parts, verify=SCREENED, **shared),
+    )
     for name, sites in _sweeps(model).items():
         run(
             name,
             chosen.n,
             partial(methods.activation_patching, model, chosen, sites=list(sites), held_out=other, **shared),
         )
-    parts = list(_components(model))
-    single = run(
+    single = run.needed(
         "components",
         chosen.n,
         partial(
             methods.activation_patching, model, chosen, sites=parts, positions="all", held_out=other, **shared
         ),
-    )
-    run(
-        "attribution",
-        chosen.n,
-        partial(methods.attribution_patching, model, chosen, sites=parts, exact=single, **shared),
     )
     run(
         "direct logit attribution",
@@ -277,7 +302,31 @@ def dissect(
         (other or chosen).n,
         partial(methods.component_set, model, chosen, ranking=single, held_out=other, **shared),
     )
+    _circuit(run, model, chosen, other, shared)
     return run.result(stopped="", alpha=alpha)
+
+
+def _circuit(
+    run: _Stages, model: Model, chosen: PairTask, other: PairTask | None, shared: dict[str, Any]
+) -> None:
+    """Edges, the circuit that they make, and its tests; each needs the one before."""
+    from microtome import circuits, methods
+
+    screen = partial(methods.attribution_patching, model, chosen, of="edges", how="ig-inputs", mode="noise")
+    edges = run("edges", chosen.n, partial(screen, verify=SCREENED, **shared))
+    if edges is None:
+        return
+    seed = shared["seed"]
+    found = run(
+        "circuit", chosen.n, partial(circuits.circuit_discovery, model, chosen, scores=edges, seed=seed)
+    )
+    if found is None:
+        return
+    circuit = circuits.circuit_of(found, model)
+    tests = partial(
+        circuits.circuit_evaluation, model, circuit, chosen, held_out=other, options=TESTS, seed=seed
+    )
+    run("circuit tests", chosen.n + (0 if other is None else other.n), tests)
 
 
 def _about(model: Model, task: PairTask, other: PairTask | None) -> dict[str, str]:
@@ -325,13 +374,22 @@ class _Stages:
         self.done: list[Result] = []
         self.rows: list[dict[str, object]] = []
 
-    def __call__(self, name: str, n: int, work: Callable[[], Result]) -> Result:
+    def needed(self, name: str, n: int, work: Callable[[], Result]) -> Result:
+        """A stage without which there is nothing to go on with: what refuses it ends the dissection."""
+        result = self(name, n, work, needed=True)
+        assert result is not None
+        return result
+
+    def __call__(
+        self, name: str, n: int, work: Callable[[], Result], *, needed: bool = False
+    ) -> Result | None:
+        """Run a stage; None where it was refused."""
         begun = time.perf_counter()
         progress(len(self.rows), None, "stages", name)
         try:
             result = work()
         except MicrotomeError as error:
-            if name in ("behaviour", "components"):
+            if needed:
                 raise
             self.rows.append(
                 {
@@ -342,7 +400,7 @@ class _Stages:
                     "note": ": ".join(part.rstrip(".") for part in (error.what, error.why) if part),
                 }
             )
-            return self.done[-1]
+            return None
         self.done.append(result)
         self.rows.append(
             {

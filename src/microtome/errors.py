@@ -5,6 +5,8 @@ The command line prints the three lines without a traceback; Python shows them a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 
 class MicrotomeError(Exception):
     """What happened, why, and what to do instead.
@@ -39,6 +41,22 @@ class SiteError(MicrotomeError):
 
 class ModelError(MicrotomeError):
     """A model that cannot be loaded, read or trusted."""
+
+
+class TrainingError(ModelError):
+    """A training that did not reach its accuracy.
+
+    curve: what was measured while it ran, one mapping per evaluation, "step" and "accuracy" among its keys.
+    """
+
+    def __init__(
+        self, what: str, *, why: str = "", instead: str = "", curve: Iterable[Mapping[str, float]] = ()
+    ) -> None:
+        super().__init__(what, why=why, instead=instead)
+        self.curve = tuple(dict(point) for point in curve)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.why, self.instead), {"curve": self.curve}
 
 
 class TaskError(MicrotomeError):

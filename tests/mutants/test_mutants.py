@@ -31,8 +31,7 @@ from microtome.errors import MicrotomeError
 from microtome.methods import ablating, donors, lens, patching, sets
 from microtome.methods import setting as settings
 from microtome.model.tokens import Tokens
-from microtome.replay import memo, sources
-from microtome.replay import sweep as sweeping
+from microtome.replay import bench, memo, sources
 from microtome.sites import At
 from microtome.tasks.pairs import PairTask
 from microtome.trace import session
@@ -203,7 +202,7 @@ MUTANTS = [
     Mutant("a position is off by one", At, "resolve", _shifted_position, test_trace_capture.test_a_position_drops_its_axis_and_a_slice_keeps_it),
     Mutant("a sweep reads the wrong head", sources, "_gather", _wrong_head, _planted(test_methods_planted.test_patching_finds_the_planted_head_and_nothing_else)),
     Mutant("a sweep skips one position too many", sources, "_agree", lambda real: lambda a, b: real(a, b) + 1, test_replay_exact.test_skipped_cells_are_zeros_that_the_long_way_confirms),
-    Mutant("a padded prompt is scored at another's end", sweeping, "_group", _other_groups, lambda: test_replay_exact.test_prompts_of_different_lengths_share_a_sweep_and_change_nothing("llama")),
+    Mutant("a padded prompt is scored at another's end", bench, "_group", _other_groups, lambda: test_replay_exact.test_prompts_of_different_lengths_share_a_sweep_and_change_nothing("llama")),
     Mutant("a kept run is returned for other prompts", memo.Memo, "base", _first_kept, test_replay_exact.test_runs_kept_for_later_sweeps_stay_within_their_budget),
     Mutant("a receipt is written for nothing", session, "_stamp", lambda real: lambda receipt, old, new: real(receipt, old, old), test_trace_edits.test_receipts_say_how_large_the_change_was),
     Mutant("pads are counted as positions", Tokens, "starts", lambda real: property(lambda self: tuple(0 for _ in range(len(self)))), lambda: test_trace_capture.test_positions_count_the_prompts_own_tokens_whatever_the_padding("left")),

@@ -53,7 +53,7 @@ def estimate_cost(
         "scores": 3 * STEPS * n,
         "ten sizes": 2 * len(FRACTIONS) * n,
         "random circuits": 2 * made.draws * few,
-        "discoveries on shuffled labels": made.shuffles * (2 + 2 + 1 + 1 + 3 * STEPS) * few,
+        "discoveries on shuffled labels": (2 * 3 * STEPS + 6 + 3 * made.shuffles) * few,
         "completeness": 2 * parts * few,
         "minimality": (1 + min(units, made.most) + 2 * made.inflated) * few,
         "second circuit": (1 + tried) * few if made.second else 0,

@@ -20,16 +20,20 @@ from microtome.circuits.options import (
     metrics_of,
     options_of,
 )
-from microtome.circuits.question import ask
+from microtome.circuits.question import Question, ask
 from microtome.circuits.search import Search, by_gates, by_score, by_walk, check_contrast
 from microtome.circuits.units import Units
 from microtome.errors import ResultError
 from microtome.graph.nodes import Graph, graph_of
+from microtome.results.arguments import ArgumentError
 from microtome.results.result import Result
 from microtome.results.technique import technique
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from microtome.facade import Model
+    from microtome.graph.scores import EdgeScores
     from microtome.tasks.pairs import PairTask
 
 How = Literal["eap", "eap-ig", "eap-ig-activations", "relp", "exact", "acdc", "edge-pruning"]
@@ -49,6 +53,7 @@ def circuit_discovery(
     metric: str = "",
     scored: Literal["last", "all"] = "last",
     options: Mapping[str, Any] | None = None,
+    scores: Result | None = None,
     seed: int = 0,
 ) -> Result:
     """Find the edges that carry a task. The arguments are those of `discover`, which gives the circuit as a value.
@@ -63,7 +68,8 @@ def circuit_discovery(
     names, column = metrics_of(how, metric, task.metric, scored)
     check_choices(how, choices, names[column])
     question = ask(model, task, choices, metrics=names, scored=scored)
-    search = Search(question, Units.of(question), column, made, seed)
+    known = None if scores is None else _known(scores, question, how, names[column])
+    search = Search(question, Units.of(question), column, made, seed, known)
     check_contrast(search)
     if how in IMPORTANCE:
         outcome = by_score(search, how, select, size, threshold)
@@ -74,6 +80,17 @@ def circuit_discovery(
         assert size is not None
         outcome = by_gates(search, size)
     return assemble(search, outcome, how, threshold)
+
+
+def _known(scores: Result, question: Question, how: str, metric: str) -> tuple[np.ndarray, EdgeScores]:
+    """Scores that were given."""
+    if how not in IMPORTANCE:
+        raise ArgumentError(
+            f"scores= with how={how!r}", why="this search scores nothing beforehand", instead="how='eap-ig'"
+        )
+    from microtome.circuits.given import given_scores
+
+    return given_scores(scores, question, how, metric)
 
 
 def discover(
@@ -88,6 +105,7 @@ def discover(
     metric: str = "",
     scored: Literal["last", "all"] = "last",
     options: Mapping[str, Any] | None = None,
+    scores: Result | None = None,
     seed: int = 0,
 ) -> Circuit:
     """Find the edges that carry a task; the circuit's `.result` has scores, decisions, controls and verdict.
@@ -104,6 +122,7 @@ def discover(
         metric than kl and l2 they use |circuit - whole model|).
     scored: "last", or "all" positions with "kl" or "l2".
     options: details by name, see `microtome.circuits.options.Options`.
+    scores: `attribution_patching(..., of="edges")` of the same pairs, so that they are not estimated again.
 
     Raises
     ------
@@ -112,7 +131,7 @@ def discover(
     metric that is constant over the prompts.
     """
     result = circuit_discovery(model, task, how=how, size=size, threshold=threshold, select=select, choices=choices, metric=metric,
-                               scored=scored, options=options, seed=seed)  # fmt: skip
+                               scored=scored, options=options, scores=scores, seed=seed)  # fmt: skip
     return circuit_of(result, model)
 
 

@@ -105,7 +105,7 @@ def circuit_evaluation(
     shape = nulls.of_shape(small, made.draws, made.alpha)
     strong = nulls.of_strongest(small, units, made.draws, made.alpha)
     shared = nulls.shares(small, shape), nulls.shares(small, strong)
-    again_found = nulls.shuffled(small, circuit, made.shuffles)
+    again_found = nulls.shuffled(small, circuit, made.shuffles, per_prompt if small is case else None)
     _tell(4, "completeness and minimality")
     independent = hypotheses.independence(case, made.permutations)
     stable = stability.bootstrap(case, per_prompt, made.bootstraps) if made.bootstraps else None

@@ -29,7 +29,6 @@ from microtome.controls.clusters import as_clusters
 from microtome.controls.sampling import Strata, matched_sets, top_pool_sets
 from microtome.errors import ControlError, MicrotomeError
 from microtome.results import seeds
-from microtome.results.technique import progress
 from microtome.results.verdicts import Control
 from microtome.tasks.pairs import PairTask, join
 
@@ -173,8 +172,10 @@ class Shuffled:
     why: str = ""
 
 
-def shuffled(case: Case, circuit: Circuit, draws: int) -> Shuffled:
+def shuffled(case: Case, circuit: Circuit, draws: int, known: np.ndarray | None = None) -> Shuffled:
     """Exchange clean and corrupt in a random half of the clusters, search again, and measure what the find keeps there.
+
+    known: scores of every edge and prompt by "eap-ig", where they have been estimated. Shapes: [edge, prompt].
 
     Where faithfulness is of a distance (kl, l2), which has no sign, the task's own metric is used.
     """
@@ -187,19 +188,15 @@ def shuffled(case: Case, circuit: Circuit, draws: int) -> Shuffled:
     try:
         signed = _signed(case, circuit)
         real = abs(float((signed.driver([signed.kept])[0] - signed.ends[1]).mean()))
-        effect, masks = [], []
-        for draw in range(draws):
-            kept, mask = _found_again(signed, index.codes, how, draw)
-            effect.append(abs(kept))
-            masks.append(mask)
-            progress(draw + 1, draws, "discoveries", "on shuffled labels")
+        mine = known if signed is case and how == "eap-ig" else None
+        masks, effect = _found_again(signed, index.codes, how, draws, mine)
     except MicrotomeError as error:  # a part of the prompts may lack what these choices need
         return Shuffled(none, none, none, 0.0, how, f"{error.what}: {error.why}")
     if not masks:
         return Shuffled(none, none, none, real, how, "no discoveries were asked for")
     free = ~case.units.fixed
     same = np.array([jaccard(m & free, case.kept & free) for m in masks])
-    return Shuffled(np.array(effect), signed.share(signed.driver(masks)), same, real, how)
+    return Shuffled(effect, signed.share(signed.driver(masks)), same, real, how)
 
 
 def _signed(case: Case, circuit: Circuit) -> Case:
@@ -211,30 +208,49 @@ def _signed(case: Case, circuit: Circuit) -> Case:
     )
 
 
-def _found_again(case: Case, codes: np.ndarray, how: str, draw: int) -> tuple[float, np.ndarray]:
-    """Mean effect that a circuit found on shuffled labels keeps there, and the circuit. Shapes: -> (), [edge] bool."""
-    q = case.question
-    task = exchanged(q.task, halved(codes, case.seed, draw))
-    other = ask(q.model, task, replace(q.choices, prompts=""), metrics=q.setting.metrics[:1])
-    search = Search(other, case.units, 0, case.search.options, case.seed)
-    scores = case.units.scores(importance(search, how, refine=False).mean(1))
-    order = ranked(case.units, scores, "top-n", absolute=True)
-    mask = search.path(first(case.units, order, len(case.chosen)))
-    kept = search.measure([mask])[0, :, 0] - other.ends[1][:, 0]
-    return float(kept.mean()), mask
+def _found_again(
+    case: Case, codes: np.ndarray, how: str, draws: int, known: np.ndarray | None
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Circuits found on shuffled labels, and the size of the mean effect that each keeps there.
 
-
-def importance(search: Search, how: str = "eap-ig", *, refine: bool = True) -> np.ndarray:
-    """Estimated importance of every edge on every prompt. Shapes: -> [edge, prompt].
-
-    refine: integrated gradients take more steps until the scores add up; else as many as asked for, a known cost.
+    A prompt's scores and effects do not depend on the other prompts, so all draws are put together from two searches: under
+    these labels, and with clean and corrupt exchanged everywhere. Shapes: -> [draw][edge] bool, [draw].
     """
+    q, n = case.question, case.question.runs.n
+    turned = ask(
+        q.model,
+        exchanged(q.task, np.ones(n, dtype=bool)),
+        replace(q.choices, prompts=""),
+        metrics=q.setting.metrics[:1],
+    )
+    both = [Search(one, case.units, 0, case.search.options, case.seed) for one in (q, turned)]
+    if known is None:
+        known = importance(both[0], how)
+    scores = known, -known if _turns(case, how) else importance(both[1], how)
+    flips = [halved(codes, case.seed, draw) for draw in range(draws)]
+    masks = []
+    for flip in flips:
+        units = case.units.scores(np.where(flip, scores[1], scores[0]).mean(1))
+        order = ranked(case.units, units, "top-n", absolute=True)
+        masks.append(both[0].path(first(case.units, order, len(case.chosen))))
+    if not masks:
+        return masks, np.zeros(0)
+    own, other = (s.measure(masks)[..., 0] - s.question.ends[1][:, 0] for s in both)
+    kept = np.where(np.stack(flips), other, own)
+    return masks, np.abs(kept.mean(1))
+
+
+def _turns(case: Case, how: str) -> bool:
+    """Whether exchanging clean and corrupt turns the sign of every score: the same points lie between the same two embeddings."""
+    return how == "eap-ig" and case.question.choices.ablation == "corrupt"
+
+
+def importance(search: Search, how: str = "eap-ig") -> np.ndarray:
+    """Estimated importance of every edge on every prompt. Shapes: -> [edge, prompt]."""
     if how == "exact":
         return by_exact(search)
-    o = search.options
-    steps: dict[str, float] = {"steps": o.steps, "most": o.most if refine else o.steps}
-    steps |= {} if refine else {"tolerance": float("inf")}
-    return search.question.importance(IMPORTANCE[how], **(steps if how.startswith("eap-ig") else {}))[0]
+    path = {"steps": search.options.steps, "most": search.options.most} if how.startswith("eap-ig") else {}
+    return search.question.importance(IMPORTANCE[how], **path)[0]
 
 
 def halved(codes: np.ndarray, seed: int, draw: int) -> np.ndarray:

@@ -26,13 +26,17 @@ RESTORED = 256
 
 @dataclass
 class Search:
-    """A question with the units that it is asked of, and which of its metrics drives the search."""
+    """A question with the units that it is asked of, and which of its metrics drives the search.
+
+    given: importance [edge, prompt] and how it was estimated, where that has been done already.
+    """
 
     question: Question
     units: Units
     column: int
     options: Options
     seed: int
+    given: tuple[np.ndarray, EdgeScores] | None = None
 
     def path(self, kept: np.ndarray) -> np.ndarray:
         """The edges on a path, where there is reason to take out the others. Shapes: [edge] bool -> same.
@@ -118,6 +122,8 @@ def _reaching(s: Search, sizes: list[int], values: np.ndarray) -> int:
 
 
 def _importance(s: Search, how: str) -> tuple[np.ndarray, EdgeScores | None]:
+    if s.given is not None:
+        return s.given
     if how == "exact":
         return by_exact(s), None
     o = s.options

@@ -29,10 +29,11 @@ def as_data(result: Result) -> dict[str, Any]:
         "title": result.title(),
         "query": result.query.as_json() if result.query else None,
         "verdict": _verdict(result),
+        "calibration": result.calibration,
         "controls": [_control(c) for c in result.controls],
         "numbers": [output.plain(n) for n in headline(result, stages)],
         "stages": [{"name": s.name, "kind": s.result.kind, "n": s.n, "seconds": s.seconds, "verdict": _verdict(s.result),
-                    "controls": [_control(c) for c in s.result.controls]} for s in stages],
+                    "calibration": s.result.calibration, "controls": [_control(c) for c in s.result.controls]} for s in stages],
         "not_run": [output.plain(row) for row in unlinked(result, stages)],
     }  # fmt: skip
 
@@ -67,6 +68,10 @@ def show(result: Result) -> None:
     rows = [_stage(s) for s in stages]
     rows += [(r.name, output.number(r.n), "", "", f"{r.word}: {r.note}") for r in unlinked(result, stages)]
     output.table(("stage", "n", "seconds", "controls passed", "verdict"), rows, title="Stages")
+    said = [(s.name.replace("_", " "), s.result.calibration) for s in stages] or [
+        (result.kind, result.calibration)
+    ]
+    output.table(("stage", "how often it is right"), said, title="Calibration")
     failed = _failed(result, stages)
     if failed:
         more = f" ({len(failed) - FAILED_SHOWN} more in the report)" if len(failed) > FAILED_SHOWN else ""

@@ -163,7 +163,8 @@ class Sheet:
         self.keys.append((glyph, colour, text))
 
     def figure(self) -> go.Figure:
-        """The figure; its meta carries the Python that draws it again, its title the verdict unless supported."""
+        """The figure; its meta carries the Python that draws it again, its title the verdict unless supported, its
+        last line how often the technique is right."""
         import plotly.graph_objects as go
 
         title = ["<b>" + words(line) + "</b>" for line in wrap(self.title, TITLE)]
@@ -171,7 +172,8 @@ class Sheet:
             title.append("Verdict: " + inert(self.result.verdict.word))
         top, left = 16 + 19 * len(title), self._left()
         places, area = self._places()
-        keys, depth = self._keys(self.rows[-1], left)
+        said = ("", MUTED, f"Calibration: {self.result.calibration}")
+        keys, depth = self._keys(self.rows[-1], left, [*self.keys, said])
         bottom = max(p.below for p in self.rows[-1]) + depth
         layout: dict[str, Any] = {
             "template": {},
@@ -224,10 +226,12 @@ class Sheet:
             at += height + under
         return [(max(0.0, round(low, 6)), round(high, 6)) for low, high in places], area
 
-    def _keys(self, last: list[Panel], left: int) -> tuple[list[dict[str, Any]], int]:
+    def _keys(
+        self, last: list[Panel], left: int, entries: list[tuple[str, str, str]]
+    ) -> tuple[list[dict[str, Any]], int]:
         made: list[dict[str, Any]] = []
         at = max(p.below for p in last) + 8
-        for glyph, colour, text in self.keys:
+        for glyph, colour, text in entries:
             lines = [words(line) for line in wrap(text, LINE)]
             common = {
                 "xref": "paper",

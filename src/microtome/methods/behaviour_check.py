@@ -138,7 +138,7 @@ def _outputs(model: Model, side: Behaviour, values: np.ndarray, seed: int) -> li
     probabilities = trace.logits[:, -1].float().softmax(-1)
     out = []
     for place, i in enumerate(pick):
-        top = probabilities[place].topk(5)
+        top = probabilities[place].topk(min(5, probabilities.shape[-1]))
         out.append({
             "prompt": side.prompts.texts[i], "tokens": list(model.strings(side.prompts.ids[i])),
             "answer": "".join(model.strings(side.answers[i][0])), "wrong": "".join(model.strings(side.wrong[i][0])),

@@ -54,7 +54,7 @@ ROUNDING = 1e-5
 MANDATORY = ("approximation", "missed")
 
 
-@technique("attribution_patching", "2", controls=("sign_flip", "approximation", "missed", "remainder", "completeness", "saturation"), mandatory=MANDATORY,
+@technique("attribution_patching", "3", controls=("sign_flip", "approximation", "missed", "remainder", "completeness", "saturation"), mandatory=MANDATORY,
            figure="microtome.figures.attribution:draw", random=True)  # fmt: skip
 def attribution_patching(
     model: Model,
@@ -177,11 +177,9 @@ def _certify(
 
 
 def _result(s: Setting, found: Attributed, c: _Certified, how: str, alpha: float, seed: int) -> Result:
-    test = (
-        sign_flip(found.estimate, list(s.clusters), seed=seed, alpha=alpha)
-        if len(set(s.clusters)) > 1
-        else None
-    )
+    # rounding has the same sign on every prompt, which would make an effect of it
+    real = np.where(_rounding(found.estimate)[:, None], 0.0, found.estimate)
+    test = sign_flip(real, list(s.clusters), seed=seed, alpha=alpha) if len(set(s.clusters)) > 1 else None
     ran = [*_controls(s, found, c, how, seed),
            Control.not_run("sign_flip", "chance", "a small p", "one cluster") if test is None else checks.sign_flip_control(test)]  # fmt: skip
     p, least = (test.min_p, test.smallest_p) if test is not None else (None, None)

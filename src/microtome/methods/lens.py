@@ -138,9 +138,9 @@ def _top(
     if start:
         return []
     probabilities = logits[:4].float().softmax(-1)
-    best = probabilities.topk(k)
+    best = probabilities.topk(min(k, probabilities.shape[-1]))
     return [{"site": site, "prompt": rows[r], "rank": j, "token": model.strings([int(best.indices[r, j])])[0], "probability": float(best.values[r, j])}
-            for r in range(len(probabilities)) for j in range(k)]  # fmt: skip
+            for r in range(len(probabilities)) for j in range(best.indices.shape[-1])]  # fmt: skip
 
 
 def _cells(

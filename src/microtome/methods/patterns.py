@@ -97,6 +97,8 @@ def _repeated(model: Model, seed: int, n: int = 8, half: int = 24) -> list[list[
     """Random tokens, twice: what an induction head is made for. BOS in front where the model's own policy puts one."""
     generator = seeds.rng(seed, "repeated tokens")
     lead = _lead(model)
+    if model.facts.n_ctx is not None:
+        half = min(half, (model.facts.n_ctx - len(lead)) // 2)
     out = []
     for _ in range(n):
         ids = generator.integers(

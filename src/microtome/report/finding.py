@@ -30,7 +30,12 @@ def finding(result: Result, stages: Sequence[Stage]) -> Html | None:
     """The abstract of a dissection; nothing for a result without stages."""
     if not result.children:
         return None
-    rows = [("Asked", _example(stages)), ("Where", _where(stages)), ("What", _what(stages))]
+    rows = [
+        ("Asked", _example(stages)),
+        ("Where", _where(stages)),
+        ("What", _what(stages)),
+        ("Circuit", _circuit(stages)),
+    ]
     rows.append(("Not ruled out", _open(result, stages)))
     shown = [join(tag("dt", name), tag("dd", text)) for name, text in rows if text is not None]
     return tag("dl", shown, cls="finding") if shown else None
@@ -155,6 +160,21 @@ def _what(stages: Sequence[Stage]) -> Html | None:
     shown = [[tag("code", visible(p.removesuffix(".z"), most=20)), " "] for p in parts[:MOST_PARTS]]
     more = f"and {len(parts) - MOST_PARTS} more" if len(parts) > MOST_PARTS else None
     return join(text.replace("  ", " "), on, null, _link(stage), tag("span", shown, more, cls="parts"))
+
+
+def _circuit(stages: Sequence[Stage]) -> Html | None:
+    """What the tested circuit carries and what null circuits carry; its verdict stands beside it."""
+    stage = next((s for s in stages if s.result.kind == "circuit_evaluation"), None)
+    held = None if stage is None else next(iter(headline(stage.result, (stage,))), None)
+    if stage is None or held is None:
+        return None
+    size = held.label.partition(" of a circuit of ")[2]
+    text = f"{size} carry {number(held.value)} {interval(held.low, held.high)} of the effect".replace(
+        "  ", " "
+    )
+    on = f" on {held.n} held-out prompts" if held.label.startswith("held-out") else ""
+    null = f"; {held.null}: {number(held.null_low)} to {number(held.null_high)}" if held.null else ""
+    return join(text, on, null, _link(stage))
 
 
 def _candidates(stages: Sequence[Stage]) -> int | None:

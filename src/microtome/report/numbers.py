@@ -77,6 +77,8 @@ def _of(result: Result) -> list[tuple[int, Number]]:
         return [(0, made) for made in _behaviour(result)]
     if result.kind == "component_set":
         return [(1, made) for made in _set(result)]
+    if result.kind == "circuit_evaluation":
+        return [(1, made) for made in _circuit(result)]
     if result.kind in (
         "activation_patching",
         "ablation",
@@ -181,6 +183,31 @@ def _set(result: Result) -> list[Number]:
     ]
 
 
+def _circuit(result: Result) -> list[Number]:
+    """The faithfulness of a circuit, on held-out prompts where there are some, beside its hardest null circuits."""
+    table = table_of(result, "measures")
+    about = table_of(result, "about")
+    if table is None or about is None:
+        return []
+    rows = {str(row["quantity"]): row for row in table.to_dict("records")}
+    held = rows.get("faithfulness, held out")
+    row: dict[Any, Any] = held or rows["faithfulness"]
+    size = str(about.set_index("name").loc["circuit", "value"]).partition(";")[0]
+    low, high, words = _null_sets(result)
+    label = f"{'held-out ' if held else ''}faithfulness of a circuit of {visible(size, most=40, prose=True)}"
+    limits = _real(row.get("low")), _real(row.get("high"))
+    return [Number(label, float(row["value"]), *limits, low, high, words, "of the effect", int(row["n"]))]
+
+
+_FAMILIES = {
+    "matched": "95 % of sets alike",
+    "top_pool": "95 % of sets from the strongest parts",
+    "of its shape": "95 % of circuits alike",
+    "of the strongest": "95 % of circuits from the strongest edges",
+    "shuffled labels": "95 % of circuits found on shuffled labels",
+}
+
+
 def _null_sets(result: Result) -> tuple[float, float, str]:
     """The 95 % range of the null family that comes closest to the set: the harder comparison is the one to show."""
     table = table_of(result, "nulls")
@@ -193,8 +220,7 @@ def _null_sets(result: Result) -> tuple[float, float, str]:
         if values.size:
             low, high = (float(v) for v in np.quantile(values, [0.025, 0.975]))
             if not high <= best[1]:
-                words = {"matched": "95 % of sets alike", "top_pool": "95 % of sets from the strongest parts"}
-                best = (low, high, words.get(family, f"95 % of sets {visible(family)}"))
+                best = (low, high, _FAMILIES.get(family, f"95 % of sets {visible(family)}"))
     return best
 
 

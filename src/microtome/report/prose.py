@@ -35,6 +35,7 @@ TITLE = {
     "ablation": "Ablation",
     "attention_patterns": "What the heads attend to",
     "component_set": "The smallest set found",
+    "circuit_discovery": "A circuit of edges",
     "circuit_evaluation": "A circuit tested",
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
@@ -49,6 +50,7 @@ _ASKED = {
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
+    "circuit_discovery": "Which edges does the model need: what one part writes and another reads, everything else carrying the corrupt prompt's values?",
     "circuit_evaluation": "Do these edges carry the behaviour, all of it and nothing else, and would other edges have done as well?",
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
@@ -89,6 +91,9 @@ _LIMITS = {
     "component_set": (
         "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",
         "Faithfulness is about these prompts, this metric and this replacement for everything else.",
+    ),
+    "circuit_discovery": (
+        "Other edges may do the same work when these are gone, and under another of the six choices others may be found.",
     ),
     "circuit_evaluation": (
         "No second circuit found does not say that there is none: it was searched by scores of the whole model.",

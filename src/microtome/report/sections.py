@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING
 
-from ..errors import MicrotomeError
 from ..figures.tables import table_of
-from ..results import registry
-from ..results.calibration import NOT_CALIBRATED, calibration_line
+from ..results.calibration import NOT_CALIBRATED
 from ..results.frozen import dumps
 from .examples import examples
 from .finding import controls_of
@@ -190,21 +188,8 @@ def _method(stage: Stage) -> list[str]:
     return (
         [name, "–", "–", NOT_CALIBRATED]
         if query is None
-        else [name, query.method, query.version, _calibration(stage.result)]
+        else [name, query.method, query.version, stage.result.calibration]
     )
-
-
-def _calibration(result: Result) -> str:
-    query = result.query
-    # without an entry of this version nobody needs the technique's code, whose import would take torch along
-    if query is None or calibration_line(query.method, query.version, "") == NOT_CALIBRATED:
-        return NOT_CALIBRATED
-    try:
-        spec = getattr(registry.get("techniques", query.method), "spec", None)
-        code = "" if spec is None else str(spec.code_hash)
-    except MicrotomeError:  # not installed here: its code is not known
-        code = ""
-    return calibration_line(query.method, query.version, code)
 
 
 def _query(result: Result) -> Html:

@@ -14,7 +14,7 @@ from .technique import technique
 
 if TYPE_CHECKING:
     from . import registry, seeds
-    from .calibration import calibration_line
+    from .calibration import calibration_line, calibration_of
     from .event import Event
     from .events import (
         ObserverWarning,
@@ -44,6 +44,7 @@ _HOME = {
     "Verdict": "verdicts",
     "add_observer": "events",
     "calibration_line": "calibration",
+    "calibration_of": "calibration",
     "emit_look": "events",
     "in_this_run": "events",
     "observe": "events",
@@ -68,6 +69,7 @@ __all__ = [
     "Verdict",
     "add_observer",
     "calibration_line",
+    "calibration_of",
     "emit_look",
     "in_this_run",
     "observe",

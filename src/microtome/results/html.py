@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MicrotomeError, ResultError
 from . import registry
-from .calibration import NOT_CALIBRATED, calibration_line
 from .verdicts import VERDICTS
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def render(result: Result) -> str:
         f"<p><strong>{escaped(result.title())}</strong></p>{body}{note}"
         f"<p>Verdict: <strong>{escaped(result.verdict)}</strong></p><ul>{reasons}</ul>{_controls(result)}"
         + (f"<p>Made of:</p><ul>{children}</ul>" if children else "")
-        + f"<p><small>{escaped(_calibration(result))}</small></p></div>"
+        + f"<p><small>{escaped(result.calibration)}</small></p></div>"
     )
 
 
@@ -125,16 +124,6 @@ def _children(result: Result) -> list[str]:
     if len(names) != len(titles):
         return titles
     return [f"{name}: {title}" for name, title in zip(names, titles, strict=True)]
-
-
-def _calibration(result: Result) -> str:
-    if result.query is None:
-        return NOT_CALIBRATED
-    try:
-        code = _spec(result).code_hash
-    except MicrotomeError:  # a technique that is not installed here: its code is not known
-        code = ""
-    return calibration_line(result.query.method, result.query.version, code)
 
 
 def _rows(result: Result) -> str:

@@ -102,6 +102,27 @@ def get(kind: str, name: str) -> Any:
     return found.load() if isinstance(found, Lazy) else found
 
 
+def module_of(kind: str, name: str) -> str | None:
+    """The module that defines an entry, found without importing it where the entry is `Lazy`; None where it has none.
+
+    Raises RegistryError for an unknown kind or name.
+    """
+    _check_kind(kind)
+    found = _objects[kind].get(name)
+    for home in _HOMES[kind] if found is None else ():
+        if home not in sys.modules and _is_there(home):
+            importlib.import_module(home)
+        found = _objects[kind].get(name)
+        if found is not None:
+            break
+    if found is None:
+        found = get(kind, name)
+    if isinstance(found, Lazy):
+        return found.path.partition(":")[0]
+    module = getattr(found, "__module__", None)
+    return module if isinstance(module, str) else None
+
+
 def names(kind: str) -> tuple[str, ...]:
     """All names of a kind, sorted; plug-ins are listed without being imported.
 
@@ -140,13 +161,17 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _read_homes(kind: str) -> None:
-    from importlib.util import find_spec
-
     for home in _HOMES[kind]:
         # a home that asks for names while it is itself imported gets what is registered so far
-        if home not in sys.modules and find_spec(home) is None:
+        if home not in sys.modules and not _is_there(home):
             continue  # a later capability, not there yet
         importlib.import_module(home)
+
+
+def _is_there(home: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(home) is not None
 
 
 def _entry_points(kind: str) -> dict[str, EntryPoint]:

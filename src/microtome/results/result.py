@@ -159,6 +159,15 @@ class Result:
             text = name.replace("_", " ").capitalize() + version
         return text if self.verdict == SUPPORTED else f"{text}: {self.verdict.word}"
 
+    @property
+    def calibration(self) -> str:
+        """How often the technique, called in this way, is right on models whose mechanism is known, in one sentence; it begins
+        with "not calibrated" where that is not known (see `microtome.results.calibration`).
+        """
+        from .calibration import calibration_of
+
+        return calibration_of(self)
+
     def control(self, name: str) -> Control:
         """The control of this name. Raises ResultError, naming the nearest."""
         from .arguments import suggest
@@ -205,7 +214,9 @@ class Result:
     def __repr__(self) -> str:
         cells = "no effects" if self.effects is None else repr(self.effects)
         name = self.query.method if self.query else self.kind
-        return f"Result({name}: {self.verdict.word}; {cells}; {len(self.controls)} controls)"
+        return (
+            f"Result({name}: {self.verdict.word}; {cells}; {len(self.controls)} controls)\n{self.calibration}"
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Result):

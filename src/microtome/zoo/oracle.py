@@ -90,21 +90,30 @@ def changes(
     edges: Sequence[str],
     *,
     donors: Tensor | None = None,
+    average: bool = False,
     batch: int = 1024,
 ) -> dict[str, tuple[float, float]]:
     """Per edge the largest change of any logit when it alone is patched: (anywhere after BOS, at the last position).
 
-    A patched edge carries zero, or what its source writes on `donors` ([prompt, pos], row for row). In float64 whatever the
-    module's dtype, so that what is found is not rounding.
+    A patched edge carries zero, or what its source writes on `donors` ([prompt, pos]): row for row, or its average over
+    them at each position. In float64 whatever the module's dtype, so that what is found is not rounding.
+
+    Raises
+    ------
+    ModelError: a model with norms, or an average without donors.
     """
     import copy
 
+    if average and donors is None:
+        raise ModelError("there is nothing to average over", instead="give donors")
     twin = copy.deepcopy(module).double()
     out = dict.fromkeys(edges, (0.0, 0.0))
     for start in range(0, len(ids), batch):
         rows = ids[start : start + batch]
         base = forward(twin, rows)[0]
-        other = None if donors is None else parts(twin, donors[start : start + batch])
+        other = None if donors is None or average else parts(twin, donors[start : start + batch])
+        if average and donors is not None:
+            other = {source: out.mean(0, keepdim=True) for source, out in parts(twin, donors).items()}
         for edge in edges:
             moved = (forward(twin, rows, (edge,), other)[0] - base).abs().amax((0, 2))
             far, last = out[edge]

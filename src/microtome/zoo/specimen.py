@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,15 +19,36 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.tasks.pairs import PairTask
     from microtome.zoo.compile import Compiled, Placed
-    from microtome.zoo.spec import Spec
+    from microtome.zoo.spec import Array, Spec
+    from microtome.zoo.training import Recipe
 
-__all__ = ["TOLERANCE", "Domain", "Specimen", "compiled"]
+__all__ = ["TOLERANCE", "Domain", "Specimen", "Training", "compiled"]
 
 TOLERANCE = 1e-4
 """Largest error of a logit that a compiled model may have against its program. Seen on all programs: at most 5e-7 without
 decoys; 1.2e-5 with them, where float32 rounds the rotated weights and scores are as large as SHARP."""
 SAMPLE = 128
 """Inputs on which every true edge is cut first; edges that change nothing there are cut on the whole domain."""
+
+
+class Training(Protocol):
+    """How a trained model was made, in this process or before it shipped."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Sizes, seed and settings."""
+
+    @property
+    def curve(self) -> tuple[Mapping[str, float], ...]:
+        """What was measured while it trained."""
+
+    @property
+    def accuracy(self) -> float:
+        """Of the weights."""
+
+    @property
+    def checkpoints(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """step -> weights."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,7 @@ class Specimen:
     name, seed, tier: tier "A" is true by construction, "B" trained with a published mechanism.
     model: a Microtome model; mechanism: what is true of it; task: prompt pairs on it.
     words: its vocabulary by id. decoys: what was added to it.
+    training: of a trained model how it was made: `recipe`, `curve`, `accuracy`, `checkpoints` (step -> weights).
     """
 
     name: str
@@ -68,10 +90,32 @@ class Specimen:
     program: Program | None = field(default=None, repr=False)
     _placed: tuple[Placed, ...] = field(default=(), repr=False)
     _spec: Spec | None = field(default=None, repr=False)
+    _directions: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    training: Training | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         m = self.mechanism
         return f"<Specimen {self.name}, tier {self.tier}, seed {self.seed}: {len(m.edges)} of {len(m.all_edges)} edges>"
+
+    def checkpoints(self) -> list[tuple[int, Model]]:
+        """(step, model) for every kept step of its training, the last one included.
+
+        Raises
+        ------
+        ModelError: a model that was not trained.
+        """
+        from microtome.facade import Model
+        from microtome.model.load import load_module
+        from microtome.zoo.shipped import filled
+
+        if self.training is None:
+            raise ModelError(f"{self.name} was compiled, not trained", instead="read its mechanism")
+        recipe, out = self.training.recipe, []
+        for step, state in sorted(self.training.checkpoints.items()):
+            module = filled(recipe, state)
+            module.config.name_or_path = f"zoo/{self.name}/{step}"
+            out.append((step, Model(load_module(module, tokenizer=self.model.tokenizer))))
+        return out
 
     def domain(self) -> Domain:
         """Every input with the true outputs at every position.
@@ -117,8 +161,9 @@ class Specimen:
     def true_edges(self, by: str = "zero") -> tuple[str, ...]:
         """Edges of the mechanism that change a logit at the last position of the task's clean prompts, patched one at a time.
 
-        by: "zero", or "resample": what the source writes on the corrupt prompt. Which edges an exact method can find depends
-        on it: one that carries the same on every input is found by zeros only.
+        by: "zero"; "resample": what the source writes on the corrupt prompt; "mean": what it writes at each position on
+        average over the task's clean and corrupt prompts. Which edges an exact method can find depends on it: one that
+        carries the same on every input is found by zeros only.
 
         Raises
         ------
@@ -126,22 +171,35 @@ class Specimen:
         """
         from microtome.zoo.oracle import changes
 
-        if by not in ("zero", "resample"):
-            raise ModelError(f"edges cannot be confirmed by {by!r}", instead='"zero" or "resample"')
+        if by not in ("zero", "mean", "resample"):
+            raise ModelError(f"edges cannot be confirmed by {by!r}", instead='"zero", "mean" or "resample"')
         ids, other = (torch.tensor(side.ids) for side in (self.task.clean, self.task.corrupt))
         hf: Any = self.model.hf
-        found = changes(hf, ids, self.mechanism.edges, donors=other if by == "resample" else None)
+        donors = {"zero": None, "mean": torch.cat([ids, other]), "resample": other}[by]
+        found = changes(hf, ids, self.mechanism.edges, donors=donors, average=by == "mean")
         return tuple(edge for edge in self.mechanism.edges if found[edge][1] > CHANGES)
 
     def directions(self, variable: str) -> Tensor:
-        """The directions of the stream in which a variable is written: one per value, or one for a number. [value, d_model]."""
-        self._compiled_from()
-        place = next(p for p in self._placed if p.name == self.mechanism.variable(variable).name)
-        assert self._spec is not None
+        """The directions of the stream in which a variable is written: one per value, or one for a number. [value, d_model].
+
+        Raises
+        ------
+        ModelError: no such variable, or a trained model.
+        """
+        name = self.mechanism.variable(variable).name
+        if self._spec is None:
+            raise ModelError(
+                f"{self.name} was trained: nobody wrote its directions", instead="search for them"
+            )
         basis = torch.eye(self._spec.d_model, dtype=torch.float64)
         if self._spec.rotation is not None:
             basis = torch.from_numpy(self._spec.rotation)
-        return basis[list(place.coordinates)].to(next(self.model.hf.parameters()))
+        if name in self._directions:
+            written = torch.from_numpy(self._directions[name])
+            found = written @ basis[: written.shape[1]]
+        else:
+            found = basis[list(next(p for p in self._placed if p.name == name).coordinates)]
+        return found.to(next(self.model.hf.parameters()))
 
     def _compiled_from(self) -> Program:
         if self.program is None:

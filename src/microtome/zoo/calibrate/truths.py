@@ -1,0 +1,211 @@
+"""What a technique should find in a specimen: parts of its mechanism whose exact ablation changes an output.
+
+Which parts matter depends on what a removed part is replaced by: one that writes the same on every input is found by zeros
+only. So a truth is of one ablation value. Parts outside the mechanism are null by construction. Parts of the mechanism that
+change nothing under that ablation are neither: whether they are flagged counts for nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from microtome.errors import ModelError
+from microtome.zoo.mechanism import CHANGES
+from microtome.zoo.oracle import forward, parts
+
+if TYPE_CHECKING:
+    from microtome.zoo.specimen import Specimen
+
+Kind = Literal["nodes", "edges", "direct", "streams", "answer", "labels", "circuits"]
+Ablation = Literal["zero", "mean", "resample", "corrupt", "clean", "none"]
+KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams", "answer", "labels", "circuits")
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean", "none")
+REFERENCE = 32
+LABELS = ("previous", "duplicate", "induction", "current")
+LOOKS = 0.4
+"""The share of its attention from which a head has a label, as in `attention_patterns`."""
+INPUTS = 256
+RANDOM = ("random 1", "random 2")
+DRAWS = 4
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Names of parts: `true` ones, `null` ones, and `undecided` ones of the mechanism that the ablation does not confirm.
+
+    by: "ablation" where an exact ablation decided, "mechanism" where the specimen's own list had to do (models with norms),
+    "inputs" where a look at inputs of the whole domain did.
+    """
+
+    true: frozenset[str]
+    null: frozenset[str]
+    undecided: frozenset[str]
+    by: str = "ablation"
+
+
+def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
+    """The truth about nodes ("L0H1.z"), edges, "direct" (nodes that write to the logits), "streams" ("L1.resid_pre", where the
+    answer can be read) or "answer" ("L1.attn_out", sublayers that write it), under one ablation value; or about "labels"
+    ("L0H1.pattern previous", what a head looks at), for which nothing is ablated; or about "circuits": the mechanism is a true
+    one, RANDOM of as many edges drawn by chance are null.
+
+    ablation: "zero"; "mean" or "resample" over the task's reference prompts; "corrupt": values of the corrupt prompts in the
+    clean ones; "clean": the reverse; "none".
+
+    Raises
+    ------
+    ModelError: an unknown kind or ablation.
+    """
+    if kind not in KINDS or ablation not in ABLATIONS or (kind == "labels") != (ablation == "none"):
+        raise ModelError(
+            f"no truth about {kind!r} by {ablation!r}", instead=f"one of {KINDS}, by one of {ABLATIONS}"
+        )
+    m = specimen.mechanism
+    if kind == "streams":
+        return _streams(specimen, ablation)
+    if kind == "answer":
+        return _answer(specimen, ablation)
+    if kind == "labels":
+        return _labels(specimen)
+    if kind == "circuits":
+        return Truth(frozenset({"mechanism"}), frozenset(RANDOM), frozenset(), "mechanism")
+    groups: dict[str, tuple[str, ...]]
+    if kind == "edges":
+        groups = {edge: (edge,) for edge in m.edges}
+        null = frozenset(m.null_edges)
+    elif kind == "direct":
+        groups = {n: (f"{n}->logits",) for n in m.nodes if f"{n}->logits" in m.edges}
+        null = frozenset(m.all_nodes) - set(groups)
+    else:
+        groups = {n: tuple(e for e in m.all_edges if e.split("->")[0] == n) for n in m.nodes}
+        null = frozenset(m.null_nodes)
+    try:
+        moved = _moved(specimen, groups, ablation)
+    except ModelError:  # norms: the oracle sees sums only
+        confirmed = set(m.confirmed_last)
+        if kind == "nodes":
+            confirmed = {edge.split("->")[0] for edge in m.confirmed_last}
+        elif kind == "direct":
+            confirmed = {n for n in groups if groups[n][0] in m.confirmed_last}
+        return Truth(frozenset(confirmed), null, frozenset(groups) - confirmed, "mechanism")
+    true = frozenset(name for name, size in moved.items() if size > CHANGES)
+    return Truth(true, null, frozenset(groups) - true)
+
+
+def _streams(specimen: Specimen, ablation: Ablation) -> Truth:
+    """Streams in which some part that writes to the logits has written; before the first of them nothing can be read."""
+    m = specimen.mechanism
+    direct = truth(specimen, "direct", ablation)
+    first = min((_layer(n) for n in direct.true), default=m.n_layers)
+    every = [f"L{i}.resid_pre" for i in range(m.n_layers)] + ["final_resid"]
+    true = frozenset(name for i, name in enumerate(every) if i > first)
+    maybe = {_layer(n) for n in direct.undecided}
+    undecided = frozenset(n for i, n in enumerate(every) if n not in true and any(i > x for x in maybe))
+    return Truth(true, frozenset(every) - true - undecided, undecided, direct.by)
+
+
+def _answer(specimen: Specimen, ablation: Ablation) -> Truth:
+    """Sublayers that write to the logits carry the answer; those with other parts of the mechanism are left open, since what they
+    carry may decide it; the rest is null. Where several write the answer together, none carries it alone, and all are left open."""
+    m = specimen.mechanism
+    direct = truth(specimen, "direct", ablation)
+    every = {_sublayer(n) for n in m.all_nodes if n != "embed"}
+    writers = {_sublayer(n) for n in (*direct.true, *direct.undecided)}
+    true = {_sublayer(n) for n in direct.true} - {"embed"} if len(writers) == 1 else set()
+    busy = {_sublayer(n) for n in m.nodes}
+    return Truth(frozenset(true), frozenset(every - busy), frozenset(every & busy - true), direct.by)
+
+
+def _labels(specimen: Specimen) -> Truth:
+    """Where heads look on inputs from the whole domain: a label is true where more than LOOKS of the attention falls on its keys,
+    null where no more falls there than on keys drawn from those each query can see, else open.
+
+    Raises
+    ------
+    ModelError: a model whose inputs cannot be listed.
+    """
+    m = specimen.mechanism
+    ids = specimen.domain().ids
+    ids = ids[torch.linspace(0, len(ids) - 1, min(len(ids), INPUTS)).long()]
+    n = ids.shape[1]
+    seen = torch.ones(n, n, dtype=torch.bool).tril()
+    wanted = _wanted(ids)
+    share = wanted.sum(-1) / seen.sum(-1)
+    parts_: dict[str, set[str]] = {"true": set(), "null": set(), "open": set()}
+    for layer in range(m.n_layers):
+        pattern = specimen.model.run(ids.tolist(), [f"L{layer}.pattern"], logits=None)[
+            f"L{layer}.pattern"
+        ].double()
+        for head in range(m.n_heads):
+            mine = pattern[:, head]
+            for place, name in enumerate(LABELS):
+                keys = wanted[place].to(mine)
+                score = float((mine * keys).sum() / keys.sum().clamp_min(1))
+                chance = float((mine * seen).sum(-1).mul(share[place]).sum() / keys.sum().clamp_min(1))
+                word = (
+                    "true" if score > max(LOOKS, chance) else "null" if score <= chance + CHANGES else "open"
+                )
+                parts_[word].add(f"L{layer}H{head}.pattern {name}")
+    return Truth(frozenset(parts_["true"]), frozenset(parts_["null"]), frozenset(parts_["open"]), "inputs")
+
+
+def _wanted(ids: Tensor) -> Tensor:
+    """The keys of each label. Shapes: ids [input, pos] -> [label, input, query, key], labels as LABELS."""
+    n = ids.shape[1]
+    place = torch.arange(n)
+    behind = (place[None, :] < place[:, None]).expand(len(ids), n, n)
+    same = ids[:, :, None] == ids[:, None, :]
+    after = torch.zeros_like(same)  # keys whose own predecessor is the query's token
+    after[:, :, 1:] = same[:, :, :-1]
+    previous = (place[None, :] == place[:, None] - 1).expand_as(same)
+    current = (place[None, :] == place[:, None]).expand_as(same)
+    before = behind & (place[None, :] + 1 <= place[:, None])
+    return torch.stack([previous, same & behind, after & before, current])
+
+
+def _sublayer(node: str) -> str:
+    return node if node == "embed" else f"L{_layer(node)}.{'attn_out' if 'H' in node else 'mlp_out'}"
+
+
+def _layer(node: str) -> int:
+    """The layer in which a node writes; -1 of the embedding."""
+    return -1 if node == "embed" else int(node[1:].split(".")[0].split("H")[0])
+
+
+@torch.no_grad()
+def _moved(specimen: Specimen, groups: Mapping[str, Sequence[str]], ablation: Ablation) -> dict[str, float]:
+    """The largest change of a logit at the last position when each group of edges is cut, on the task's prompts."""
+    hf: Any = specimen.model.hf
+    twin = copy.deepcopy(hf).double()
+    task = specimen.task
+    clean, corrupt = (torch.tensor(side.ids) for side in (task.clean, task.corrupt))
+    ids, fills = clean, _fills(specimen, twin, ablation)
+    if ablation == "clean":
+        ids, fills = corrupt, [parts(twin, clean)]
+    elif ablation == "corrupt":
+        fills = [parts(twin, corrupt)]
+    base = forward(twin, ids)[0][:, -1]
+    out = dict.fromkeys(groups, 0.0)
+    for fill in fills:
+        for name, edges in groups.items():
+            logits = forward(twin, ids, edges, fill)[0][:, -1]
+            out[name] = max(out[name], float((logits - base).abs().max()))
+    return out
+
+
+def _fills(specimen: Specimen, twin: Any, ablation: Ablation) -> list[dict[str, Tensor] | None]:
+    """What stands in for the sources: nothing (zero), the mean, or draws from the reference prompts."""
+    if ablation not in ("mean", "resample"):
+        return [None]
+    task = specimen.task
+    reference = parts(twin, torch.tensor(task.reference(REFERENCE, 0).ids))
+    if ablation == "mean":
+        return [{k: v.mean(0, keepdim=True).expand(task.n, -1, -1) for k, v in reference.items()}]
+    order = [torch.arange(task.n).add(k * task.n // DRAWS + k) % REFERENCE for k in range(DRAWS)]
+    return [{k: v[rows] for k, v in reference.items()} for rows in order]
