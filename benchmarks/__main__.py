@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import startup
+from benchmarks import edges, startup
 from benchmarks.cases import cells, pairs, some, whole_layers
 
 HERE = Path(__file__).parent
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold"])
+    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges"])
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -239,6 +239,14 @@ def main() -> None:
         out["cold"] = cold(folder, given.repeats)
     if "memory" in given.only:
         out["memory"] = memory(folder, (4, 16, 64), 64 << 20)
+    if "edges" in given.only:
+        peers = None if given.no_peers else peers_python(given.peers)
+        out["edge_memory"] = edges.memory(folder)
+        out["edges"] = edges.edges(Worker, turns, folder, tokenizer, given.repeats, peers)
+        given.out.write_text(json.dumps(out, indent=1) + "\n")
+    if not {"capture", "resid", "heads"} & {*given.only}:
+        given.out.write_text(json.dumps(out, indent=1) + "\n")
+        return
     team = {"own": Worker(own, "own", folder), "plain": Worker(own, "plain", folder)}
     try:
         if not given.no_peers:

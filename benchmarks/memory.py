@@ -1,4 +1,5 @@
-"""Peak memory of one sweep in a process of its own: `python -m benchmarks.memory FOLDER PAIRS BUDGET_BYTES`.
+"""Peak memory of one job in a process of its own: `python -m benchmarks.memory FOLDER PAIRS BUDGET_BYTES` of a residual sweep,
+`... FOLDER PAIRS edges` of the scores of all edges by integrated gradients.
 
 Linux only: the high-water mark is reset after the model and one forward are in place.
 """
@@ -20,6 +21,9 @@ def resident(field: str) -> int:
 
 def main() -> None:
     """Measure and print one line of JSON."""
+    if sys.argv[3] == "edges":
+        edges(sys.argv[1], int(sys.argv[2]))
+        return
     from benchmarks.contestants.own import Contestant
     from microtome.replay.sources import Prompts
     from microtome.replay.sweep import Settings, sweep
@@ -35,6 +39,20 @@ def main() -> None:
     before = resident("VmRSS")
     sweep(own._bench(work), own._cells(work), {"donor": Prompts(work["donor"])}, Settings(memory=budget))
     print(json.dumps({"pairs": n, "budget": budget, "extra": resident("VmHWM") - before}))
+
+
+def edges(folder: str, n: int) -> None:
+    """Scores of all edges."""
+    from benchmarks.contestants.own_edges import Contestant
+    from benchmarks.edges import work_of
+
+    own = Contestant(folder)
+    work = work_of(own.model.tokenizer, n) | {"how": "ig-inputs", "steps": 8}
+    own.model.run(work["ids"][:1])
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    found = own.scores(work)
+    print(json.dumps({"pairs": n, "edges": len(found["values"]), "extra": resident("VmHWM") - before}))
 
 
 if __name__ == "__main__":

@@ -112,6 +112,28 @@ def copier() -> Model:
     return Model(load_module(hf.eval()))
 
 
+TWIN = (1, 3)
+
+
+def twins() -> Model:
+    """The copier twice: head L1H3 does exactly what L1H2 does, and so loudly that either alone gives the same output.
+
+    The final norm divides what both write; each is so much larger than the embedding that one half of it says the same.
+    """
+    model = copier()
+    hf = model.hf
+    d, width = hf.config.n_embd, hf.config.n_embd // hf.config.n_head
+    with torch.no_grad():
+        attention = hf.transformer.h[TWIN[0]].attn
+        own, other = (slice(h * width, (h + 1) * width) for h in (HEAD[1], TWIN[1]))
+        for part in range(3):
+            weight = attention.c_attn.weight[:, part * d : (part + 1) * d]
+            weight[:, other] = weight[:, own].clone()
+        attention.c_proj.weight[own] *= 500
+        attention.c_proj.weight[other] = attention.c_proj.weight[own].clone()
+    return Model(load_module(hf.eval()))
+
+
 class Lookup:
     """Donors for `copied`: the token at WHERE is the variable, the two first tokens are the surface."""
 

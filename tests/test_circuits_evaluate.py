@@ -8,7 +8,7 @@ import pytest
 import planted
 import tiny
 from microtome import circuits
-from microtome.circuits import Circuit
+from microtome.circuits import Choices, Circuit
 from microtome.circuits.measures import FRACTIONS
 from microtome.errors import ControlError, SiteError, TaskError
 from microtome.results import open_result
@@ -191,6 +191,200 @@ def test_what_cannot_be_evaluated_is_refused(model, task):
     silent = planted.nothing()
     with pytest.raises(TaskError, match="constant"):
         circuits.evaluate(silent, made(silent, ["embed->logits"]), planted.pairs(silent))
+
+
+def test_two_copies_of_a_mechanism_are_two_circuits():
+    """Either copy is faithful, and none is complete, independent of the rest, or the only one."""
+    twins, pairs = planted.twins(), planted.copied()
+    copy = ("embed->L1H2.q", "embed->L1H2.k", "embed->L1H2.v", "L1H2.z->logits")
+    circuit = Circuit(copy, circuits.graph(twins).shape, twins.hash, Choices(ablation="zero"))
+    result = circuits.evaluate(twins, circuit, pairs, options=QUICK)
+    assert value(result, "faithfulness") == pytest.approx(1, abs=1e-3)
+    for name in ("second", "completeness", "independence"):
+        assert result.control(name).passed is False, name
+    found = result.tables["second"]
+    assert bool(found["as_well"].iloc[0]) and found["edges"].iloc[0] == 4
+    title = " ".join(
+        result.figure().layout.title.text.replace("<br>", " ").replace("<b>", "").replace("</b>", "").split()
+    )
+    assert title.startswith("Circuit of 4 edges: fails completeness, independence") and "second" in title
+
+
+def test_an_effect_that_may_be_zero_is_no_contrast(model, task):
+    """Answers turned in half of the pairs: the mean effect's interval contains 0."""
+    from dataclasses import replace
+
+    turn = [i % 2 for i in range(task.n)]
+    answers, wrong = zip(
+        *((w, a) if t else (a, w) for a, w, t in zip(task.answers, task.wrong, turn, strict=True)),
+        strict=True,
+    )
+    mixed = replace(task, answers=answers, wrong=wrong)
+    result = circuits.evaluate(model, made(model), mixed, options={**QUICK, "shuffles": 0})
+    assert result.control("contrast").passed is False and result.verdict.word != "supported"
+    assert (
+        result.tables["measures"]["low"].iloc[0] != result.tables["measures"]["low"].iloc[0]
+    )  # no interval of such a share
+
+
+def test_scores_that_are_noise_are_not_stable(model, task, monkeypatch):
+    from microtome.circuits import evaluating
+
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(evaluating, "_scores", lambda case: (rng.normal(size=(190, task.n)), "noise"))
+    result = circuits.evaluate(
+        model,
+        made(model, [*TRUE, *circuits.graph(model).edges[:40]]),
+        task,
+        options=QUICK | {"bootstraps": 100},
+    )
+    assert result.control("stability").passed is False
+    assert result.control("stability").observed["pairwise"] < 0.7
+    edges = result.tables["edges"]
+    inside = (edges["low"] <= edges["score"]) & (edges["score"] <= edges["high"])
+    assert len(edges) == 190 and inside.all() and edges["frequency"].between(0, 1).all()
+
+
+def test_a_leak_in_patching_makes_it_invalid(model, task, monkeypatch):
+    from microtome.graph.patched import EdgeRuns
+
+    whole = EdgeRuns.measure
+
+    def leaky(self, patched):
+        patched = patched.clone()
+        patched[:, [self.graph.number(e) for e in ("embed->L1KV1.k", "L1H2.z->logits")]] = False
+        return whole(self, patched)
+
+    from microtome.circuits.case import case_of
+    from microtome.circuits.judged import ends_control
+
+    case = case_of(model, made(model), task)
+    monkeypatch.setattr(EdgeRuns, "measure", leaky)
+    control = ends_control(case.search)
+    assert control.gates and control.passed is False
+
+
+def test_a_circuit_that_fails_elsewhere_fails_held_out(model, task):
+    wrong = made(model, ["embed->L1KV0.v", "L1H0.z->logits", "embed->L1KV0.k"])
+    result = circuits.evaluate(
+        model,
+        wrong,
+        task,
+        held_out=planted.pairs_done(model, seed=5),
+        options={**QUICK, "shuffles": 0, "second": False},
+    )
+    assert result.control("held_out").passed is False
+    assert result.control("shuffled_labels").passed is None and result.control("second").passed is None
+
+
+def test_labels_are_exchanged_in_half_of_the_clusters_and_answers_stay(task):
+    from microtome.circuits.nulls import exchanged, halved
+
+    codes = np.repeat(np.arange(7), 2)
+    which = halved(codes, seed=0, draw=0)
+    assert (
+        which.reshape(7, 2).all(1).sum() == 3
+        and (which.reshape(7, 2).any(1) == which.reshape(7, 2).all(1)).all()
+    )
+    assert any((halved(codes, 0, d) != which).any() for d in range(1, 5))
+    other = exchanged(task, which)
+    for i, turn in enumerate(which):
+        sides = (other.clean.ids[i], other.corrupt.ids[i])
+        assert sides == (
+            (task.corrupt.ids[i], task.clean.ids[i]) if turn else (task.clean.ids[i], task.corrupt.ids[i])
+        )
+    assert other.answers == task.answers and other.wrong == task.wrong
+
+
+def test_the_planted_circuit_beats_shuffled_labels(model, task):
+    """Under labels that mean nothing the same edges are found, and no effect."""
+    from microtome.circuits.case import case_of
+    from microtome.circuits.nulls import shuffled
+
+    circuit = made(model)
+    found = shuffled(case_of(model, circuit, task), circuit, 19)
+    assert (found.effect < found.real).all() and np.median(found.same) == 1
+
+
+def test_null_circuits_have_the_shape_are_linked_and_are_not_the_circuit(model, task):
+    from microtome.circuits.case import case_of
+    from microtome.circuits.connect import connected
+    from microtome.circuits.nulls import of_shape, of_strongest
+
+    padded = made(
+        model,
+        ["embed->L0.ln2_out", "L0.mlp_out->L2.ln2_out", "L2.mlp_out->logits", *TRUE, "embed->L2.ln2_out"],
+    )
+    case = case_of(model, padded, task)
+    drawn = of_shape(case, 30, 0.05)
+    kinds = np.array(case.units.kinds)
+    assert len(drawn.sets) == 30 == len({s.tobytes() for s in drawn.sets}) and "all on paths" in drawn.label
+    for s in drawn.sets:
+        assert sorted(kinds[s]) == sorted(kinds[case.chosen]) and set(s) != set(case.chosen)
+        mask = case.mask(s)
+        assert (connected(case.question.graph, mask) == mask).all()
+    scores = np.arange(190.0)
+    top = of_strongest(case, scores, 30, 0.05)
+    assert min(int(s.min()) for s in top.sets) >= 190 - 3 * len(case.chosen)
+
+
+def test_random_paths_of_inflated_circuits_go_from_the_embedding_to_the_logits(model, task):
+    from microtome.circuits.case import case_of
+    from microtome.circuits.connect import all_on_paths
+    from microtome.circuits.hypotheses import _inflated, _path
+
+    case = case_of(model, made(model), task)
+    for seed in range(20):
+        assert all_on_paths(case.question.graph, _path(case, np.random.default_rng(seed)))
+    pairs = _inflated(case, 10)
+    assert len(pairs) == 10
+    for more, less in pairs:
+        assert (
+            (more & ~less).sum() == 1
+            and not (less & ~more).any()
+            and (more >= case.kept).all()
+            and (less >= case.kept).all()
+        )
+
+
+def test_the_cost_is_known_before_and_holds(model, task):
+    circuit = made(model)
+    cost = circuits.estimate_cost(model, circuit, task, options=QUICK)
+    from microtome.graph.patched import EdgeRuns
+
+    spent, run = [0], EdgeRuns.measure
+
+    def counting(self, patched):
+        before = self.forwards
+        out = run(self, patched)
+        spent[0] += self.forwards - before
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EdgeRuns, "measure", counting)
+        circuits.evaluate(model, circuit, task, options=QUICK)
+    gradients = 3 * 8 * task.n * (1 + 19) + 2 * task.n * 19  # and the 19 recordings
+    assert 0.6 * (cost["all"] - gradients) <= spent[0] <= cost["all"] - gradients
+    assert cost["all"] == sum(v for k, v in cost.items() if k != "all")
+
+
+def test_nodes_spans_and_distances_go_through(model, task):
+    node = circuits.evaluate(
+        model, made(model, choices=Choices(granularity="node")), task, options={**QUICK, "shuffles": 0}
+    )
+    assert value(node, "faithfulness") == pytest.approx(1, abs=1e-3)
+    assert list(node.tables["units"]["unit"]) == ["embed", "L1H2.z"]
+    spans = circuits.evaluate(
+        model, made(model, choices=Choices(positions="spans")), task, options={**QUICK, "shuffles": 0}
+    )
+    assert value(spans, "faithfulness") == pytest.approx(1, abs=1e-3)
+    assert {u.partition("@")[2] for u in spans.tables["units"]["unit"]} == {"subject", "end", "rest"}
+    assert spans.control("minimality").passed is False  # a value is needed at one span only
+    distance = circuits.evaluate(model, made(model), task, metric="kl", options=QUICK)
+    assert (
+        distance.control("shuffled_labels").passed is True
+        and "logit_diff" not in distance.effects.coords["metric"]
+    )
 
 
 def test_a_level_that_the_draws_cannot_reach_is_said(model, task):

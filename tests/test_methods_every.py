@@ -49,14 +49,24 @@ def dissected(model, task, held_out):
     return result, seen
 
 
+FEW = {"draws": 20, "inflated": 20, "permutations": 99, "subsets": 2}
+
+
+def _circuit(m):
+    edges = ("embed->L1KV1.k", "embed->L1KV1.v", "L1H2.z->logits")
+    return circuits.Circuit(edges, circuits.graph(m).shape, m.hash)
+
+
 RECIPES = {
+    "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
+    "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
+    "circuit_robustness": lambda m, t, s: circuits.circuit_robustness(m, _circuit(m), t, seed=0),
     "activation_patching": lambda m, t, s: s,
     "attribution_patching": lambda m, t, s: methods.attribution_patching(m, t, sites=SITES, exact=s, seed=0),
     "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
     "attention_patterns": lambda m, t, s: methods.attention_patterns(m, t, texts={}, show=["L1H2"], seed=0),
     "behaviour": lambda m, t, s: methods.behaviour(m, t, seed=0),
     "distributed_alignment_search": lambda m, t, s: methods.das(aligned.through_stream(), aligned.pairs(), variable="word", site="L1.resid_post@-1", k=3, steps=40, placebos=1, seed=0),
-    "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
+import torch
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from microtome.errors import ModelError
+import microtome as mt
+import microtome.zoo as zoo
+from microtome.errors import ModelError, TrainingError
+from microtome.zoo import oracle, superposed
 from microtome.zoo import superposition as s
+from microtome.zoo.mechanism import CHANGES
+from microtome.zoo.specimen import Specimen
 
 GRID = [(p, r) for p in (0.1, 0.4, 0.6, 0.9) for r in (0.4, 1.0)]
 
@@ -144,3 +152,77 @@ def test_the_same_seed_trains_the_same_model_and_another_one_another() -> None:
 def test_what_cannot_be_is_refused(call, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         call()
+
+
+# ---------------------------------------------------------------------------- as a model with addresses
+
+
+@cache
+def specimen(arrangement: str = "pentagon", decoys: bool = False) -> Specimen:
+    return zoo.build(
+        "superposition", seed=0, n=24, arrangement=arrangement, decoys=zoo.Decoys() if decoys else None
+    )
+
+
+@pytest.mark.parametrize("arrangement", ["digon", "pentagon", "square_antiprism"])
+def test_features_are_written_along_directions_of_that_arrangement(arrangement: str) -> None:
+    z = specimen(arrangement)
+    names = [v.name for v in z.mechanism.variables if v.site == "L0H0.z"]
+    w = torch.cat([z.directions(name) for name in names]).double().numpy().T
+    np.testing.assert_allclose(s.dimensionality(w), s.GEOMETRIES[arrangement], atol=0.02)
+    assert z.tier == "B" and len(names) == s.geometry(arrangement).shape[1]
+
+
+@pytest.mark.parametrize("decoys", [False, True])
+def test_the_stream_the_neurons_and_the_logits_are_those_of_the_toy_model(decoys: bool) -> None:
+    z = specimen(decoys=decoys)
+    texts = z.task.clean.texts
+    toys = s.train([0.03], [[1.0] * 5], m=2, seed=0, starts=8, steps=2500)
+    x = np.array([[float(word.split("=")[1]) for word in text.split()] for text in texts])
+    out = np.maximum(x @ toys.weights[0].T @ toys.weights[0] + toys.bias[0], 0)
+    head = z.mechanism.variable("a").site
+    layer = head.split("H")[0]
+    trace = z.model.run(texts, capture=[f"{layer}.head_out", f"{layer}.neurons"], logits="last")
+    np.testing.assert_allclose(trace.logits[:, -1, -5:], out, atol=1e-4)
+    np.testing.assert_allclose(trace[f"{layer}.neurons"][:, -1, :5], out, atol=1e-4)
+    h = int(head.split("H")[1].split(".")[0])
+    written = sum(torch.from_numpy(x[:, [k]]) * z.directions(name).double() for k, name in enumerate("abcde"))
+    np.testing.assert_allclose(trace[f"{layer}.head_out"][:, -1, h], written, atol=1e-4)
+
+
+def test_the_answer_is_the_largest_feature_and_removing_its_direction_loses_it() -> None:
+    z = specimen()
+    names = z.words[-5:]
+    largest = [v["largest"] for v in z.task.clean.variables]
+    logits = z.model.run(z.task.clean.texts, logits="last").logits[:, -1]
+    assert [z.words[int(k)] for k in logits.argmax(-1)] == largest
+    for name in names:
+        rows = [i for i, other in enumerate(largest) if other == name]
+        texts = [z.task.clean.texts[i] for i in rows]
+        gone = z.model.run(
+            texts, edits=[mt.Remove("L0.attn_out", z.directions(name)[0])], logits="last"
+        ).logits
+        assert float(gone[:, -1, z.words.index(name)].max()) < 0.05
+
+
+def test_edges_of_the_toy_model_are_those_that_cutting_finds() -> None:
+    for decoys in (False, True):
+        z = specimen(decoys=decoys)
+        ids = torch.tensor([*z.task.clean.ids, *z.task.corrupt.ids])
+        found = {
+            e
+            for e, (far, _) in oracle.changes(z.model.hf, ids, z.mechanism.all_edges).items()
+            if far > CHANGES
+        }
+        assert found == set(z.mechanism.edges) and len(found) == 3
+    assert z.task.donors("wrong_value", 0).answers != z.task.answers
+
+
+def test_an_arrangement_that_training_does_not_end_in_is_refused(monkeypatch) -> None:
+    with pytest.raises(ModelError, match="'triangle'"):
+        zoo.build("superposition", arrangement="triangle")
+    monkeypatch.setattr(superposed, "ARRANGEMENTS", ("triangle",))
+    with pytest.raises(TrainingError, match="gave no triangle") as caught:
+        zoo.build("superposition", arrangement="triangle")
+    curve = caught.value.curve
+    assert len(curve) == 25 and curve[-1]["loss"] < curve[0]["loss"]

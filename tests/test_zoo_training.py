@@ -118,7 +118,7 @@ def test_what_is_shipped_is_what_was_trained(tmp_path: Any, dtype: str) -> None:
     assert [p["accuracy"] for p in again.curve] == pytest.approx(
         [p["accuracy"] for p in done.curve], abs=1e-5
     )
-    assert sorted(again.checkpoints()) == [0, 20, 60] and note.versions.keys() == {
+    assert sorted(again.checkpoints) == [0, 20, 60] and note.versions.keys() == {
         "python",
         "torch",
         "transformers",

@@ -47,3 +47,45 @@ class Contestant:
         _, cache = self.model.run_with_cache(ids, names_filter=lambda name: name.endswith(end))
         seconds = time.perf_counter() - begun
         return {"seconds": seconds, "kept": len(cache)}
+
+    def attribution(self, work: dict) -> dict:
+        """Its own attribution patching, summed over positions and named as edges are named here."""
+        from transformer_lens.tools.analysis.attribution_patching import (
+            EdgeAttributionConfig,
+            attribution_patch,
+        )
+
+        clean, corrupt = torch.tensor(work["ids"]), torch.tensor(work["donor"])
+
+        def gap(logits):
+            right, wrong = work["answer"][gap.at], work["wrong"][gap.at]
+            last = logits.reshape(-1, logits.shape[-2], logits.shape[-1])[0, -1]
+            return last[right] - last[wrong]
+
+        begun = time.perf_counter()
+        total: dict[str, float] = {}
+        for gap.at in range(len(clean)):
+            here = slice(gap.at, gap.at + 1)
+            found = attribution_patch(
+                self.model, clean[here], corrupt[here], gap, EdgeAttributionConfig(granularity=work["of"])
+            )
+            scores = found.edge_scores if work["of"] == "edge" else found.node_scores
+            for key, value in scores.items():
+                name = "->".join(map(_name, key)) if work["of"] == "edge" else _name(key)
+                total[name] = total.get(name, 0.0) + float(value) / len(clean)
+        return {"seconds": time.perf_counter() - begun, "values": total}
+
+
+def _name(node) -> str:
+    """A node of theirs as an address."""
+    layer, head = node.layer, node.head
+    return {
+        "embed": "embed",
+        "attn_head_out": f"L{layer}H{head}.z",
+        "mlp_out": f"L{layer}.mlp_out",
+        "q_input": f"L{layer}H{head}.q",
+        "k_input": f"L{layer}KV{head}.k",
+        "v_input": f"L{layer}KV{head}.v",
+        "mlp_in": f"L{layer}.ln2_out",
+        "logits": "logits",
+    }[node.kind]

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import planted
+import test_circuits_evaluate
 import test_controls_draws
+import test_controls_roc
 import test_controls_signflip
 import test_methods_controls
 import test_methods_planted
@@ -22,6 +24,8 @@ import test_tasks_pairs
 import test_trace_capture
 import test_trace_edits
 from microtome import methods, metrics
+from microtome.circuits import hypotheses, judged, measures, nulls, stability
+from microtome.circuits.linked import Walk
 from microtome.controls import intervals, signflip
 from microtome.errors import MicrotomeError
 from microtome.methods import ablating, donors, lens, patching, sets
@@ -156,7 +160,45 @@ def _on_task(real: Any) -> Any:
     )
 
 
+def _on_one_head(check: Callable[..., None], *more: Any) -> Callable[[], None]:
+    """A test that takes the model with one head and pairs that it does."""
+
+    def run() -> None:
+        model = planted.one_head()
+        check(model, planted.pairs_done(model), *more)
+
+    return run
+
+
+def _noise_is_unstable() -> None:
+    model = planted.one_head()
+    with pytest.MonkeyPatch.context() as patch:
+        test_circuits_evaluate.test_scores_that_are_noise_are_not_stable(
+            model, planted.pairs_done(model), patch
+        )
+
+
+def _no_first_point(real: Any) -> Any:
+    def roc(scores, truth):
+        made = real(scores, truth)
+        return replace(made, false=made.false[1:], true=made.true[1:], thresholds=made.thresholds[1:],
+                       area=float(np.trapezoid(made.true[1:], made.false[1:])))  # fmt: skip
+
+    return roc
+
+
 MUTANTS = [
+    Mutant("a ROC begins at its first flag", test_controls_roc, "roc", _no_first_point, test_controls_roc.test_it_is_scikit_learns_at_every_threshold_with_ties),
+    Mutant("dependence is permuted over templates", test_controls_roc, "hsic_test", lambda real: lambda a, b, groups, **more: real(a, b, range(len(a)), **more), test_controls_roc.test_a_level_of_templates_is_no_dependence),
+    Mutant("CPR takes absolute scores", measures, "ranked", lambda real: lambda *a, absolute: real(*a, absolute=True), _on_one_head(test_circuits_evaluate.test_ten_sizes_are_one_batch_and_signed_and_absolute_differ)),
+    Mutant("an area is a mean over sizes", measures, "_area", lambda real: lambda k, y, log: float(np.mean(y)), test_circuits_evaluate.test_areas_of_a_perfect_ranking),
+    Mutant("KL is averaged over the vocabulary", metrics, "_mean_per_prompt", lambda real: lambda steps, plan: real(steps, plan) / 99, _on_one_head(test_circuits_evaluate.test_kl_is_summed_over_the_vocabulary)),
+    Mutant("null circuits need no path", Walk, "sets", lambda real: lambda self, draws: [], _on_one_head(test_circuits_evaluate.test_null_circuits_have_the_shape_are_linked_and_are_not_the_circuit)),
+    Mutant("a null circuit is the circuit", Walk, "sets", lambda real: lambda self, draws: [np.sort(self.start)] * draws, _on_one_head(test_circuits_evaluate.test_null_circuits_have_the_shape_are_linked_and_are_not_the_circuit)),
+    Mutant("labels are not shuffled", nulls, "halved", lambda real: lambda codes, seed, draw: np.zeros(len(codes), bool), _on_one_head(test_circuits_evaluate.test_the_planted_circuit_beats_shuffled_labels)),
+    Mutant("inflated circuits are not inflated", hypotheses, "_path", lambda real: lambda case, rng: case.chosen, _on_one_head(test_circuits_evaluate.test_random_paths_of_inflated_circuits_go_from_the_embedding_to_the_logits)),
+    Mutant("bootstrap circuits are all one", stability, "_jaccard", lambda real: lambda a, b: np.ones((len(a), len(b))), _noise_is_unstable),
+    Mutant("gaps of completeness are taken from their mean", judged, "_largest_gap", lambda real: lambda table: table.assign(gap=table["gap"] - table["gap"].mean()).iloc[0], test_circuits_evaluate.test_two_copies_of_a_mechanism_are_two_circuits),
     Mutant("a position is off by one", At, "resolve", _shifted_position, test_trace_capture.test_a_position_drops_its_axis_and_a_slice_keeps_it),
     Mutant("a sweep reads the wrong head", sources, "_gather", _wrong_head, _planted(test_methods_planted.test_patching_finds_the_planted_head_and_nothing_else)),
     Mutant("a sweep skips one position too many", sources, "_agree", lambda real: lambda a, b: real(a, b) + 1, test_replay_exact.test_skipped_cells_are_zeros_that_the_long_way_confirms),

@@ -156,7 +156,7 @@ def settle(question: Question, circuit: Circuit, seed: int) -> Case:
         require_path(question.graph, kept)
     elif not inside.any():
         raise ControlError("this circuit is empty", why="it restores nothing", instead="a circuit with edges")
-    search = Search(question, units, 0, Options(steps=8), seed)
+    search = Search(question, units, 0, Options(steps=8, most=32), seed)
     check_contrast(search)
     case = Case(search, kept, inside)
     if not abs(case.total) > 1e-9:

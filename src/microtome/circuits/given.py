@@ -54,7 +54,9 @@ def given_scores(result: Result, q: Question, how: str, metric: str) -> tuple[np
 
 def _estimate(result: Result, values: np.ndarray) -> EdgeScores:
     """What is known of how they were estimated; the metric at both ends is not."""
-    table = result.tables["certificate"].set_index("quantity")
-    gap, unknown = table.loc["completeness gap"], torch.full((values.shape[1],), float("nan"))
-    passes = int(table.loc["gradient passes", "value"])
+    rows: dict[str, dict[Any, Any]] = {
+        str(r["quantity"]): r for r in result.tables["certificate"].to_dict("records")
+    }
+    gap, unknown = rows["completeness gap"], torch.full((values.shape[1],), float("nan"))
+    passes = int(rows["gradient passes"]["value"])
     return EdgeScores(torch.from_numpy(values), unknown, unknown, int(gap["n"]), float(gap["value"]), passes)

@@ -175,7 +175,7 @@ def _held_out(f: Found) -> Control:
 
 
 def _tests(f: Found, small: float) -> list[Control]:
-    worst = f.completeness.iloc[int(f.completeness["gap"].abs().to_numpy().argmax())]
+    worst = _largest_gap(f.completeness)
     most = 1 - f.checks.share
     complete = Control(
         "completeness",
@@ -197,6 +197,10 @@ def _tests(f: Found, small: float) -> list[Control]:
         else second.control(f.small, f.second, small, f.checks.share)
     )  # fmt: skip
     return [complete, stable, f.equivalence, f.independence[0], f.minimality[0], other]
+
+
+def _largest_gap(table: pd.DataFrame) -> pd.Series:
+    return table.iloc[int(table["gap"].abs().to_numpy().argmax())]
 
 
 def _tables(f: Found) -> dict[str, pd.DataFrame]:

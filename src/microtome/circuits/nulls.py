@@ -19,6 +19,7 @@ from microtome.circuits.case import Case, settle
 from microtome.circuits.circuit import Circuit
 from microtome.circuits.connect import all_on_paths
 from microtome.circuits.found import jaccard
+from microtome.circuits.linked import Walk
 from microtome.circuits.options import IMPORTANCE
 from microtome.circuits.question import ask
 from microtome.circuits.search import Search, by_exact
@@ -31,8 +32,6 @@ from microtome.results import seeds
 from microtome.results.verdicts import Control
 from microtome.tasks.pairs import PairTask, join
 
-MOVES = 50
-"""Proposed exchanges between two circuits of the walk, or four per edge where that is more."""
 LEAST_CLUSTERS = 6
 """Clusters from which 19 ways to exchange half of them exist."""
 
@@ -74,7 +73,9 @@ def of_shape(case: Case, draws: int, alpha: float) -> Drawn:
     tries += [(s, label, False) for s, label in shapes]
     for strata, label, linked in tries:
         sets = (
-            _walk(case, strata, pool, inside, draws) if linked else _plain(strata, inside, draws, case.seed)
+            Walk(case.question.graph, pool, strata, inside, case.seed).sets(draws)
+            if linked
+            else _plain(strata, inside, draws, case.seed)
         )
         if len(sets) >= min(draws, needed(alpha)):
             return Drawn(tuple(pool[s] for s in sets), label)
@@ -97,33 +98,6 @@ def _plain(strata: Strata, inside: np.ndarray, draws: int, seed: int) -> list[np
         except ControlError:
             continue
     return []
-
-
-def _walk(case: Case, strata: Strata, pool: np.ndarray, inside: np.ndarray, draws: int) -> list[np.ndarray]:
-    """Different linked circuits by a random walk of exchanges: one edge for another of its stratum, where all stay on paths."""
-    rng = seeds.rng(case.seed, f"circuit evaluation/linked/{len(strata.names)}")
-    graph, here = case.question.graph, inside.copy()
-    same = [np.flatnonzero(strata.codes == code) for code in range(len(strata.names))]
-    seen = {np.sort(inside).tobytes()}
-    out: list[np.ndarray] = []
-    moves = max(MOVES, 4 * len(inside))
-    for step in range(3 * draws + 10):
-        accepted = 0
-        for _ in range(10 * moves if step == 0 else moves):
-            # one or two at a time: a chain of edges has to be left as a whole
-            places = rng.choice(len(here), size=min(len(here), 1 + int(rng.integers(3))), replace=False)
-            new = here.copy()
-            for place in places:
-                new[place] = rng.choice(same[strata.codes[here[place]]])
-            if len(np.unique(new)) == len(new) and all_on_paths(graph, pool[new]):
-                here, accepted = new, accepted + 1
-        key = np.sort(here).tobytes()
-        if key not in seen:
-            seen.add(key)
-            out.append(np.sort(here))
-        if len(out) == draws:
-            break
-    return out
 
 
 def of_strongest(case: Case, scores: np.ndarray, draws: int, alpha: float) -> Drawn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from microtome.errors import ModelError
@@ -13,8 +13,9 @@ from microtome.zoo import programs
 
 if TYPE_CHECKING:
     from microtome.zoo.specimen import Specimen
+    from microtome.zoo.trained import Subject
 
-__all__ = ["Entry", "build", "entries", "register"]
+__all__ = ["Entry", "build", "entries", "register", "subjects"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ WRITTEN = {
     "planted_backdoor": ("planted", "A", "a trigger word turns the answer round through one head and two neurons"),
 }  # fmt: skip
 """Models whose weights are written down, or trained to a mechanism: module (whose function has the model's name), tier, summary."""
+TRAINED: tuple[tuple[Any, ...], ...] = (
+    ("symbolic_ioi", "SymbolicIOI"),
+    ("induction_heads", "InductionHeads"),
+    ("max_of_k", "MaxOfK"),
+    ("balanced_brackets", "BalancedBrackets"),
+    ("modular_addition", "ModularAddition", 59),
+    ("modular_addition", "ModularAddition", 113),
+)
+"""(module, class, its arguments) of every trained model with a published mechanism."""
 
 
 def register(entry: Entry) -> None:
@@ -65,7 +75,7 @@ def entries() -> dict[str, Entry]:
         name: Entry(name, "A", programs.program(name).summary, partial(compiled, name), decoys=True)
         for name in programs.NAMES
     }
-    return own | _written() | _TABLE
+    return own | _written() | _trained() | _TABLE
 
 
 def _written() -> dict[str, Entry]:
@@ -81,6 +91,20 @@ def _written() -> dict[str, Entry]:
     }
 
 
+def subjects() -> tuple[Subject, ...]:
+    """The trained models with a published mechanism, each from its module; read when asked for, since they need torch."""
+    import importlib
+
+    return tuple(getattr(importlib.import_module(f"{__package__}.{m}"), c)(*a) for m, c, *a in TRAINED)
+
+
+@cache
+def _trained() -> dict[str, Entry]:
+    from microtome.zoo.trained import entry
+
+    return {subject.name: entry(subject) for subject in subjects()}
+
+
 def build(name: str, *, seed: int = 0, **options: Any) -> Specimen:
     """A model whose mechanism is known: `z.model`, `z.mechanism`, `z.task`.
 
@@ -89,7 +113,7 @@ def build(name: str, *, seed: int = 0, **options: Any) -> Specimen:
     name: see `entries()`; "x_proportion" is "frac_prevs".
     seed: of everything random: task pairs and decoys, or training.
     options: of a compiled program `decoys` (a `Decoys`, default none) and `n` (pairs of the task, default 32); of a trained
-        model what its entry takes.
+        model `n`, `train=True` (though its weights ship), `folder` (for checkpoints) and what its recipe takes.
 
     Raises
     ------

@@ -3,9 +3,12 @@
 After Gupta et al. 2024 (arXiv 2407.14494), who train transformers on Geiger et al.'s interchange intervention loss (2022,
 arXiv 2112.00826) so that each variable of a program lives in a node of its own, and so that exchanging any other node
 changes nothing. Here the programs are the zoo's; which head or MLP holds what follows from the compiled program's layers and
-the seed. Three losses are added: the program's outputs (behaviour, weight 1), its outputs with a node's variables taken from
-another input when that node is taken from it (interchange, weight 1), and its own outputs when a node that holds nothing is
-(strictness, weight 0.4). A model counts only if held-out inputs confirm it.
+the seed. Their losses: the program's outputs (behaviour, weight 1), its outputs with a node's variables taken from another
+input when that node is taken from it (interchange, 1), its own outputs when a node that holds nothing is (strict, 0.4).
+
+That leaves single edges open: two of them can carry something and cancel. So edges that the program has no use for are
+trained to carry nothing too (edges, 0.4), whether they carry another input's value, the mean, or zero. A model counts only if
+held-out inputs confirm all of it.
 """
 
 from __future__ import annotations
@@ -22,21 +25,25 @@ from torch import Tensor
 from microtome.errors import ModelError
 from microtome.results.seeds import rng
 from microtome.zoo.compile import Compiled, compile_program
+from microtome.zoo.exchange import Places, run
 from microtome.zoo.programs import Program, program
 from microtome.zoo.rasp import evaluate
+from microtome.zoo.spec import true_edges
 from microtome.zoo.training import Optimiser, Recipe
 
-__all__ = ["NAMES", "TARGET", "WEIGHTS", "Interchange", "recipe", "run"]
+__all__ = ["NAMES", "TARGET", "WEIGHTS", "Interchange", "recipe"]
 
 NAMES = ("shift", "induction", "first_occurrence", "detect_abc")
 """Programs with a strictly trained model."""
-WEIGHTS = {"behaviour": 1.0, "interchange": 1.0, "strict": 0.4}
-"""Of the three losses, as in the paper."""
+WEIGHTS = {"behaviour": 1.0, "interchange": 1.0, "strict": 0.4, "edges": 0.4}
+"""Of the losses; the first three are the paper's."""
+DONORS = ("resample", "mean", "zero")
+"""What a node or edge that holds nothing carries in its place."""
 TARGET = 0.99
-"""Share of outputs that must be right, at every node, on held-out inputs."""
+"""Share of outputs that must be right, at every node and edge, on held-out inputs."""
 HEADS, HEAD_DIM, D_MODEL, D_MLP, LAYERS = 4, 8, 32, 64, 2
 _HELD_OUT = 0.25
-_TRIPLES, _TESTS, _ROWS = 8192, 512, 128
+_TRIPLES, _TESTS, _ROWS = 8192, 512, 192
 
 
 def recipe(name: str, *, seed: int, steps: int = 4000) -> Recipe:
@@ -74,47 +81,10 @@ def recipe(name: str, *, seed: int, steps: int = 4000) -> Recipe:
         steps=steps,
         target=TARGET,
         batch=_ROWS,
-        every=200,
+        every=500,
         optimiser=Optimiser(lr=3e-3, warmup=100, schedule="cosine", clip=1.0),
         data={"program": name, "weights": WEIGHTS, "held_out": _HELD_OUT},
     )
-
-
-def run(
-    module: Any, ids: Tensor, taken: Tensor | None = None, source: Sequence[tuple[Tensor, Tensor]] = ()
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Logits, and what every layer's heads (z) and MLP wrote; nodes may be taken from another run, row by row.
-
-    Shapes: ids [row, pos]; taken [row, layer, head + 1] (bool, the MLP last); logits [row, pos, d_vocab]; per layer z
-    [row, pos, head, d_head] and [row, pos, d_model].
-
-    Raises
-    ------
-    ModelError: a model with norms.
-    """
-    config = module.config
-    if config.norm != "none":
-        raise ModelError("this model has norms", instead="take one without")
-    stream = module.model.embed_tokens(ids) + module.model.wpe.weight[: ids.shape[1]]
-    written = []
-    for i, layer in enumerate(module.model.layers):
-        attention = layer.self_attn
-        shape = (*ids.shape, config.num_attention_heads, config.head_dim)
-        q, k, v = (p(stream).view(shape) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
-        scores = torch.einsum("rqhd,rkhd->rhqk", q, k) * attention.scaling
-        if config.causal:
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=ids.device).triu(1)
-            scores = scores.masked_fill(later, -torch.inf)
-        z = torch.einsum("rhqk,rkhd->rqhd", scores.softmax(-1), v)
-        if taken is not None:
-            z = torch.where(taken[:, i, None, :-1, None], source[i][0], z)
-        stream = stream + attention.o_proj(z.reshape(*ids.shape, -1))
-        mlp = layer.mlp(stream)
-        if taken is not None:
-            mlp = torch.where(taken[:, i, None, -1:], source[i][1], mlp)
-        stream = stream + mlp
-        written.append((z, mlp))
-    return module.lm_head(stream), written
 
 
 @dataclass(frozen=True)
@@ -147,6 +117,7 @@ class Interchange:
         self.layers, self.heads = (
             int(made_by.config[k]) for k in ("num_hidden_layers", "num_attention_heads")
         )
+        self.graph = Places(self.layers, self.heads)
         self.weights: Mapping[str, float] = made_by.data["weights"]
         rows = [[0, *(self.words.index(w) for w in t)] for t in self.program.domain]
         self.ids = torch.tensor(rows)
@@ -181,17 +152,28 @@ class Interchange:
     @cached_property
     def empty(self) -> tuple[str, ...]:
         """Nodes that hold nothing."""
-        every = [f"L{i}H{h}.z" for i in range(self.layers) for h in range(self.heads)]
-        every += [f"L{i}.mlp_out" for i in range(self.layers)]
-        return tuple(n for n in every if n not in self.holds)
+        return tuple(n for n in self.graph.sources if n not in self.holds and n != "embed")
 
-    def mask(self, nodes: Sequence[str]) -> Tensor:
-        """One node per row as what `run` takes. [row, layer, head + 1]."""
-        out = torch.zeros(len(nodes), self.layers, self.heads + 1, dtype=torch.bool)
-        for row, node in enumerate(nodes):
-            layer, _, head = node.split(".")[0][1:].partition("H")
-            out[row, int(layer), int(head) if head else self.heads] = True
-        return out
+    @cached_property
+    def edges(self) -> tuple[str, ...]:
+        """Edges that the compiled program uses, moved to where its nodes are."""
+        found = set()
+        for edge in true_edges(self.compiled.spec):
+            source, reader = edge.split("->")
+            if "H" in reader:
+                head, what = reader.split(".")
+                reader = f"{self.places[head + '.z'].removesuffix('.z')}.{what}"
+            found.add(f"{self.places[source]}->{reader}")
+        return tuple(e for e in self.graph.edges if e in found)
+
+    @cached_property
+    def null_edges(self) -> tuple[str, ...]:
+        """All others."""
+        return tuple(e for e in self.graph.edges if e not in self.edges)
+
+    def nodes(self, nodes: Sequence[str]) -> Tensor:
+        """One node per row ("": none) as `run` takes it. [row, source]."""
+        return torch.tensor([[source == node for source in self.graph.sources] for node in nodes])
 
     # ---- interchanges --------------------------------------------------------------------------
     def triples(self, node: str, rows: np.ndarray, n: int, part: str) -> Triples:
@@ -235,57 +217,87 @@ class Interchange:
 
     # ---- training ------------------------------------------------------------------------------
     def loss(self, module: Any, generator: torch.Generator) -> Tensor:
-        """The three losses of one step: half of the rows exchange a node that holds something, half one that does not."""
-        half = self.recipe.batch // 2
-        held, empty = list(self.holds), list(self.empty)
-        of = [held[int(k)] for k in torch.randint(len(held), (half,), generator=generator)]
-        parts = []
-        for node in of:
-            pool = self.training[node]
-            parts.append(pool.take(torch.randint(len(pool.base), (1,), generator=generator)))
+        """The losses of one step: a third of the rows exchange a node that holds something, one a node and one an edge that does not."""
+        third = self.recipe.batch // 3
+
+        def draw(n: int, below: int) -> list[int]:
+            return [int(k) for k in torch.randint(below, (n,), generator=generator)]
+
+        of = [list(self.holds)[k] for k in draw(third, len(self.holds))]
+        parts = [
+            self.training[node].take(torch.tensor(draw(1, len(self.training[node].base)))) for node in of
+        ]
         kept = torch.from_numpy(self.kept)
-        other = kept[torch.randint(len(kept), (2, half), generator=generator)]
-        nodes = of + [empty[int(k)] for k in torch.randint(len(empty), (half,), generator=generator)]
-        base = torch.cat([*(p.base for p in parts), other[0]])
-        source = torch.cat([*(p.source for p in parts), other[1]])
-        label = torch.cat([*(p.label for p in parts), self.labels[other[0]]])
+        plain = kept[torch.tensor([draw(2 * third, len(kept)) for _ in range(2)])]
+        base = torch.cat([*(p.base for p in parts), plain[0]])
+        source = torch.cat([*(p.source for p in parts), plain[1]])
+        label = torch.cat([*(p.label for p in parts), self.labels[plain[0]]])
+        nodes = self.nodes([*of, *(self.empty[k] for k in draw(third, len(self.empty))), *[""] * third])
+        cut = [self.graph.edge(self.null_edges[k]) for k in draw(third, len(self.null_edges))]
+        edges = torch.tensor([*[(-1, -1)] * (2 * third), *cut])
         own, written = run(module, self.ids[source])
-        logits = run(module, self.ids[base], self.mask(nodes), written)[0]
-        exchanged, strict = logits[:half], logits[half:]
-        return (
-            self.weights["behaviour"] * _entropy(own, self.labels[source])
-            + self.weights["interchange"] * _entropy(exchanged, label[:half])
-            + self.weights["strict"] * _entropy(strict, label[half:])
-        )
+        other = _donors(written, torch.tensor([*[0] * third, *draw(2 * third, len(DONORS))]))
+        logits = run(module, self.ids[base], other, nodes, edges)[0]
+        total = self.weights["behaviour"] * _entropy(own, self.labels[source])
+        for k, what in enumerate(("interchange", "strict", "edges")):
+            rows = slice(k * third, (k + 1) * third)
+            total = total + self.weights[what] * _entropy(logits[rows], label[rows])
+        return total
 
     def measure(self, module: Any) -> dict[str, float]:
         """Shares of right outputs on held-out inputs; "accuracy" is the smallest of them.
 
         "behaviour": of the program's own outputs. "L0H1.z": of a node that holds something, interchanges, counted where
-        they change the program's output. "empty": of the nodes that hold nothing, the share of outputs that stay as they
-        were, the smallest of all such nodes. "moved": the largest mean change of a logit by such a node.
+        they change the program's output. "empty" and "edges": the share of outputs that stay as they were when a node that
+        holds nothing, or an edge that the program does not use, is taken from another input, is its mean or is zero: the
+        smallest of all such nodes or edges and donors. "moved": the largest mean change of a logit by such an edge.
         """
         rows = torch.from_numpy(self.held_out)
-        logits = run(module, self.ids[rows])[0]
-        out = {"behaviour": _right(logits, self.labels[rows])}
+        before, written = run(module, self.ids[rows])
+        out = {"behaviour": _right(before, self.labels[rows])}
         for node, test in self.testing.items():
-            found, _ = self.exchange(module, node, test.base, test.source)
-            out[node] = _right(found, test.label, test.label != self.labels[test.base])
-        base, source = rows, rows.roll(1 + len(rows) // 3)
-        stays, moved = [], []
-        for node in self.empty:
-            found, before = self.exchange(module, node, base, source)
-            stays.append(_right(found, before[:, 1:].argmax(-1)))
-            moved.append(float((found - before)[:, 1:].abs().mean()))
-        out["empty"] = min(stays)
-        return {"accuracy": min(out.values()), **out, "moved": max(moved)}
+            logits = self.exchange(module, test.base, test.source, node=node)
+            out[node] = _right(logits, test.label, test.label != self.labels[test.base])
+        source = rows.roll(1 + len(rows) // 3)
+        stays: dict[str, list[float]] = {"empty": [], "edges": []}
+        moved = 0.0
+        for by in DONORS:
+            for node in self.empty:
+                after = self.exchange(module, rows, source, node=node, by=by)
+                stays["empty"].append(_right(after, before[:, 1:].argmax(-1)))
+            for edge in self.null_edges:
+                after = self.exchange(module, rows, source, edge=edge, by=by)
+                stays["edges"].append(_right(after, before[:, 1:].argmax(-1)))
+                moved = max(moved, float((after - before)[:, 1:].abs().mean()))
+        out |= {what: min(shares) for what, shares in stays.items()}
+        return {"accuracy": min(out.values()), **out, "moved": moved}
 
-    def exchange(self, module: Any, node: str, base: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the inputs `base` with a node from `source`, and without. base, source [row]; [row, pos, d_vocab]."""
-        before, written = run(module, self.ids[torch.cat([base, source])])
-        theirs = [(z[len(base) :], mlp[len(base) :]) for z, mlp in written]
-        after = run(module, self.ids[base], self.mask([node] * len(base)), theirs)[0]
-        return after, before[: len(base)]
+    def exchange(
+        self,
+        module: Any,
+        base: Tensor,
+        source: Tensor,
+        *,
+        node: str = "",
+        edge: str = "",
+        by: str = "resample",
+    ) -> Tensor:
+        """Logits of the inputs `base` with a node or an edge from `source`, its mean over them, or zero.
+
+        Shapes: base, source [row] (rows of the domain) -> [row, pos, d_vocab].
+        """
+        written = run(module, self.ids[source])[1]
+        n = len(base)
+        other = _donors(written, torch.full((n,), DONORS.index(by)))
+        edges = torch.tensor([self.graph.edge(edge)] * n) if edge else None
+        return run(module, self.ids[base], other, self.nodes([node] * n), edges)[0]
+
+
+def _donors(written: Tensor, kind: Tensor) -> Tensor:
+    """What is taken in each row: the source's own, the mean over rows, or zero (as in DONORS). [source, row, pos, d_model]."""
+    mean = written.mean(1, keepdim=True)
+    share = (kind == 1).to(written)[:, None, None]
+    return written * (kind == 0).to(written)[:, None, None] + mean * share
 
 
 def _entropy(logits: Tensor, label: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,8 @@ class Mechanism:
     confirmed_last: those that change it at the last position, which the task scores.
     decoys: nodes that are busy and do not matter.
     variables: what is computed where.
+    lost, whole: of a trained model. Per edge of the graph the share of answers lost when it alone is cut (there an edge is
+    confirmed by this, see `trained.LOST`), and the accuracy when every edge outside the mechanism carries its mean.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Mechanism:
     confirmed_last: tuple[str, ...]
     decoys: tuple[str, ...] = ()
     variables: tuple[Variable, ...] = ()
+    lost: Mapping[str, float] = field(default_factory=dict)
+    whole: float | None = None
 
     def __post_init__(self) -> None:
         known = set(self.all_edges)
@@ -109,7 +113,7 @@ class Mechanism:
 
     def to_json(self) -> str:
         """As JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps({**asdict(self), "lost": dict(self.lost)}, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Mechanism:

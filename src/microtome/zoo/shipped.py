@@ -34,7 +34,7 @@ class Shipped:
     Attributes
     ----------
     outcome: "reached", or "failed" (then there are no weights). recipe, curve: of the training.
-    measured: of the stored weights, as float32 after rounding; "accuracy" among them. extra: what the model's module noted.
+    measured: of the stored weights, as float32 after rounding; "accuracy" among them.
     dtype: in which the weights are stored. seconds: that it took. versions: of what made it.
     """
 
@@ -46,12 +46,16 @@ class Shipped:
     dtype: str
     seconds: float
     versions: Mapping[str, str]
-    extra: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
     folder: Path
 
     def __repr__(self) -> str:
         return f"<Shipped {self.name}: {self.outcome}, accuracy {self.measured['accuracy']:.4f}>"
+
+    @property
+    def accuracy(self) -> float:
+        """Of the stored weights; of a failed training, of its last step."""
+        return self.measured["accuracy"]
 
     def weights(self) -> dict[str, Tensor]:
         """The stored weights as float32.
@@ -62,7 +66,8 @@ class Shipped:
         """
         return {name: t.float() for name, t in self._tensors("weights").items()}
 
-    def checkpoints(self) -> dict[int, dict[str, Tensor]]:
+    @property
+    def checkpoints(self) -> Mapping[int, Mapping[str, Tensor]]:
         """step -> the stored weights at that step as float32; the last step are the shipped ones.
 
         Raises as `weights`.
@@ -155,7 +160,6 @@ def write(
     seconds: float,
     dtype: str = "float32",
     keep: tuple[int, ...] = (),
-    extra: Mapping[str, Any] | None = None,
     folder: Path = FOLDER,
 ) -> Shipped:
     """Store weights, the checkpoints of the steps `keep` (as float16), and how they were made.
@@ -189,7 +193,7 @@ def write(
     }
     if early:
         files["checkpoints"] = _store(early, folder / f"{name}.steps.safetensors")
-    _note(recipe, "reached", trained.curve, measured, seconds, folder, dtype=dtype, files=files, extra=extra)
+    _note(recipe, "reached", trained.curve, measured, seconds, folder, dtype=dtype, files=files)
     return read(name, folder)
 
 
@@ -219,7 +223,6 @@ def _note(
     *,
     dtype: str = "",
     files: Mapping[str, Any] | None = None,
-    extra: Mapping[str, Any] | None = None,
 ) -> None:
     # the first loss is that of no step: left out, since JSON has no NaN
     points = [{k: _number(v) for k, v in point.items() if v == v} for point in curve]
@@ -232,7 +235,6 @@ def _note(
         "seconds": round(seconds, 1),
         "versions": {"python": platform.python_version()}
         | {k: version(k) for k in ("torch", "transformers")},
-        "extra": dict(extra or {}),
         "files": dict(files or {}),
         "curve": points,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,14 +20,35 @@ if TYPE_CHECKING:
     from microtome.tasks.pairs import PairTask
     from microtome.zoo.compile import Compiled, Placed
     from microtome.zoo.spec import Array, Spec
+    from microtome.zoo.training import Recipe
 
-__all__ = ["TOLERANCE", "Domain", "Specimen", "compiled"]
+__all__ = ["TOLERANCE", "Domain", "Specimen", "Training", "compiled"]
 
 TOLERANCE = 1e-4
 """Largest error of a logit that a compiled model may have against its program. Seen on all programs: at most 5e-7 without
 decoys; 1.2e-5 with them, where float32 rounds the rotated weights and scores are as large as SHARP."""
 SAMPLE = 128
 """Inputs on which every true edge is cut first; edges that change nothing there are cut on the whole domain."""
+
+
+class Training(Protocol):
+    """How a trained model was made, in this process or before it shipped."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Sizes, seed and settings."""
+
+    @property
+    def curve(self) -> tuple[Mapping[str, float], ...]:
+        """What was measured while it trained."""
+
+    @property
+    def accuracy(self) -> float:
+        """Of the weights."""
+
+    @property
+    def checkpoints(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """step -> weights."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,7 @@ class Specimen:
     name, seed, tier: tier "A" is true by construction, "B" trained with a published mechanism.
     model: a Microtome model; mechanism: what is true of it; task: prompt pairs on it.
     words: its vocabulary by id. decoys: what was added to it.
+    training: of a trained model how it was made: `recipe`, `curve`, `accuracy`, `checkpoints` (step -> weights).
     """
 
     name: str
@@ -69,10 +91,31 @@ class Specimen:
     _placed: tuple[Placed, ...] = field(default=(), repr=False)
     _spec: Spec | None = field(default=None, repr=False)
     _directions: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    training: Training | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         m = self.mechanism
         return f"<Specimen {self.name}, tier {self.tier}, seed {self.seed}: {len(m.edges)} of {len(m.all_edges)} edges>"
+
+    def checkpoints(self) -> list[tuple[int, Model]]:
+        """(step, model) for every kept step of its training, the last one included.
+
+        Raises
+        ------
+        ModelError: a model that was not trained.
+        """
+        from microtome.facade import Model
+        from microtome.model.load import load_module
+        from microtome.zoo.shipped import filled
+
+        if self.training is None:
+            raise ModelError(f"{self.name} was compiled, not trained", instead="read its mechanism")
+        recipe, out = self.training.recipe, []
+        for step, state in sorted(self.training.checkpoints.items()):
+            module = filled(recipe, state)
+            module.config.name_or_path = f"zoo/{self.name}/{step}"
+            out.append((step, Model(load_module(module, tokenizer=self.model.tokenizer))))
+        return out
 
     def domain(self) -> Domain:
         """Every input with the true outputs at every position.
