@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 SOURCES = pyproject.toml constraints.txt tools/environment.py
 
 .DEFAULT_GOAL := help
-.PHONY: help dissect test lint types pytest long bench docs clean
+.PHONY: help dissect test lint types pytest long calibrate bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ pytest: $(VENV)/.ready-dev ## the tests alone; ARGS="tests/test_cli_main.py"
 
 long: $(VENV)/.ready-dev ## what takes longer; appends a dated line to tests/long.jsonl
 	$(BIN)/python tools/long.py $(ARGS)
+
+calibrate: $(VENV)/.ready-dev ## every technique on models of known mechanism; ARGS="--quick --check", "--workers 2 --write"
+	@$(BIN)/microtome calibrate $(ARGS)
 
 bench: $(VENV)/.ready-dev ## measure beside the peers; see benchmarks/README.md
 	$(BIN)/python -m benchmarks $(ARGS)

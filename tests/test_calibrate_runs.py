@@ -228,7 +228,7 @@ def test_what_is_written_is_shown_and_goes_stale(own_file, tmp_path, monkeypatch
     assert calibration.calibration_line("behaviour", "2", calibration.technique_hash("behaviour")).startswith(
         "not calibrated: it asks"
     )
-    assert "## Tier A" in table.page() and "| ablation | zero, nodes | zero |" in table.page()
+    assert "## Tier A" in table.page() and "| ablation | zero, nodes | nodes | zero |" in table.page()
     assert table.differences([x for x in lines if x["job"] in table.counts(lines)]) == []
     moved = [{**x, "mark": {**x["mark"], "alarms": 7}} for x in lines if x["job"] in table.counts(lines)]
     assert len(table.differences(moved)) == len(moved) > 0

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 MAKE = """#!/bin/sh
 echo "$@" >> "$CALLS"
 [ "$1" = test ] && echo "lint passed" && echo "$CLOSING" && exit "$TEST_CODE"
+[ "$1" = calibrate ] && exit "$CALIBRATE_CODE"
 echo "$LAST_STAGE"
 exit "$DISSECT_CODE"
 """
@@ -25,6 +26,7 @@ def ci(
     closing="12 passed, 1 deselected in 3.21s",
     test=0,
     dissect=0,
+    calibrate=0,
     chromium=True,
     last="done: component set, 3.1 s",
 ):
@@ -49,6 +51,7 @@ def ci(
         "CLOSING": closing,
         "TEST_CODE": str(test),
         "DISSECT_CODE": str(dissect),
+        "CALIBRATE_CODE": str(calibrate),
         "LAST_STAGE": last,
         "TMPDIR": str(tmp_path),
     }
@@ -70,7 +73,8 @@ def posix():
 
 def test_tests_first_then_the_first_command_of_the_readme(tmp_path):
     done, calls = ci(tmp_path)
-    assert done.returncode == 0 and calls == ["test", "dissect ARGS=--pairs 4"]
+    assert done.returncode == 0 and calls[:2] == ["test", "dissect ARGS=--pairs 4"]
+    assert len(calls) == 3 and calls[2].startswith("calibrate ARGS=--quick --check --out ")
     assert done.stdout.splitlines()[-1] == "12 passed, 1 deselected in 3.21s"
 
 
@@ -88,6 +92,11 @@ def test_lint_that_fails_before_pytest_is_said(tmp_path):
 def test_a_failing_dissection_fails_it(tmp_path):
     done, calls = ci(tmp_path, dissect=1)
     assert done.returncode == 1 and len(calls) == 2
+
+
+def test_a_stale_calibration_fails_it(tmp_path):
+    done, calls = ci(tmp_path, calibrate=1)
+    assert done.returncode == 1 and len(calls) == 3 and "quick calibration ended with 1" in done.stdout
 
 
 def test_a_dissection_that_ends_early_fails_it(tmp_path):

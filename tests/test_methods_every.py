@@ -124,7 +124,7 @@ def test_an_observer_sees_the_whole_tree_of_a_dissection(dissected) -> None:
     assert [ended[e.run].result.kind for e in children] == [c.kind for c in result.children]
     assert ended[root.run].result is result
     order = [e.run for e in seen if e.kind in ("begin", "end")]
-    assert order[0] == order[-1] == root.run and len(children) == 9
+    assert order[0] == order[-1] == root.run and len(children) == 12
     progress = [e.progress for e in seen if e.kind == "progress"]
     assert progress and all(p.total is None or 0 <= p.done <= p.total for p in progress)
 
@@ -189,3 +189,16 @@ def test_every_effect_stands_beside_its_null(dissected) -> None:
         frame = child.frame()
         zero = child.tensors.get("structurally_zero", np.zeros(len(frame), bool)).reshape(-1).astype(bool)
         assert frame.loc[~zero, ["low", "high", "null_low", "null_high"]].notna().all().all(), child.kind
+
+
+def test_a_vocabulary_of_four_words_and_a_context_of_six_tokens_are_enough():
+    import microtome.zoo as zoo
+    from microtome import methods
+
+    z = zoo.build("shift")
+    assert z.model.facts.d_vocab < 6 and z.model.facts.n_ctx < 49
+    found = methods.behaviour(z.model, z.task)
+    assert len(found.raw_examples[0]["top"]) == min(5, z.model.facts.d_vocab)
+    table = methods.attention_patterns(z.model, z.task).tables["detectors"]
+    top = table.sort_values("score").iloc[-1]
+    assert (top["site"], top["detector"]) == ("L0H0.pattern", "previous") and top["score"] > 0.9

@@ -76,7 +76,7 @@ def test_calibration_is_of_one_version_and_one_code(shipped):
     line = calibration_line("patching", "1", "aa")
     assert line == (
         "On 12 constructed models: recall 0.9 [0.8, 0.97], false discoveries 0.1 [0, 0.2], false alarms 0.01 [0, 0.02] "
-        "at p <= 0.001 (noise). Small models: not a bound for yours."
+        "at the threshold p <= 0.001 (noise). Small models: not a bound for yours."
     )
     assert calibration_line("patching", "2", "aa") == "not calibrated"
     assert calibration_line("ablation", "1", "aa") == "not calibrated"

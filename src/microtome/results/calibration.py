@@ -81,7 +81,7 @@ def calibration_line(
 
 def _sentence(setting: Mapping[str, Any], tier: Mapping[str, Any]) -> str:
     rates = ", ".join(f"{name} {rate_text(tier['rates'][name])}" for name in RATES)
-    return f"On {int(tier['models'])} constructed models: {rates} at {setting['threshold']} ({setting['name']}). {NO_BOUND}"
+    return f"On {int(tier['models'])} constructed models: {rates} at the threshold {setting['threshold']} ({setting['name']}). {NO_BOUND}"
 
 
 def rate_text(rate: Mapping[str, Any]) -> str:

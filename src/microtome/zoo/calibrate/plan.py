@@ -15,8 +15,8 @@ from microtome.zoo.calibrate.adapters import SILENT, Setting, settings
 if TYPE_CHECKING:
     from microtome.zoo.specimen import Specimen
 
-QUICK = ("shift", "hist", "frac_prevs")
-"""Programs of the part that takes a minute: small graphs, one, two and three nodes deep."""
+QUICK = ("hist", "shift")
+"""Programs of the part that takes a minute, the smallest with decoys; slow settings run on the first of them."""
 DECOYS = 2
 """Every model that takes decoys is looked at once without and this many times with them, from different seeds."""
 BIG = ("shuffle_dyck2",)
@@ -86,16 +86,17 @@ def cases(models: Sequence[str] = (), *, quick: bool = False) -> tuple[Case, ...
         tier, takes = known[name].tier, known[name].decoys and name not in BIG
         plain = Case(name, tier, 0, slow=not takes and name not in BIG)
         with_ = [
-            Case(name, tier, seed, decoys=True, slow=seed == 0) for seed in range(1 if quick else DECOYS)
+            Case(name, tier, seed, decoys=True, slow=seed == 0 and not (quick and out))
+            for seed in range(1 if quick else DECOYS)
         ]
         out += with_ if quick and takes else [plain, *(with_ if takes else ())]
     return tuple(out)
 
 
 def jobs(only: Sequence[str] = (), models: Sequence[str] = (), *, quick: bool = False) -> tuple[Job, ...]:
-    """Every job, case by case.
+    """Every job, case by case. only: techniques.
 
-    only: techniques. Raises
+    Raises
     ------
     ArgumentError: a technique that nobody registered, or one that flags nothing (says why). ModelError: as `cases`.
     """

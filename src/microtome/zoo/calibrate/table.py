@@ -174,7 +174,20 @@ def stale() -> dict[str, str]:
     return out
 
 
-HEAD = ("technique", "setting", "truth by", "models", "recall", "false discoveries", "false alarms", "AUROC", "intervals over 0", "flagged where")  # fmt: skip
+HEAD = (
+    "technique",
+    "setting",
+    "parts",
+    "truth by",
+    "models",
+    "true, open, null",
+    "recall",
+    "false discoveries",
+    "false alarms",
+    "AUROC",
+    "intervals over 0",
+    "threshold",
+)
 
 
 def cells(name: str, setting: Mapping[str, Any], tier: Mapping[str, Any]) -> tuple[str, ...]:
@@ -182,10 +195,12 @@ def cells(name: str, setting: Mapping[str, Any], tier: Mapping[str, Any]) -> tup
     rates = tier["rates"]
     refused = sum(tier["refused"].values())
     models = f"{tier['models']} of {tier['programs']} entries" + (f", {refused} refused" if refused else "")
+    parts = f"{tier['true']:,}, {tier['undecided']:,}, {tier['null']:,}"
     numbers = [
         rate_text(rates[k]) for k in ("recall", "false discoveries", "false alarms", "auroc", "coverage")
     ]
-    return (name, setting["name"], setting["ablation"], models, *numbers, setting["threshold"])
+    about = (name, setting["name"], setting["kind"], setting["ablation"])
+    return (*about, models, parts, *numbers, setting["threshold"])
 
 
 def page() -> str:
@@ -247,7 +262,7 @@ code has changed since says "not calibrated" (decision 0015).
 
 - *truth by*: a part counts as true when it belongs to the mechanism and its exact ablation by this value (zero, mean, resample; corrupt
   or clean: the values of the other prompt) moves a logit at the last position. Parts outside the mechanism are null. Parts of the
-  mechanism that the ablation does not confirm count as neither.
+  mechanism that the ablation does not confirm are open and count as neither (*true, open, null*: how many parts there are of each).
 - *recall*: flagged among true parts. *false discoveries*: null parts among those flagged, over models in which something was flagged.
   *false alarms*: flagged among null parts. *AUROC*: of the scores, ties counting one half. *intervals over 0*: null parts whose 0.95
   interval has 0 in it (up to rounding). Each is a mean over models with its 0.95 interval; variants of one entry (other decoys)

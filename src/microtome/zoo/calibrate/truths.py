@@ -17,6 +17,7 @@ from torch import Tensor
 
 from microtome.errors import ModelError
 from microtome.zoo.mechanism import CHANGES
+from microtome.zoo.module import ZooForCausalLM
 from microtome.zoo.oracle import forward, parts
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
         null = frozenset(m.null_nodes)
     try:
         moved = _moved(specimen, groups, ablation)
-    except ModelError:  # norms: the oracle sees sums only
+    except ModelError:  # norms, or another family: the oracle sees sums only
         confirmed = set(m.confirmed_last)
         if kind == "nodes":
             confirmed = {edge.split("->")[0] for edge in m.confirmed_last}
@@ -182,14 +183,23 @@ def _layer(node: str) -> int:
 def _moved(specimen: Specimen, groups: Mapping[str, Sequence[str]], ablation: Ablation) -> dict[str, float]:
     """The largest change of a logit at the last position when each group of edges is cut, on the task's prompts."""
     hf: Any = specimen.model.hf
-    twin = copy.deepcopy(hf).double()
     task = specimen.task
+    if (
+        not isinstance(hf, ZooForCausalLM)
+        or len({len(ids) for side in (task.clean, task.corrupt) for ids in side.ids}) > 1
+    ):
+        raise ModelError("the oracle cannot run this specimen", why="it is of another family, or its prompts differ in length",
+                         instead="its mechanism's own list")  # fmt: skip
+    twin = copy.deepcopy(hf).double()
     clean, corrupt = (torch.tensor(side.ids) for side in (task.clean, task.corrupt))
-    ids, fills = clean, _fills(specimen, twin, ablation)
+    ids = clean
+    fills: list[dict[str, Tensor] | None]
     if ablation == "clean":
         ids, fills = corrupt, [parts(twin, clean)]
     elif ablation == "corrupt":
         fills = [parts(twin, corrupt)]
+    else:
+        fills = _fills(specimen, twin, ablation)
     base = forward(twin, ids)[0][:, -1]
     out = dict.fromkeys(groups, 0.0)
     for fill in fills:
