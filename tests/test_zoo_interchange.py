@@ -185,7 +185,7 @@ def test_a_model_that_moved_its_variable_elsewhere_is_not_confirmed(name: str) -
     torch.testing.assert_close(run(module, d.ids)[0], before, atol=1e-4, rtol=0)
     found = d.measure(module)
     assert (
-        found["behaviour"] >= 0.99 and found["accuracy"] < 0.6 and found[held] < 0.6 and found["empty"] < 0.6
+        found["behaviour"] >= 0.99 and found["accuracy"] < 0.6 and found[held] < 0.6 and found["empty"] < 0.9
     )
 
 
