@@ -40,6 +40,7 @@ WRITTEN = {
     "planted_backdoor": ("planted", "A", "a trigger word turns the answer round through one head and two neurons"),
     "interchange_shift": ("interchanged", "A", "shift in one head, trained so that nothing else matters"),
     "interchange_induction": ("interchanged", "A", "induction in two heads, trained so that nothing else matters"),
+    "interchange_detect_abc": ("interchanged", "A", "detect_abc in two heads and two MLPs, trained so that nothing else matters"),
     "interchange_first_occurrence": ("interchanged", "A", "first_occurrence in a head and two MLPs, trained so that nothing else matters"),
 }  # fmt: skip
 """Models whose weights are written down, or trained to a mechanism: module (whose function has the model's name), tier, summary."""
