@@ -147,7 +147,7 @@ def test_the_specimen_carries_its_mechanism_and_how_it_was_made(name: str) -> No
     assert z.tier == "A" and m.edges == d.edges and set(m.decoys) == set(d.empty)
     assert set(m.confirmed_last) <= set(m.confirmed) <= set(m.edges) and len(m.confirmed) >= len(m.edges) - 2
     # nothing is lost without an edge that the program does not use
-    assert max(m.lost[e] for e in m.null_edges) < 0.02 < min(m.lost[e] for e in m.confirmed)
+    assert max(m.lost[e] for e in m.null_edges) < 0.002 < min(m.lost[e] for e in m.confirmed)
     assert z.training.accuracy >= 0.99 and z.training.curve[-1]["step"] == d.recipe.steps
     assert set(z.true_edges("resample")) <= set(m.edges)
     outputs = z.domain().outputs
@@ -168,7 +168,7 @@ def test_a_training_that_is_too_short_is_refused_with_its_curve() -> None:
     assert {"behaviour", "empty", "edges"} <= set(caught.value.curve[-1])
 
 
-@pytest.mark.parametrize("name", NAMES[:1])
+@pytest.mark.parametrize("name", ["shift", "induction"])
 def test_a_model_that_moved_its_variable_elsewhere_is_not_confirmed(name: str) -> None:
     """The same weights with two heads of a layer exchanged compute the same and have another mechanism."""
     d, module = data(name), shipped.read(f"interchange_{name}").module()
@@ -185,7 +185,7 @@ def test_a_model_that_moved_its_variable_elsewhere_is_not_confirmed(name: str) -
     torch.testing.assert_close(run(module, d.ids)[0], before, atol=1e-4, rtol=0)
     found = d.measure(module)
     assert (
-        found["behaviour"] >= 0.99 and found["accuracy"] < 0.6 and found[held] < 0.6 and found["empty"] < 0.9
+        found["behaviour"] >= 0.99 and found["accuracy"] < 0.6 and found[held] < 0.6 and found["empty"] < 0.99
     )
 
 
