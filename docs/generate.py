@@ -154,10 +154,19 @@ def benchmarks() -> str:
     return measured()
 
 
+def zoo() -> str:
+    """The compiled programs and the trained models, with what was published beside what these weights do."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from zoo_page import page as described
+
+    return described(_table)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "points": points,
     "extensions": extensions,
     "benchmarks": benchmarks,
+    "zoo": zoo,
 }
 
 
