@@ -15,9 +15,9 @@ and its mechanism is the published one, which these weights may follow or not; w
 ```python
 import microtome as mt
 
-z = mt.zoo.build("reverse", seed=0)          # z.model, z.mechanism, z.task
-z = mt.zoo.build("induction_heads")          # shipped weights; train=True trains them again
-mt.zoo.dynamics(z, "induction")              # progress measures over its checkpoints
+z = mt.zoo.build("reverse", seed=0)  # z.model, z.mechanism, z.task
+z = mt.zoo.build("induction_heads")  # shipped weights; train=True trains them again
+mt.zoo.dynamics(z, "induction")  # progress measures over its checkpoints
 ```
 
 A training that does not reach its accuracy raises an error with the curve and gives no model; trainings that are expected

@@ -11,7 +11,7 @@ import pytest
 
 import aligned
 import planted
-from microtome import methods
+from microtome import methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
 from microtome.report import write_report
@@ -49,6 +49,11 @@ def dissected(model, task, held_out):
     return result, seen
 
 
+def loudest(model):
+    """Any number of a model."""
+    return {"largest logit": float(model.run([[0, 1, 2, 1]]).logits.max())}
+
+
 RECIPES = {
     "activation_patching": lambda m, t, s: s,
     "attribution_patching": lambda m, t, s: methods.attribution_patching(m, t, sites=SITES, exact=s, seed=0),
@@ -60,6 +65,7 @@ RECIPES = {
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
+    "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 
 
