@@ -38,6 +38,10 @@ WRITTEN = {
     "subspace_illusion": ("illusion", "A", "a direction of neurons that seems to carry a word, and does not"),
     "planted_direction": ("planted", "A", "a direction of the stream decides the answer, good or bad (norms optional)"),
     "planted_backdoor": ("planted", "A", "a trigger word turns the answer round through one head and two neurons"),
+    "interchange_shift": ("interchanged", "A", "shift in one head, trained so that nothing else matters"),
+    "interchange_induction": ("interchanged", "A", "induction in two heads, trained so that nothing else matters"),
+    "interchange_detect_abc": ("interchanged", "A", "detect_abc in two heads and two MLPs, trained so that nothing else matters"),
+    "interchange_first_occurrence": ("interchanged", "A", "first_occurrence in a head and two MLPs, trained so that nothing else matters"),
 }  # fmt: skip
 """Models whose weights are written down, or trained to a mechanism: module (whose function has the model's name), tier, summary."""
 TRAINED: tuple[tuple[Any, ...], ...] = (
@@ -86,8 +90,8 @@ def _written() -> dict[str, Entry]:
         return getattr(module, name)(**options)
 
     return {
-        name: Entry(name, tier, said, partial(make, name), decoys=True)
-        for name, (_, tier, said) in WRITTEN.items()
+        name: Entry(name, tier, said, partial(make, name), decoys=module != "interchanged")
+        for name, (module, tier, said) in WRITTEN.items()
     }
 
 

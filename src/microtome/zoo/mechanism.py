@@ -15,6 +15,8 @@ __all__ = ["Mechanism", "Variable"]
 
 CHANGES = 1e-3
 """A cut edge counts as confirmed when it moves some logit by more than this (true ones move it by 0.01 or more)."""
+CHANGES_TRAINED = 0.05
+"""The same in a trained model, where no edge carries exactly nothing."""
 
 
 @dataclass(frozen=True)

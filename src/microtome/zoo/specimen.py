@@ -11,7 +11,7 @@ from torch import Tensor
 
 from microtome.errors import ModelError
 from microtome.zoo.decoys import Decoys, with_decoys
-from microtome.zoo.mechanism import CHANGES, Mechanism, Variable
+from microtome.zoo.mechanism import CHANGES, CHANGES_TRAINED, Mechanism, Variable
 from microtome.zoo.programs import NUMBER, Program, program
 from microtome.zoo.rasp import Value, evaluate
 
@@ -177,7 +177,8 @@ class Specimen:
         hf: Any = self.model.hf
         donors = {"zero": None, "mean": torch.cat([ids, other]), "resample": other}[by]
         found = changes(hf, ids, self.mechanism.edges, donors=donors, average=by == "mean")
-        return tuple(edge for edge in self.mechanism.edges if found[edge][1] > CHANGES)
+        least = CHANGES if self.training is None else CHANGES_TRAINED
+        return tuple(edge for edge in self.mechanism.edges if found[edge][1] > least)
 
     def directions(self, variable: str) -> Tensor:
         """The directions of the stream in which a variable is written: one per value, or one for a number. [value, d_model].
