@@ -128,7 +128,9 @@ def test_an_edge_without_use_makes_it_not_minimal(model, task):
     assert "embed->L2.ln2_out" in control.detail and "L2.mlp_out->logits" in control.detail
     units = padded.tables["units"].set_index("unit")
     assert (units.loc[list(TRUE), "p"] <= 0.05).all()
-    assert padded.verdict.word == "supported" and any("minimality" in r for r in padded.verdict.reasons)
+    assert any("minimality" in r for r in padded.verdict.reasons)
+    # as one of twelve heads does it all, one in twelve linked circuits of this shape has it too: size alone weakens a circuit
+    assert 0.02 < padded.control("random_circuits").observed["p"] < 0.3
 
 
 def test_areas_of_a_perfect_ranking():
@@ -198,7 +200,9 @@ def test_two_copies_of_a_mechanism_are_two_circuits():
     twins, pairs = planted.twins(), planted.copied()
     copy = ("embed->L1H2.q", "embed->L1H2.k", "embed->L1H2.v", "L1H2.z->logits")
     circuit = Circuit(copy, circuits.graph(twins).shape, twins.hash, Choices(ablation="zero"))
-    result = circuits.evaluate(twins, circuit, pairs, options=QUICK)
+    light = {**QUICK, "draws": 20, "shuffles": 0, "inflated": 0, "bootstraps": 0}
+    result = circuits.evaluate(twins, circuit, pairs, options=light)
+    assert result.control("minimality").passed is None and result.control("stability").passed is None
     assert value(result, "faithfulness") == pytest.approx(1, abs=1e-3)
     for name in ("second", "completeness", "independence"):
         assert result.control(name).passed is False, name
@@ -363,7 +367,7 @@ def test_the_cost_is_known_before_and_holds(model, task):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EdgeRuns, "measure", counting)
         circuits.evaluate(model, circuit, task, options=QUICK)
-    gradients = 3 * 8 * task.n * (1 + 19) + 2 * task.n * 19  # and the 19 recordings
+    gradients = 3 * 8 * task.n * 3  # here, and for both labellings
     assert 0.6 * (cost["all"] - gradients) <= spent[0] <= cost["all"] - gradients
     assert cost["all"] == sum(v for k, v in cost.items() if k != "all")
 

@@ -124,7 +124,7 @@ def test_an_observer_sees_the_whole_tree_of_a_dissection(dissected) -> None:
     assert [ended[e.run].result.kind for e in children] == [c.kind for c in result.children]
     assert ended[root.run].result is result
     order = [e.run for e in seen if e.kind in ("begin", "end")]
-    assert order[0] == order[-1] == root.run and len(children) == 9
+    assert order[0] == order[-1] == root.run and len(children) == 12
     progress = [e.progress for e in seen if e.kind == "progress"]
     assert progress and all(p.total is None or 0 <= p.done <= p.total for p in progress)
 

@@ -373,6 +373,18 @@ def paths(layers=30):
     return Result("path_patching", query("path_patching", **asked), base.effects, tables, **judged())
 
 
+def dynamics(evil=False):
+    """Two measures over a training, with the range of scrambled weights; one without a null."""
+    names = ("prefix_matching", "seen_loss", EVIL[0] if evil else "embedding_gini")
+    rows = [
+        {"step": s, "measure": m, "value": v, "null_low": lo, "null_high": hi}
+        for s in (0, 50, 100, 400, 1500)
+        for m, v, lo, hi in ((names[0], s / (s + 80), 0.09, 0.12), (names[1], 3.5 * np.exp(-s / 90), 3.4, 3.7), (names[2], 0.2 + s / 4000, np.nan, np.nan))
+    ]  # fmt: skip
+    controls = (control("repeat", gates=True), control("scrambled_weights"))
+    return Result("training_dynamics", query("training_dynamics", nulls=4), None, {"progress": pd.DataFrame(rows)}, **judged(controls, mandatory=("repeat", "scrambled_weights")))  # fmt: skip
+
+
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
           "attention patterns", "ablation", "component set")  # fmt: skip
 

@@ -41,8 +41,8 @@ SCREENED = 64
 """Parts, and edges, beside the strongest that the screens verify exactly, on average."""
 EDGES, CIRCUIT, TESTING = 130.0, 45.0, 300.0
 """Forwards of the explored pairs that the stages of edges take in time, as measured on SmolLM2 and IOI."""
-TESTS: dict[str, Any] = {"draws": 50, "inflated": 40, "most": 32, "subsets": 5}
-"""Fewer draws than an evaluation of its own has: enough for its level of .05."""
+TESTS: dict[str, Any] = {"draws": 39, "inflated": 19, "most": 16, "subsets": 5, "prompts": 8}
+"""Fewer draws and prompts than an evaluation of its own has: enough for its level of .05."""
 RESTS_ON = ("behaviour", "residual stream", "components", "component set")
 """The stages that the conclusion (this set of components carries this behaviour) stands on; the others are read beside it."""
 

@@ -38,6 +38,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "held_out": (("quantity", "value"), ("low", "high", "n")),
     "accuracy": (("part", "what", "value"), ("low", "high", "n")),
     "training": (("run", "step", "loss"), ()),
+    "progress": (("step", "measure", "value"), ("null_low", "null_high")),
     "sums": (("quantity", "value", "low", "high"), ()),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),

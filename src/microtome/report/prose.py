@@ -40,6 +40,7 @@ TITLE = {
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
     "path_patching": "Path patching",
+    "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
 
@@ -55,6 +56,7 @@ _ASKED = {
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
+    "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
 _PATCHED = {
     "denoise": "Run the corrupt prompt, put in the clean activation at one place, and see how far the answer comes back. This asks what is sufficient.",
@@ -109,6 +111,10 @@ _LIMITS = {
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
         "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
+    ),
+    "training_dynamics": (
+        "One training from one seed: another may take other steps, or arrive elsewhere.",
+        "A measure that rises before the accuracy need not be what the accuracy waits for.",
     ),
 }
 _ALWAYS = ("One model, one task, one kind of counterfactual: another may tell another story.",)

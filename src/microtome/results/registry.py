@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 KINDS = ("techniques", "tasks", "metrics", "families")
 
 _HOMES = {
-    "techniques": ("microtome.methods", "microtome.circuits", "microtome.features", "microtome.dissect"),
+    "techniques": (
+        "microtome.methods",
+        "microtome.circuits",
+        "microtome.features",
+        "microtome.zoo",
+        "microtome.dissect",
+    ),
     "tasks": ("microtome.tasks",),
     "metrics": ("microtome.metrics",),
     "families": ("microtome.model.families",),

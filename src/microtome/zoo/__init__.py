@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from microtome.results import registry
+
 if TYPE_CHECKING:
     from microtome.zoo.catalog import build, entries
+    from microtome.zoo.checkpoints import dynamics, training_dynamics
     from microtome.zoo.decoys import Decoys
     from microtome.zoo.mechanism import Mechanism, Variable
     from microtome.zoo.specimen import Specimen
 
-_HOME = {"build": "catalog", "entries": "catalog", "Specimen": "specimen", "Decoys": "decoys", "Mechanism": "mechanism", "Variable": "mechanism"}  # fmt: skip
-__all__ = ["Decoys", "Mechanism", "Specimen", "Variable", "build", "entries"]
+_HOME = {"build": "catalog", "entries": "catalog", "Specimen": "specimen", "Decoys": "decoys", "Mechanism": "mechanism", "Variable": "mechanism",
+         "dynamics": "checkpoints", "training_dynamics": "checkpoints"}  # fmt: skip
+__all__ = ["Decoys", "Mechanism", "Specimen", "Variable", "build", "dynamics", "entries", "training_dynamics"]
+
+registry.register(
+    "techniques", "training_dynamics", registry.Lazy("microtome.zoo.checkpoints:training_dynamics")
+)
 
 
 def __getattr__(name: str) -> Any:
