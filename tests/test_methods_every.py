@@ -208,3 +208,14 @@ def test_a_vocabulary_of_four_words_and_a_context_of_six_tokens_are_enough():
     table = methods.attention_patterns(z.model, z.task).tables["detectors"]
     top = table.sort_values("score").iloc[-1]
     assert (top["site"], top["detector"]) == ("L0H0.pattern", "previous") and top["score"] > 0.9
+
+
+def test_one_component_is_no_choice():
+    import microtome.zoo as zoo
+    from microtome import methods
+    from microtome.errors import ControlError
+
+    z = zoo.build("shift")
+    ranking = methods.activation_patching(z.model, z.task, sites="L*H*.z", positions="all", controls="none")
+    with pytest.raises(ControlError, match="one component is no choice"):
+        methods.component_set(z.model, z.task, ranking=ranking, held_out=None)
