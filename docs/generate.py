@@ -161,11 +161,20 @@ def calibration() -> str:
     return measured()
 
 
+def zoo() -> str:
+    """The compiled programs and the trained models, with what was published beside what these weights do."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from zoo_page import page as described
+
+    return described(_table)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "points": points,
     "extensions": extensions,
     "benchmarks": benchmarks,
-    "calibration": calibration,  # last: it loads the zoo, whose family is no part of what is installed
+    "zoo": zoo,  # last: they load the zoo, whose family is no part of what is installed
+    "calibration": calibration,
 }
 
 

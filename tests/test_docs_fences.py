@@ -1,4 +1,4 @@
-"""Every Python fence of the README and the guide runs as it stands, on the embedded model. Long: it loads it each time."""
+"""Every Python fence of the README, the guide and the tutorial runs as it stands. Long where it loads the embedded model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "circuits.md"]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 FENCES = [
-    pytest.param(text, id=f"{page.name}-{i}")
+    pytest.param(text, id=f"{page.name}-{i}", marks=() if "mt.load(" not in text else pytest.mark.long)
     for page in PAGES
     for i, text in enumerate(FENCE.findall(page.read_text(encoding="utf-8")))
 ]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("text", FENCES)
 def test_the_fence_runs(text: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-W", "error::UserWarning:microtome", "-c", text], cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 
 import aligned
 import planted
-from microtome import circuits, methods
+from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
 from microtome.report import write_report
@@ -57,6 +57,11 @@ def _circuit(m):
     return circuits.Circuit(edges, circuits.graph(m).shape, m.hash)
 
 
+def loudest(model):
+    """Any number of a model."""
+    return {"largest logit": float(model.run([[0, 1, 2, 1]]).logits.max())}
+
+
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
@@ -71,6 +76,7 @@ RECIPES = {
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
+    "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 
 
@@ -202,3 +208,14 @@ def test_a_vocabulary_of_four_words_and_a_context_of_six_tokens_are_enough():
     table = methods.attention_patterns(z.model, z.task).tables["detectors"]
     top = table.sort_values("score").iloc[-1]
     assert (top["site"], top["detector"]) == ("L0H0.pattern", "previous") and top["score"] > 0.9
+
+
+def test_one_component_is_no_choice():
+    import microtome.zoo as zoo
+    from microtome import methods
+    from microtome.errors import ControlError
+
+    z = zoo.build("shift")
+    ranking = methods.activation_patching(z.model, z.task, sites="L*H*.z", positions="all", controls="none")
+    with pytest.raises(ControlError, match="one component is no choice"):
+        methods.component_set(z.model, z.task, ranking=ranking, held_out=None)

@@ -68,7 +68,7 @@ def component_set(
     Raises
     ------
     ResultError: the ranking is no map of single components, or of other pairs or another model (the held-out ones must not
-    rank). ControlError: the total effect's interval contains 0.
+    rank). ControlError: the total effect's interval contains 0, or one component only.
     """
     leak = "no held-out prompts were given" if held_out is None else shares(task, held_out)
     s, h = setting(model, task, "noise"), setting(model, task if held_out is None else held_out, "noise")
@@ -76,6 +76,9 @@ def component_set(
     same_question(ranking, model, task, "ranking")
     order = np.argsort(-scores, kind="stable")
     sizes = [k for k in SIZES if k < len(named)]
+    if not sizes:
+        raise ControlError("one component is no choice", why="the only nested set of it is the whole model",
+                           instead="a ranking of two components or more")  # fmt: skip
     sets = [[int(i) for i in order[:k]] for k in sizes]
     out = sweep(
         s.bench,

@@ -106,6 +106,21 @@ class ModularAddition(Subject):
         total = Variable("sum", "L0.mlp_out", "(a + b) mod p", "categorical", self.words[:-1])
         return Claim(("embed", *(f"{h}.z" for h in heads), "L0.mlp_out"), tuple(edges), (total,))
 
+    def facts(self, module: Any, recipe: Recipe) -> dict[str, float]:
+        """The number of key frequencies, their share of the embedding's power, and the smallest margin over all pairs."""
+        from microtome.zoo.progress import Grokking
+
+        measures = Grokking(recipe).fit_module(module)
+        a, b = pairs(self.p)
+        logits, right = last_logits(module, a, b).double(), ((a + b) % self.p)[:, None]
+        others = logits.scatter(1, right, -torch.inf).amax(1)
+        least = float((logits.gather(1, right)[:, 0] - others).min())
+        return {
+            "key_frequencies": len(measures.frequencies),
+            "key_embedding": measures.key_embedding(module),
+            "least_margin": least,
+        }
+
     def pair(self, random: np.random.Generator) -> tuple[Asked, Asked]:
         """The same b with two different a."""
         a, other = (int(k) for k in random.choice(self.p, 2, replace=False))

@@ -37,7 +37,16 @@ class Grokking:
 
     def fit(self, model: Model) -> Grokking:
         """With the key frequencies of this model."""
-        return replace(self, frequencies=key_frequencies(model.hf))
+        return self.fit_module(model.hf)
+
+    def fit_module(self, module: Any) -> Grokking:
+        """As `fit`."""
+        return replace(self, frequencies=key_frequencies(module))
+
+    def key_embedding(self, module: Any) -> float:
+        """The key frequencies' share of the embedding's Fourier power."""
+        power = embedding_power(module)
+        return float(power[[k - 1 for k in self.frequencies]].sum() / power.sum())
 
     @torch.no_grad()
     def __call__(self, model: Model) -> dict[str, float]:
@@ -62,15 +71,14 @@ class Grokking:
             len(others), generator=torch.Generator().manual_seed(seeds.child(0, "frequencies"))
         )
         chosen = tuple(others[int(i)] for i in order[: len(self.frequencies)])
-        power = embedding_power(module)
         return {
             "train_loss": loss(logits, seen),
             "test_loss": loss(logits, held),
             "restricted_loss": loss(constant + key),
             "random_frequencies_loss": loss(constant + part(logits, chosen)),
             "excluded_loss": loss(logits - key, seen),
-            "key_embedding": float(power[[k - 1 for k in self.frequencies]].sum() / power.sum()),
-            "embedding_gini": gini(power),
+            "key_embedding": self.key_embedding(module),
+            "embedding_gini": gini(embedding_power(module)),
             "weight_norm": float(sum(w.double().square().sum() for w in module.parameters())),
         }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ class Shipped:
     ----------
     outcome: "reached", or "failed" (then there are no weights). recipe, curve: of the training.
     measured: of the stored weights, as float32 after rounding; "accuracy" among them.
-    dtype: in which the weights are stored. seconds: that it took. versions: of what made it.
+    mechanism: as `Mechanism.to_json` tells it of the stored weights; empty where there are none. dtype: in which the weights are stored. seconds: that it took. versions: of what made it.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Shipped:
     seconds: float
     versions: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]]
+    mechanism: Mapping[str, Any]
     folder: Path
 
     def __repr__(self) -> str:
@@ -160,9 +161,10 @@ def write(
     seconds: float,
     dtype: str = "float32",
     keep: tuple[int, ...] = (),
+    mechanism: Callable[[Any], Mapping[str, Any]] | None = None,
     folder: Path = FOLDER,
 ) -> Shipped:
-    """Store weights, the checkpoints of the steps `keep` (as float16), and how they were made.
+    """Store weights, the checkpoints of the steps `keep` (as float16), how they were made and what `mechanism` says of them.
 
     The weights are measured again as stored: rounding must not cost the accuracy that is stated. trained.module is given
     the stored weights for it and keeps them.
@@ -193,7 +195,9 @@ def write(
     }
     if early:
         files["checkpoints"] = _store(early, folder / f"{name}.steps.safetensors")
-    _note(recipe, "reached", trained.curve, measured, seconds, folder, dtype=dtype, files=files)
+    told = {} if mechanism is None else mechanism(trained.module)
+    more = {"dtype": dtype, "files": files, "mechanism": dict(told)}
+    _note(recipe, "reached", trained.curve, measured, seconds, folder, more)
     return read(name, folder)
 
 
@@ -201,7 +205,8 @@ def record_failure(recipe: Recipe, error: TrainingError, *, seconds: float, fold
     """Store the curve of a training that did not reach its accuracy; no weights."""
     measured = {k: v for k, v in error.curve[-1].items() if k not in ("step", "loss")}
     folder.mkdir(parents=True, exist_ok=True)
-    _note(recipe, "failed", error.curve, measured, seconds, folder)
+    more: dict[str, Any] = {"dtype": "", "files": {}, "mechanism": {}}
+    _note(recipe, "failed", error.curve, measured, seconds, folder, more)
     return read(recipe.name, folder)
 
 
@@ -220,9 +225,7 @@ def _note(
     measured: Mapping[str, float],
     seconds: float,
     folder: Path,
-    *,
-    dtype: str = "",
-    files: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any],
 ) -> None:
     # the first loss is that of no step: left out, since JSON has no NaN
     points = [{k: _number(v) for k, v in point.items() if v == v} for point in curve]
@@ -231,11 +234,10 @@ def _note(
         "outcome": outcome,
         "recipe": recipe.to_dict(),
         "measured": {k: _number(v) for k, v in measured.items()},
-        "dtype": dtype,
         "seconds": round(seconds, 1),
         "versions": {"python": platform.python_version()}
         | {k: version(k) for k in ("torch", "transformers")},
-        "files": dict(files or {}),
+        **more,
         "curve": points,
     }
     text = json.dumps(told, indent=1, ensure_ascii=False, allow_nan=False)

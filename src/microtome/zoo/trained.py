@@ -6,6 +6,7 @@ not belong to it replaced by its mean at once.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -208,6 +209,7 @@ def ship(subject: Subject, done: Trained, *, seconds: float, to: Path = shipped.
         seconds=seconds,
         dtype=subject.store,
         keep=subject.keep,
+        mechanism=lambda module: json.loads(confirm(subject, module, done.recipe).to_json()),
         folder=to,
     )
 

@@ -65,13 +65,17 @@ def aligning(z: Specimen, seed: int) -> Reading:
     from microtome.methods import das
 
     task = _more(z, PAIRS)
+    declared = task.clean.variables[0]
+    variable = "answer" if "answer" in declared or len(task.differs) != 1 else next(iter(task.differs))
     half = task.n * 5 // 8
-    training, held_out = task.subset(range(half)), task.subset(range(half, task.n))
+    # pairs without templates and entities are held out as they are
+    training = task if task.groups else task.subset(range(half))
+    held_out = None if task.groups else task.subset(range(half, task.n))
     names, rows = [], []
     for layer in range(z.mechanism.n_layers):
         for part in ("attn_out", "mlp_out") if z.mechanism.mlp else ("attn_out",):
             site = f"L{layer}.{part}"
-            result = das(z.model, training, variable="answer", site=f"{site}@-1", held_out=held_out, alpha=ALPHA, seed=seed, **ALIGNED)  # fmt: skip
+            result = das(z.model, training, variable=variable, site=f"{site}@-1", held_out=held_out, alpha=ALPHA, seed=seed, **ALIGNED)  # fmt: skip
             cell = result.tables["cells"].iloc[0]
             gain = float(result.frame()["value"].iloc[0])
             names.append(site)
