@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 
@@ -14,6 +15,7 @@ from microtome.errors import ModelError, TrainingError
 from microtome.zoo import catalog, interchanged, oracle, shipped, training
 from microtome.zoo import interchange as ic
 from microtome.zoo.exchange import Places, run
+from microtome.zoo.mechanism import Mechanism
 from microtome.zoo.module import ZooConfig, make
 from microtome.zoo.specimen import Specimen
 
@@ -148,6 +150,7 @@ def test_the_specimen_carries_its_mechanism_and_how_it_was_made(name: str) -> No
     assert set(m.confirmed_last) <= set(m.confirmed) <= set(m.edges) and len(m.confirmed) >= len(m.edges) - 2
     # nothing is lost without an edge that the program does not use
     assert max(m.lost[e] for e in m.null_edges) < 0.002 < min(m.lost[e] for e in m.confirmed)
+    assert Mechanism.from_json(json.dumps(dict(shipped.read(m.name).mechanism))) == m
     assert z.training.accuracy >= 0.99 and z.training.curve[-1]["step"] == d.recipe.steps
     assert set(z.true_edges("resample")) <= set(m.edges)
     outputs = z.domain().outputs

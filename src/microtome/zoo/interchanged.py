@@ -6,6 +6,7 @@ confirmed when enough answers are lost once it alone carries zero.
 
 from __future__ import annotations
 
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -106,7 +107,13 @@ def reproduce(name: str, *, seed: int = 0, to: Path = shipped.FOLDER) -> shipped
     """Train the model of one program and store what ships. Raises as `build`."""
     data, began = Interchange(recipe(name, seed=seed)), time.perf_counter()
     made = _trained(data)
-    return shipped.write(made, data.measure, seconds=time.perf_counter() - began, folder=to)
+    return shipped.write(
+        made,
+        data.measure,
+        seconds=time.perf_counter() - began,
+        mechanism=lambda module: json.loads(mechanism(data, module).to_json()),
+        folder=to,
+    )
 
 
 def _trained(data: Interchange) -> Any:
