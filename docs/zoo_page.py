@@ -28,7 +28,17 @@ Small models: what a method finds here is not a bound for what it finds elsewher
 
 def page(table: Table) -> str:
     """The text."""
-    return "\n".join((INTRO, compiled(table), trained(table), published(table), curves(table)))
+    return "\n".join(
+        (
+            INTRO,
+            compiled(table),
+            written(table),
+            strict(table),
+            trained(table),
+            published(table),
+            curves(table),
+        )
+    )
 
 
 def compiled(table: Table) -> str:
@@ -59,6 +69,49 @@ def compiled(table: Table) -> str:
 
 Without a seed and without training: each equals its program on every input. `decoys=` adds parts that are busy and do not
 matter.
+
+{table(head, rows)}"""
+
+
+def written(table: Table) -> str:
+    """Weights that are written down; of the toy model of superposition W and b are trained."""
+    from microtome.zoo.catalog import WRITTEN, build
+
+    rows = []
+    for name, (module, tier, said) in WRITTEN.items():
+        if module != "interchanged":
+            z = build(name, seed=0)
+            config, m = z.model.hf.config, z.mechanism
+            rows.append((f"`{name}`", tier, said, f"{m.n_layers} x {m.n_heads}", config.hidden_size, config.intermediate_size,
+                         f"{len(m.edges)} of {len(m.all_edges)}", f"`{z.task.clean.texts[0]}` -> {z.words[z.task.answers[0][0][0]]}"))  # fmt: skip
+    head = ("name", "tier", "what it is", "layers x heads", "d_model", "neurons", "true edges", "a prompt")
+    return f"""## Written down
+
+Their variables have directions (`z.directions(name)`). Pairs differ in one variable only; `decoys=` as above.
+
+{table(head, rows)}"""
+
+
+def strict(table: Table) -> str:
+    """Tier A by training and by test."""
+    from microtome.zoo import interchange, shipped
+
+    rows = []
+    for program in interchange.NAMES:
+        note = shipped.read(f"interchange_{program}")
+        told, found = note.mechanism, note.measured
+        nodes = [v for k, v in found.items() if k.startswith("L")]
+        rows.append((f"`{note.name}`", f"{told['n_layers']} x {told['n_heads']}", note.recipe.config["hidden_size"],
+                     f"{int(note.curve[-1]['step']):,}", f"{note.seconds:.0f} s", len(told["edges"]), f"{min(nodes):.2%}",
+                     f"{found['empty']:.2%}", f"{found['edges']:.2%}", f"{found['moved']:.3f}"))  # fmt: skip
+    head = ("name", "layers x heads", "d_model", "steps", "trained in", "true edges", "interchange accuracy", "other nodes change nothing",
+            "other edges change nothing", "most that another edge moves logits")  # fmt: skip
+    return f"""## Trained to a mechanism (tier A)
+
+Strict interchange training in the manner of InterpBench (Gupta et al. 2024), with edges beside nodes. On held-out inputs: how
+often an exchanged node gives what the program says (the worst node), and how often answers stay when a node or edge that
+holds nothing carries another input's value, the mean or zero (the worst of all); the last column is a mean over logits, of which
+the right one is 1 and all others are 0.
 
 {table(head, rows)}"""
 
