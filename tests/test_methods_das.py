@@ -135,6 +135,15 @@ def test_the_illusion_reaches_full_accuracy_on_held_out_prompts(illusion) -> Non
         assert illusion.control(name).passed, name  # no placebo sees through it
 
 
+def test_without_a_reader_doing_more_than_the_whole_site_decides(monkeypatch, stream) -> None:
+    monkeypatch.setattr(alignment_controls, "refused", lambda model, found: "no reader here")
+    result = search(aligned.illusion(), aligned.pairs(words=2), site=NEURONS, k=1)
+    assert accuracy(result, "subspace")["value"] == 1.0 and result.control("row_space").passed is None
+    assert result.verdict == "not distinguishable from its null"
+    assert any("ceiling" in reason for reason in result.verdict.reasons)
+    assert "ceiling" in stream.verdict.mandatory  # where nothing is wrong it passes
+
+
 def test_the_illusion_is_caught_by_the_reader_and_the_variance(illusion) -> None:
     assert illusion.verdict == "not distinguishable from its null"
     assert not illusion.control("row_space").passed and not illusion.control("natural_variance").passed

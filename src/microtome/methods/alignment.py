@@ -39,7 +39,7 @@ PLACEBOS = ("random_subspace", "shuffled_labels", "irrelevant_variable", "random
 READER = ("row_space", "null_space", "natural_variance")
 
 
-@technique("distributed_alignment_search", "1", controls=("identity", "receipts", "sign_flip", *HELD.values(), *PLACEBOS, "share_of_ceiling", "ceiling", *READER),
+@technique("distributed_alignment_search", "2", controls=("identity", "receipts", "sign_flip", *HELD.values(), *PLACEBOS, "share_of_ceiling", "ceiling", *READER),
            mandatory=("identity", "receipts", "share_of_ceiling", "random_subspace", "shuffled_labels", "random_twin"), figure="microtome.figures.alignment:draw", random=True)  # fmt: skip
 def das(
     model: Model,
@@ -137,10 +137,13 @@ def _tested(found: Search, subspace: Subspace, recipe: Recipe, count: int, alpha
 
 
 def _mandatory(ran: Sequence[Control], found: Search) -> tuple[str, ...]:
-    """What this task and site can be asked for: the parts held out, another variable, a reader."""
+    """What this task and site can be asked for: the parts held out, another variable, a reader.
+
+    Without a reader to split by, doing more than the whole site is the only sign of the subspace illusion, so that it decides.
+    """
     given = {HELD[p.name] for p in found.held_out}
     can = [c.name for c in ran if c.passed is not None and c.name in ("irrelevant_variable", *READER)]
-    return (*sorted(given), *can)
+    return (*sorted(given), *can, *(() if {*can} & {*READER} else ("ceiling",)))
 
 
 def _held_out(found: Search, subspace: Subspace) -> list[Control]:

@@ -199,7 +199,8 @@ def reaches(real: Trial, full: Trial, clusters: Sequence[str]) -> Control:
 
 
 def within_ceiling(real: Trial, full: Trial, clusters: Sequence[str]) -> Control:
-    """The subspace must not do more than the whole site: a caution, since the whole site exchanges other variables too."""
+    """The subspace must not do more than the whole site. A caution where a reader tells more, since the whole site exchanges
+    other variables too."""
     more = mean_interval(real.gain - full.gain, list(clusters), level=LEVEL)
     seen = {"gain": float(real.gain.mean()), "whole site": float(full.gain.mean())}
     return Control("ceiling", "that the exchange makes a state that no source prompt has",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from microtome.errors import ModelError
-from microtome.zoo.mechanism import CHANGES
+from microtome.zoo.mechanism import CHANGES, CHANGES_TRAINED
 from microtome.zoo.module import ZooForCausalLM
 from microtome.zoo.oracle import forward, parts
 
@@ -95,7 +95,8 @@ def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
         elif kind == "direct":
             confirmed = {n for n in groups if groups[n][0] in m.confirmed_last}
         return Truth(frozenset(confirmed), null, frozenset(groups) - confirmed, "mechanism")
-    true = frozenset(name for name, size in moved.items() if size > CHANGES)
+    least = CHANGES if specimen.training is None else CHANGES_TRAINED
+    true = frozenset(name for name, size in moved.items() if size > least)
     return Truth(true, null, frozenset(groups) - true)
 
 
