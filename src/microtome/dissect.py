@@ -38,7 +38,7 @@ SLACK = 1.3
 """What small calls, planning and statistics add to the measured rate of large calls."""
 STREAM = ("L*.resid_pre", "final_resid")
 SCREENED = 64
-"""Parts, and edges, beside the strongest that the screens verify exactly, on average."""
+"""Edges beside the strongest that are verified exactly, on average. Parts: as many as attribution patching does by itself."""
 EDGES, CIRCUIT, TESTING = 130.0, 45.0, 300.0
 """Forwards of the explored pairs that the stages of edges take in time, as measured on SmolLM2 and IOI."""
 TESTS: dict[str, Any] = {"draws": 39, "inflated": 19, "most": 16, "subsets": 5, "prompts": 8}
@@ -141,7 +141,7 @@ def _spread(task: PairTask, n: int) -> PairTask:
 
 def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) -> list[Stage]:
     """What a dissection will do and how long, from this machine's measured rate; controls included."""
-    from microtome.methods.gradient_attribution import TOP
+    from microtome.methods.gradient_attribution import TOP, VERIFIED
     from microtome.methods.sets import NULLS, SIZES
     from microtome.methods.setting import cell, columns, setting, sites_of
     from microtome.replay.plan import Cell
@@ -163,7 +163,7 @@ def plan(model: Model, task: str | PairTask, pairs: int = PAIRS, seed: int = 0) 
     for name, sites in _sweeps(model).items():
         out.append(Stage(name, n, sweep([cell(x, c) for x in sites_of(model, sites) for c in found])))
     out.append(Stage("components", n, sweep([cell(x, None) for x in sites_of(model, _components(model))])))
-    verified = (SCREENED + TOP["nodes"]) / len(sites_of(model, _components(model)))
+    verified = (VERIFIED["nodes"] + TOP["nodes"]) / len(sites_of(model, _components(model)))
     out.insert(1, Stage("attribution", n, 6 * forward + min(1.0, verified) * out[-1].seconds))
     out += [
         Stage("direct logit attribution", n, 3 * forward),
@@ -276,7 +276,7 @@ def dissect(
     run(
         "attribution",
         chosen.n,
-        partial(methods.attribution_patching, model, chosen, sites=parts, verify=SCREENED, **shared),
+        partial(methods.attribution_patching, model, chosen, sites=parts, **shared),
     )
     for name, sites in _sweeps(model).items():
         run(
@@ -313,13 +313,12 @@ def _circuit(
     from microtome import circuits, methods
 
     screen = partial(methods.attribution_patching, model, chosen, of="edges", how="ig-inputs", mode="noise")
-    edges = run("edges", chosen.n, partial(screen, verify=SCREENED, **shared))
-    if edges is None:
+    if run("edges", chosen.n, partial(screen, verify=SCREENED, **shared)) is None:
         return
     seed = shared["seed"]
-    found = run(
-        "circuit", chosen.n, partial(circuits.circuit_discovery, model, chosen, scores=edges, seed=seed)
-    )
+    choices = circuits.Choices(positions=_positions(chosen, other), seed=seed)
+    search = partial(circuits.circuit_discovery, model, chosen, choices=choices, seed=seed)
+    found = run("circuit", chosen.n, search)
     if found is None:
         return
     circuit = circuits.circuit_of(found, model)
@@ -327,6 +326,14 @@ def _circuit(
         circuits.circuit_evaluation, model, circuit, chosen, held_out=other, options=TESTS, seed=seed
     )
     run("circuit tests", chosen.n + (0 if other is None else other.n), tests)
+
+
+def _positions(chosen: PairTask, other: PairTask | None) -> str:
+    """A mask of edges per span, where all prompts have the same ones."""
+    from microtome.methods.setting import common
+
+    here = common(chosen.clean)
+    return "spans" if here and (other is None or {*common(other.clean)} == {*here}) else "all"
 
 
 def _about(model: Model, task: PairTask, other: PairTask | None) -> dict[str, str]:

@@ -171,6 +171,8 @@ def _laid(question: Question, circuit: Circuit) -> np.ndarray:
     if here == circuit.spans:
         return mask
     by_span = mask.reshape(-1, len(question.graph.edges))
+    if sorted(here) == sorted(circuit.spans):  # other prompts may have them in another order
+        return by_span[[circuit.spans.index(span) for span in here]].reshape(-1)
     if not here:
         out: np.ndarray = np.asarray(by_span.any(axis=0))
         return out
@@ -180,16 +182,23 @@ def _laid(question: Question, circuit: Circuit) -> np.ndarray:
                     instead="prompts with the same spans, or choices with positions='all'")  # fmt: skip
 
 
+def picked(case: Case, prompts: int) -> list[int]:
+    """A random part of its prompts, for what is measured under hundreds of masks; all where it has no more."""
+    n = case.question.runs.n
+    if n <= prompts:
+        return list(range(n))
+    return sorted(seeds.rng(case.seed, "circuit prompts").permutation(n)[:prompts].tolist())
+
+
 def fewer(case: Case, circuit: Circuit, prompts: int) -> Case:
-    """The same case on a random part of its prompts, for what is measured under hundreds of masks; itself where it has no more.
+    """The same case on the prompts that `picked` gives; itself where these are all.
 
     Raises as `case_of`: the part may lack a contrast.
     """
-    q = case.question
-    if q.runs.n <= prompts:
+    pick = picked(case, prompts)
+    if len(pick) == case.question.runs.n:
         return case
-    pick = sorted(seeds.rng(case.seed, "circuit prompts").permutation(q.task.n)[:prompts].tolist())
-    return again(case, circuit, q.task.subset(pick))
+    return again(case, circuit, case.question.task.subset(pick))
 
 
 def again(case: Case, circuit: Circuit, task: PairTask) -> Case:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from microtome.circuits.circuit import Choices, Circuit
 from microtome.circuits.evaluating import checks_of
 from microtome.circuits.measures import FRACTIONS, NODES
+from microtome.circuits.options import IMPORTANCE
 from microtome.graph.nodes import graph_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def estimate_cost(
     """Forwards by stage of `evaluate` with these arguments, nothing being run; the last entry is their sum.
 
     A forward is one prompt under one mask (base and donor runs count as one each, a gradient pass as three). An upper bound but
-    for integrated gradients, which may take more steps than the `STEPS` assumed here.
+    for integrated gradients, which may take more steps than the `STEPS` assumed here, and exact scores.
 
     Raises
     ------
@@ -53,7 +54,12 @@ def estimate_cost(
         "scores": 3 * STEPS * n,
         "ten sizes": 2 * len(FRACTIONS) * n,
         "random circuits": 2 * made.draws * few,
-        "discoveries on shuffled labels": (2 * 3 * STEPS + 6 + 3 * made.shuffles) * few,
+        "discoveries on shuffled labels": (
+            6
+            + 3 * made.shuffles
+            + (6 * STEPS if circuit.how in IMPORTANCE and circuit.how != "eap-ig" else 0)
+        )
+        * few,
         "completeness": 2 * parts * few,
         "minimality": (1 + min(units, made.most) + 2 * made.inflated) * few,
         "second circuit": (1 + tried) * few if made.second else 0,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from microtome.circuits import hypotheses, measures, nulls, second, stability
-from microtome.circuits.case import Case, again, case_of, fewer
+from microtome.circuits.case import Case, again, case_of, fewer, picked
 from microtome.circuits.circuit import Choices, Circuit
 from microtome.circuits.judged import CONTROLS, KIND, MANDATORY, Found, assemble
 from microtome.circuits.options import IMPORTANCE
@@ -105,7 +105,7 @@ def circuit_evaluation(
     shape = nulls.of_shape(small, made.draws, made.alpha)
     strong = nulls.of_strongest(small, units, made.draws, made.alpha)
     shared = nulls.shares(small, shape), nulls.shares(small, strong)
-    again_found = nulls.shuffled(small, circuit, made.shuffles, per_prompt if small is case else None)
+    again_found = nulls.shuffled(small, circuit, made.shuffles, per_prompt[:, picked(case, made.prompts)])
     _tell(4, "completeness and minimality")
     independent = hypotheses.independence(case, made.permutations)
     stable = stability.bootstrap(case, per_prompt, made.bootstraps) if made.bootstraps else None

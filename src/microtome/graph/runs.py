@@ -103,13 +103,15 @@ class _Stack:
     """What writers wrote in the present runs, as donor minus present, grown layer by layer.
 
     Writers of layers that are not computed again are kept once for all masks. Writers come first, so that a mask times the
-    stack is one matrix product. Shapes: low [writer, place], high [mask, writer, place], a place being (row, pos, d_model).
+    stack is one matrix product; with spans, one over each span's own places, which lie side by side. Shapes: low [writer,
+    place], high [mask, writer, place], a place being (row, pos, d_model).
     """
 
     def __init__(self, ground: Ground, layer: int, masks: int, *, grad: bool) -> None:
         self.ground, self.masks, self.grad = ground, masks, grad
         self.split = self.size = ground.graph.written_before(layer)
-        self.low = ground.difference[: self.split].flatten(1)
+        self.order, self.places = _by_span(ground)
+        self.low = self._sorted(ground.difference[: self.split].flatten(1, 2)).flatten(1)
         self.blocks: list[Tensor] = []
         self.high: Tensor | None = None
         if not grad:
@@ -121,6 +123,7 @@ class _Stack:
         n = present.shape[2]
         donor = self.ground.donor[:, :, self.size : self.size + n].permute(2, 0, 1, 3)
         difference = donor - present.unflatten(0, (self.masks, -1)).permute(0, 3, 1, 2, 4)
+        difference = self._sorted(difference.flatten(2, 3))
         if self.high is None:
             self.blocks.append(difference.flatten(2))
         else:
@@ -133,40 +136,58 @@ class _Stack:
 
         Shapes: patched [mask, span, reader, writer] -> [reader, mask, row, pos, d_model].
         """
-        rows, width = self.ground.clean.shape[:2]
-        span = self.ground.span
-        out = None
-        for number in range(patched.shape[1]):
-            if number not in self.ground.spans_here:
-                continue
-            part = self._one(patched[:, number])
-            if part is None:
-                continue
-            part = part.unflatten(2, (rows, width, -1))
-            if span is not None:
-                part = part * (span == number)[None, None, :, :, None]
-            out = part if out is None else out + part
-        return out
+        rows, width, _, d = self.ground.clean.shape
+        found = [self._one(patched[:, number], place) for number, place in self.places]
+        if all(part is None for part in found):
+            return None
+        sizes = [(place.stop - place.start) for _, place in self.places]
+        shape = (patched.shape[2], patched.shape[0])
+        parts = [
+            self.low.new_zeros(*shape, size) if part is None else part
+            for part, size in zip(found, sizes, strict=True)
+        ]
+        out = (parts[0] if len(parts) == 1 else torch.cat(parts, 2)).unflatten(2, (rows * width, d))
+        if self.order is not None:
+            out = out[:, :, torch.argsort(self.order)]
+        return out.unflatten(2, (rows, width))
 
-    def _one(self, patched: Tensor) -> Tensor | None:
-        """The change of one span's mask, at all positions. Shapes: [mask, reader, writer] -> [reader, mask, place]."""
+    def _sorted(self, values: Tensor) -> Tensor:
+        """Places of a span side by side. Shapes: [..., row * pos, d_model] -> same."""
+        return values if self.order is None else values.index_select(-2, self.order)
+
+    def _one(self, patched: Tensor, place: slice) -> Tensor | None:
+        """The change of one span's mask at its places. Shapes: [mask, reader, writer] -> [reader, mask, place]."""
         if not (patched.requires_grad or bool(patched.any())):
             return None
         patched = patched.to(self.low.dtype)
         low, high = patched[..., : self.split], patched[..., self.split :]
         out = None
         if low.requires_grad or bool(low.any()):
-            out = low.transpose(0, 1) @ self.low
+            out = low.transpose(0, 1) @ self.low[:, place]
         if self.high is None:
             begin = 0
             for block in self.blocks:
-                part = (high[..., begin : begin + block.shape[1]] @ block).transpose(0, 1)
+                part = (high[..., begin : begin + block.shape[1]] @ block[..., place]).transpose(0, 1)
                 begin += block.shape[1]
                 out = part if out is None else out + part
         elif bool(high.any()):
-            part = (high @ self.high[:, : high.shape[2]]).transpose(0, 1)
+            part = (high @ self.high[:, : high.shape[2], place]).transpose(0, 1)
             out = part if out is None else out + part
         return out
+
+
+def _by_span(ground: Ground) -> tuple[Tensor | None, list[tuple[int, slice]]]:
+    """Positions in order of their spans (None: as they are), and where the places of each span begin and end."""
+    rows, width, _, d = ground.clean.shape
+    if ground.span is None:
+        return None, [(0, slice(0, rows * width * d))]
+    flat = ground.span.flatten()
+    places, begin = [], 0
+    for number in sorted(ground.spans_here):
+        size = int((flat == number).sum()) * d
+        places.append((number, slice(begin, begin + size)))
+        begin += size
+    return torch.argsort(flat, stable=True), places
 
 
 def run_patched(ground: Ground, patched: Tensor, scored: Tensor) -> Tensor:

@@ -46,7 +46,6 @@ TITLE = {
 
 _ASKED = {
     "behaviour": "How often does the model prefer the answer to the wrong answer, and by how much?",
-    "attribution_patching": "What would every patch do, estimated to first order from two forward passes and one backward pass?",
     "direct_logit_attribution": "Through the final norm, with its scale held fixed: how much does each part write directly towards the answer?",
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
@@ -57,6 +56,13 @@ _ASKED = {
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
+}
+_WAYS = {
+    "gradient": "one gradient, to first order",
+    "ig-inputs": "gradients averaged between the two prompts' embeddings",
+    "ig-activations": "gradients averaged between the two prompts' activations",
+    "relp": "a gradient with rules in place of the derivatives of MLPs and norms",
+    "atp*": "one gradient, with attention patterns recomputed for queries and keys",
 }
 _PATCHED = {
     "denoise": "Run the corrupt prompt, put in the clean activation at one place, and see how far the answer comes back. This asks what is sufficient.",
@@ -128,6 +134,9 @@ def asked(result: Result) -> str:
             str(parameters.get("mode")),
             "Replace one activation at a time by that of another prompt and see what changes.",
         )
+    if result.kind == "attribution_patching":
+        way = _WAYS.get(str(parameters.get("how")), _WAYS["gradient"])
+        return f"What would it do to patch each {'edge' if parameters.get('of') == 'edges' else 'part'}, estimated by {way}?"
     if result.kind == "ablation":
         how = {
             "zero": "zeros",
