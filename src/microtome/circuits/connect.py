@@ -7,8 +7,6 @@ queries and MLPs pass on within their span, keys and values to every span (a sup
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 
 from microtome.errors import ControlError
@@ -17,10 +15,9 @@ from microtome.graph.nodes import Graph
 __all__ = ["all_on_paths", "connected", "fed_writers", "leading", "live_readers", "reached", "require_path"]
 
 
-@lru_cache(maxsize=16)
 def fed_writers(graph: Graph) -> tuple[np.ndarray, ...]:
     """The writers that each reader feeds, by reader; none for the logits."""
-    return tuple(np.array(graph.fed_by(i), dtype=np.int64) for i in range(len(graph.readers)))
+    return graph.feeds
 
 
 def _mixes(graph: Graph, reader: int) -> bool:

@@ -263,8 +263,8 @@ def _nulls(drawn: np.ndarray) -> pd.DataFrame:
 
 
 def _near(curve: pd.DataFrame, drawn: np.ndarray) -> np.ndarray:
-    """Nearness to faithfulness 1: of random circuits, then of the found one. Shapes: [draw + 1]."""
-    out: np.ndarray = 1 - np.abs(1 - np.append(drawn, curve["value"].iloc[-1]))
+    """Nearness to faithfulness 1, to five digits: of random circuits, then of the found one. Shapes: [draw + 1]."""
+    out: np.ndarray = np.round(1 - np.abs(1 - np.append(drawn, curve["value"].iloc[-1])), 5)
     return out
 
 

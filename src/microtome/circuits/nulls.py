@@ -123,8 +123,8 @@ def of_strongest(case: Case, scores: np.ndarray, draws: int, alpha: float) -> Dr
 
 
 def near(share: np.ndarray) -> np.ndarray:
-    """Nearness to faithfulness 1."""
-    out: np.ndarray = 1 - np.abs(1 - share)
+    """Nearness to faithfulness 1. To five digits: what differs by rounding only is as near."""
+    out: np.ndarray = np.round(1 - np.abs(1 - share), 5)
     return out
 
 
@@ -153,7 +153,7 @@ def control(
 
 def p_of(real: float, values: np.ndarray) -> float:
     """(1 + null circuits at least as near to 1) / (1 + null circuits)."""
-    return float((1 + (near(values) >= near(np.array(real)) - 1e-12).sum()) / (1 + len(values)))
+    return float((1 + (near(values) >= near(np.array(real))).sum()) / (1 + len(values)))
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,11 @@ class Graph:
         """Readers by name."""
         return {r.name: i for i, r in enumerate(self.readers)}
 
+    @cached_property
+    def feeds(self) -> tuple[np.ndarray, ...]:
+        """The writers that each reader feeds (`fed_by`), by reader."""
+        return tuple(np.array(self.fed_by(i), dtype=np.int64) for i in range(len(self.readers)))
+
     def readers_at(self, layer: int, kind: str) -> range:
         """Numbers of the readers of one kind in a layer; they lie side by side and see the same writers."""
         return self._blocks[layer, kind]
