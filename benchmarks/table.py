@@ -33,6 +33,7 @@ def page() -> str:
     heads = [r for r in sweeps.values() if r["kind"] == "heads"]
     if heads:
         parts += ["## All 270 heads", _times(heads), _ratios(heads)]
+    parts += _edges(data.get("edges"), data.get("edge_memory"))
     parts += _capture(data.get("capture")) + _memory(data.get("memory")) + _cold(data.get("cold"))
     return "\n\n".join(parts) + "\n"
 
@@ -107,6 +108,107 @@ def _beyond(row: dict) -> str:
 def _against(row: dict, name: str, limit: dict) -> str:
     peer = row["who"].get("TransformerLens", {})
     return f"{peer['seconds'] / limit['seconds']:.1f}x" if name == "microtome" and "seconds" in peer else ""
+
+
+UNITS = {
+    "scores": "one plain forward and backward",
+    "circuits": "one plain forward",
+    "exact": "one plain forward",
+}
+EDGES = {"gradient": "4", "integrated gradients, 8 steps": "12", "ten circuits": "12", "one circuit": "1"}
+
+
+def _edges(found: dict | None, memory: dict | None) -> list[str]:
+    """Everything about edges: multiples of one plain pass of the same prompts, in the same run."""
+    if not found:
+        return []
+    rows = []
+    for name, case in found.items():
+        kind = name.partition(",")[0]
+        if kind in UNITS:
+            who = case["who"] if kind == "scores" else case
+            rows += [
+                [name, *_multiple(n, w, who[UNITS[kind]], case)] for n, w in who.items() if n != UNITS[kind]
+            ]
+    out = [
+        "## Edges: SmolLM2's graph of 70,651",
+        "Scores and circuits of 32 pairs of 16 tokens, as multiples of one plain pass of the same prompts by transformers itself (a forward and backward to the "
+        'embedding for scores, else a forward); recording of the base and donor runs is included. "By hand" is EAP-IG as it is published, a whole pass per step '
+        "and nothing kept. The exact sweep patches every sixth edge of one pair alone, scaled to all; it is shown as edges per plain forward.",
+        _table(["", "what", "seconds", "multiple of the plain pass", "promised"], rows),
+    ]
+    out += _walks(found.get("acdc")) + _beside(found.get("peer"))
+    if memory:
+        out.append(
+            f"Peak memory of the scores of {memory['pairs']} pairs above the loaded model: {memory['extra'] / 1e6:,.0f} MB (promised: under 2,000)."
+        )
+    return out
+
+
+def _multiple(name: str, who: dict, unit: dict, case: dict) -> list[str]:
+    if name == "all edges, one at a time":
+        return [
+            name,
+            _time(who),
+            f"{who['edges'] * unit['seconds'] / who['seconds']:.1f} edges per forward",
+            ">= 15",
+        ]
+    more = (
+        f" (largest difference {case['gap']:.1e} of the largest score)" if name == "the same by hand" else ""
+    )
+    return [
+        name + more,
+        _time(who),
+        f"{_paired(who, unit):.1f}",
+        f"<= {EDGES[name]}" if name in EDGES else "",
+    ]
+
+
+def _walks(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    ahead, blocks = found["speculative"], found["groups"]
+    plain = ahead["decisions with a run"] + 1
+    rows = [
+        ["plain, one edge per forward", plain, plain, ahead["kept"]],
+        [
+            "speculative, the same circuit",
+            ahead["forward calls"],
+            ahead["forwards (circuit x prompt)"] // found["pairs"],
+            ahead["kept"],
+        ],
+        [
+            "group testing",
+            blocks["forward calls"],
+            blocks["forwards (circuit x prompt)"] // found["pairs"],
+            blocks["kept"],
+        ],
+    ]
+    text = (
+        f"ACDC on the edges into layers {found['from']} and later, {found['pairs']} pairs (the plain walk's count follows from the speculative one, which makes the same "
+        f"decisions): speculative {plain / ahead['forward calls']:.1f}x fewer calls (promised 5x), group testing "
+        f"{plain / max(1, blocks['forwards (circuit x prompt)'] // found['pairs']):.1f}x fewer forwards (promised 5x)."
+    )
+    return [text, _table(["walk", "forward calls", "circuits run", "edges kept"], rows)]
+
+
+def _beside(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    rows = []
+    for of, who in found.items():
+        own, peer = who["microtome"], who["TransformerLens"]
+        ratio = f"{peer['seconds'] / own['seconds']:.1f}x" if "seconds" in peer and "seconds" in own else ""
+        gap = f"{who['gap']:.1e} over {who['compared']:,}" if "gap" in who else ""
+        rows.append([f"{of}s", _time(own), _time(peer), ratio, gap])
+    text = "Attribution patching beside TransformerLens's (one gradient; it refuses SmolLM2's grouped keys) on a random model of GPT-2's shape, 4 pairs:"
+    return [
+        text,
+        _table(
+            ["", "microtome", "TransformerLens", "faster", "largest difference, share of the largest score"],
+            rows,
+        ),
+    ]
 
 
 def _capture(found: dict | None) -> list[str]:

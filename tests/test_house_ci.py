@@ -28,7 +28,7 @@ def ci(
     dissect=0,
     calibrate=0,
     chromium=True,
-    last="done: component set, 3.1 s",
+    last="done: circuit tests, 3.1 s",
 ):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
