@@ -309,12 +309,11 @@ def dissect(
 def _circuit(
     run: _Stages, model: Model, chosen: PairTask, other: PairTask | None, shared: dict[str, Any]
 ) -> None:
-    """Edges, the circuit that they make, and its tests; each needs the one before."""
+    """Edges one by one; the circuit that they make; its tests, where one was found."""
     from microtome import circuits, methods
 
     screen = partial(methods.attribution_patching, model, chosen, of="edges", how="ig-inputs", mode="noise")
-    if run("edges", chosen.n, partial(screen, verify=SCREENED, **shared)) is None:
-        return
+    run("edges", chosen.n, partial(screen, verify=SCREENED, **shared))
     seed = shared["seed"]
     choices = circuits.Choices(positions=_positions(chosen, other), seed=seed)
     search = partial(circuits.circuit_discovery, model, chosen, choices=choices, seed=seed)

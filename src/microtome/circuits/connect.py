@@ -12,12 +12,7 @@ import numpy as np
 from microtome.errors import ControlError
 from microtome.graph.nodes import Graph
 
-__all__ = ["all_on_paths", "connected", "fed_writers", "leading", "live_readers", "reached", "require_path"]
-
-
-def fed_writers(graph: Graph) -> tuple[np.ndarray, ...]:
-    """The writers that each reader feeds, by reader; none for the logits."""
-    return graph.feeds
+__all__ = ["all_on_paths", "connected", "leading", "live_readers", "reached", "require_path"]
 
 
 def _mixes(graph: Graph, reader: int) -> bool:
@@ -34,7 +29,7 @@ def reached(graph: Graph, kept: np.ndarray) -> np.ndarray:
     mask = _by_span(graph, kept)
     out = np.zeros((len(mask), len(graph.writers)), dtype=bool)
     out[:, 0] = True
-    for i, feeds in enumerate(fed_writers(graph)):
+    for i, feeds in enumerate(graph.feeds):
         reach = graph.readers[i].reach
         first = int(graph.offsets[i])
         hit = (mask[:, first : first + reach] & out[:, :reach]).any(1)
@@ -46,7 +41,7 @@ def reached(graph: Graph, kept: np.ndarray) -> np.ndarray:
 
 def live_readers(graph: Graph, leads: np.ndarray, reader: int) -> np.ndarray:
     """Spans in which a reader leads to the logits, given which writers do. Shapes: leads [span, writer] -> [span]."""
-    feeds = fed_writers(graph)[reader]
+    feeds = graph.feeds[reader]
     if not len(feeds):
         return np.ones(len(leads), dtype=bool)
     here = np.asarray(leads[:, feeds].any(1))
@@ -80,7 +75,7 @@ def all_on_paths(graph: Graph, edges: np.ndarray) -> bool:
 
     Shapes: edges [kept], numbers in a mask of [span * edge].
     """
-    size, feeds = len(graph.edges), fed_writers(graph)
+    size, feeds = len(graph.edges), graph.feeds
     rows = sorted((int(e) % size, int(e) // size) for e in edges)
     parts = [(int(graph.writer_of[e]), int(graph.reader_of[e]), span) for e, span in rows]
     seen: set[tuple[int, int]] = set()  # (writer, span); span -1: in all of them

@@ -18,7 +18,6 @@ import torch
 from scipy import stats
 
 from microtome.circuits.case import Case
-from microtome.circuits.connect import fed_writers
 from microtome.controls.dependence import Dependence, hsic_test
 from microtome.controls.intervals import proportion_interval
 from microtome.graph.nodes import Graph
@@ -183,7 +182,7 @@ def _path(case: Case, rng: np.random.Generator) -> np.ndarray:
         able = [r for r in range(len(graph.readers)) if graph.readers[r].reach > writer]
         reader = int(rng.choice(able))
         out.append(span + int(graph.offsets[reader]) + writer)
-        feeds = fed_writers(graph)[reader]
+        feeds = graph.feeds[reader]
         if not len(feeds):
             return np.array(out)
         writer = int(rng.choice(feeds))

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from microtome.circuits.connect import fed_writers
 from microtome.circuits.question import Question
 from microtome.errors import ControlError
 from microtome.graph.nodes import Graph
@@ -147,7 +146,7 @@ def ranked(units: Units, scores: np.ndarray, select: str, *, absolute: bool) -> 
 def _grown(units: Units, value: np.ndarray) -> np.ndarray:
     graph, size = units.graph, len(units.graph.edges)
     feeders: list[list[int]] = [[] for _ in graph.writers]
-    for reader, feeds in enumerate(fed_writers(graph)):
+    for reader, feeds in enumerate(graph.feeds):
         for writer in feeds:
             feeders[writer].append(reader)
     seen: set[tuple[int, int]] = set()

@@ -194,6 +194,7 @@ def _circuit(result: Result) -> list[Number]:
     row: dict[Any, Any] = held or rows["faithfulness"]
     size = str(about.set_index("name").loc["circuit", "value"]).partition(";")[0]
     low, high, words = _null_sets(result)
+    words += ", on prompts that chose it" if held and words else ""
     label = f"{'held-out ' if held else ''}faithfulness of a circuit of {visible(size, most=40, prose=True)}"
     limits = _real(row.get("low")), _real(row.get("high"))
     return [Number(label, float(row["value"]), *limits, low, high, words, "of the effect", int(row["n"]))]

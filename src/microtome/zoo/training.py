@@ -174,7 +174,7 @@ def train(
     curve: list[Mapping[str, float]] = []
     kept: dict[int, State] = {}
     try:
-        with _one_thread():
+        with one_thread():
             _run(recipe, module, loss, measure, curve, kept, None if folder is None else Path(folder))
     except KeyboardInterrupt:
         raise Interrupted(tuple(curve), kept) from None
@@ -271,7 +271,8 @@ def _write(state: State, folder: Path | None, step: int) -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, as before afterwards: sums come out the same whatever the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -11,7 +11,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +113,9 @@ def one(job: Job) -> dict[str, Any]:
 
 def _run(left: Sequence[tuple[str, Job]], workers: int) -> Iterator[dict[str, Any]]:
     if workers < 2 or len(left) < 2:
-        with _one_thread():
+        from microtome.zoo.training import one_thread
+
+        with one_thread():
             for _, job in left:
                 yield one(job)
         return
@@ -162,18 +163,6 @@ def _begin() -> None:
 def _follow(parent: Any) -> None:
     parent.join()
     os._exit(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _place(folder: str | Path) -> Path:
