@@ -13,6 +13,7 @@ from microtome.errors import MicrotomeError, SiteError, TaskError
 from microtome.graph.donors import Prompts, Reference, Zero
 from microtome.graph.nodes import graph_of
 from microtome.graph.patched import EdgeRuns
+from microtome.graph.stack import Stack
 from microtome.metrics import metric, scoring
 from microtome.replay.base import replay_attention
 from microtome.replay.bench import Bench
@@ -228,3 +229,53 @@ def test_nothing_left_of_a_stream_is_nothing_and_not_its_rounding():
     expected = (nothing[[5, 6, 7]] - nothing[[8, 9, 4]]).double()
     for values in found:
         torch.testing.assert_close(values, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("spans", [(), ("head", "rest")])
+@pytest.mark.parametrize("few", [0.08, 1.0])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "olmo2", "qwen3", "gptj"])
+def test_sums_from_the_nearer_end_are_the_same_sums(name, few, spans, monkeypatch):
+    """Short sums of few edges, or of all but few from the donor's stream, against one product with every writer."""
+    model = tiny.loaded(name)
+    base, donor = _prompts()
+    answers = scoring(*SINGLE)
+    inside = [{"head": (5, 7)} for _ in base] if spans else ()
+    bench = Bench(model.binding, base, answers, (metric("logit_diff"),), spans=inside)
+    for made in (Prompts(donor), Zero()):
+        runs = EdgeRuns(bench, made, spans=spans)
+        g = torch.Generator().manual_seed(1)
+        shares = torch.tensor([0.0, 0.002, 0.02, 0.3, 0.5, 0.7, 0.98, 0.998, 1.0])
+        masks = torch.rand(9, runs.edges, generator=g) < shares[:, None]
+        masks[7, runs.graph.offsets[-2] :] = True  # the unembedding reads the donor's stream
+        expected = runs.measure(masks)
+        assert float((expected[1:] - expected[0]).abs().max()) > 1e-4
+        with monkeypatch.context() as patch:
+            patch.setattr("microtome.graph.stack.SMALL", 0)
+            patch.setattr("microtome.graph.stack.FEW", few)
+            torch.testing.assert_close(runs.measure(masks), expected, atol=2e-5, rtol=2e-5)
+            for i in (1, 6, 8):
+                torch.testing.assert_close(runs.measure(masks[i : i + 1]), expected[i : i + 1], atol=2e-5, rtol=2e-5)  # fmt: skip
+
+
+def test_readers_without_an_edge_of_their_own_share_the_donors_stream(monkeypatch):
+    """Their norm is computed once, and what it is computed of is the donor's stream to the last rounding."""
+    model = tiny.loaded("llama")
+    base, donor = _prompts()
+    runs = _runs(model, base, donor)
+    mask = torch.ones(1, runs.edges, dtype=torch.bool)
+    mask[0, runs.graph.number("L0H1.z->L2H3.q")] = False
+    seen = []
+    original = Stack.streams
+
+    def watched(self, patched, stream):
+        found = original(self, patched, stream)
+        seen.append(found)
+        return found
+
+    monkeypatch.setattr(Stack, "streams", watched)
+    monkeypatch.setattr("microtome.graph.stack.SMALL", 0)
+    runs.measure(mask)
+    assert sum(len(found.own) for found in seen) == 1 and all(f.shared is not None for f in seen)
+    other = model.run(donor, ["L2.resid_pre"])["L2.resid_pre"]
+    shared = next(found for found in seen if found.own).shared[0]
+    torch.testing.assert_close(shared, other[:, -shared.shape[1] :], atol=1e-6, rtol=1e-6)

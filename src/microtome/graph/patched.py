@@ -158,7 +158,9 @@ class EdgeRuns:
     def _batches(self, recorded: Recorded, masks: int) -> Iterator[Tensor]:
         """Masks that go together: as many as the memory for runs under way holds."""
         ground = recorded.ground
-        each = ground.rows * ground.columns * (self._per_token + 64 * self.bench.binding.facts.d_model * 4)
+        each = (
+            ground.rows * ground.columns * (self._per_token // 3 + 64 * self.bench.binding.facts.d_model * 4)
+        )
         size = max(1, min(masks, (self.memory // 3) // max(each, 1)))
         for begin in range(0, masks, size):
             yield torch.arange(begin, min(begin + size, masks))

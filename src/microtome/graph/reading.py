@@ -60,6 +60,20 @@ class Reading:
         out = torch.bmm(x, weight).transpose(0, 1)
         return self.head_normed(layer, kind, out if bias is None else out + bias)
 
+    def mostly(self, layer: int, kind: str, shared: Tensor, x: Tensor, own: list[int]) -> Tensor:
+        """As `by_reader`, where all readers but some read one stream.
+
+        Shapes: shared [token, d_model], x [own reader, token, d_model] -> [token, reader, d].
+        """
+        if kind == "mlp":
+            return self.normed(layer, kind, x[0] if own else shared)[:, None]
+        out = self.raw(layer, kind, shared)
+        if own:
+            weight, bias = self.weight(layer, kind)
+            mine = torch.bmm(self.normed(layer, kind, x), weight[own]).transpose(0, 1)
+            out[:, own] = mine if bias is None else mine + bias[own]
+        return self.head_normed(layer, kind, out)
+
     def raw(self, layer: int, kind: str, x: Tensor) -> Tensor:
         """What all readers of a kind make of one stream, before any query or key norm of their own.
 

@@ -18,12 +18,10 @@ from torch import Tensor
 
 from microtome.graph.nodes import ATTENTION_KINDS, Graph
 from microtome.graph.reading import POINT, Reading
+from microtome.graph.stack import Stack, Streams
 from microtome.replay.base import Base
 from microtome.replay.call import Segment, call_layer
 from microtome.trace.session import Read, Whole, whole
-
-ROUNDING = 32
-"""Epsilons of the largest number in a stream below which what is left of it is rounding."""
 
 
 @dataclass
@@ -99,97 +97,6 @@ def taken(read: Read, shape: tuple[int, int]) -> Tensor:
     return read.value.reshape(*shape, *inner)
 
 
-class _Stack:
-    """What writers wrote in the present runs, as donor minus present, grown layer by layer.
-
-    Writers of layers that are not computed again are kept once for all masks. Writers come first, so that a mask times the
-    stack is one matrix product; with spans, one over each span's own places, which lie side by side. Shapes: low [writer,
-    place], high [mask, writer, place], a place being (row, pos, d_model).
-    """
-
-    def __init__(self, ground: Ground, layer: int, masks: int, *, grad: bool) -> None:
-        self.ground, self.masks, self.grad = ground, masks, grad
-        self.split = self.size = ground.graph.written_before(layer)
-        self.order, self.places = _by_span(ground)
-        self.low = self._sorted(ground.difference[: self.split].flatten(1, 2)).flatten(1)
-        self.blocks: list[Tensor] = []
-        self.high: Tensor | None = None
-        if not grad:
-            more = len(ground.graph.writers) - self.split
-            self.high = self.low.new_empty(masks, more, self.low.shape[1])
-
-    def add(self, present: Tensor) -> None:
-        """What the next writers wrote. Shapes: [mask * row, pos, writer, d_model]."""
-        n = present.shape[2]
-        donor = self.ground.donor[:, :, self.size : self.size + n].permute(2, 0, 1, 3)
-        difference = donor - present.unflatten(0, (self.masks, -1)).permute(0, 3, 1, 2, 4)
-        difference = self._sorted(difference.flatten(2, 3))
-        if self.high is None:
-            self.blocks.append(difference.flatten(2))
-        else:
-            begin = self.size - self.split
-            self.high[:, begin : begin + n] = difference.flatten(2)
-        self.size += n
-
-    def change(self, patched: Tensor) -> Tensor | None:
-        """What patched edges add to their readers' streams; None where none is patched.
-
-        Shapes: patched [mask, span, reader, writer] -> [reader, mask, row, pos, d_model].
-        """
-        rows, width, _, d = self.ground.clean.shape
-        found = [self._one(patched[:, number], place) for number, place in self.places]
-        if all(part is None for part in found):
-            return None
-        sizes = [(place.stop - place.start) for _, place in self.places]
-        shape = (patched.shape[2], patched.shape[0])
-        parts = [
-            self.low.new_zeros(*shape, size) if part is None else part
-            for part, size in zip(found, sizes, strict=True)
-        ]
-        out = (parts[0] if len(parts) == 1 else torch.cat(parts, 2)).unflatten(2, (rows * width, d))
-        if self.order is not None:
-            out = out[:, :, torch.argsort(self.order)]
-        return out.unflatten(2, (rows, width))
-
-    def _sorted(self, values: Tensor) -> Tensor:
-        """Places of a span side by side. Shapes: [..., row * pos, d_model] -> same."""
-        return values if self.order is None else values.index_select(-2, self.order)
-
-    def _one(self, patched: Tensor, place: slice) -> Tensor | None:
-        """The change of one span's mask at its places. Shapes: [mask, reader, writer] -> [reader, mask, place]."""
-        if not (patched.requires_grad or bool(patched.any())):
-            return None
-        patched = patched.to(self.low.dtype)
-        low, high = patched[..., : self.split], patched[..., self.split :]
-        out = None
-        if low.requires_grad or bool(low.any()):
-            out = low.transpose(0, 1) @ self.low[:, place]
-        if self.high is None:
-            begin = 0
-            for block in self.blocks:
-                part = (high[..., begin : begin + block.shape[1]] @ block[..., place]).transpose(0, 1)
-                begin += block.shape[1]
-                out = part if out is None else out + part
-        elif bool(high.any()):
-            part = (high @ self.high[:, : high.shape[2], place]).transpose(0, 1)
-            out = part if out is None else out + part
-        return out
-
-
-def _by_span(ground: Ground) -> tuple[Tensor | None, list[tuple[int, slice]]]:
-    """Positions in order of their spans (None: as they are), and where the places of each span begin and end."""
-    rows, width, _, d = ground.clean.shape
-    if ground.span is None:
-        return None, [(0, slice(0, rows * width * d))]
-    flat = ground.span.flatten()
-    places, begin = [], 0
-    for number in sorted(ground.spans_here):
-        size = int((flat == number).sum()) * d
-        places.append((number, slice(begin, begin + size)))
-        begin += size
-    return torch.argsort(flat, stable=True), places
-
-
 def run_patched(ground: Ground, patched: Tensor, scored: Tensor) -> Tensor:
     """The final stream, as the unembedding reads it, of the base run with some edges patched.
 
@@ -204,15 +111,15 @@ def run_patched(ground: Ground, patched: Tensor, scored: Tensor) -> Tensor:
     graph, base = ground.graph, ground.base
     masks, n_layers = patched.shape[0], len(base.binding.slots)
     first = _first_layer(graph, patched)
-    stack = _Stack(ground, first, masks, grad=patched.requires_grad)
+    stack = Stack(ground, first, masks, grad=patched.requires_grad)
     rows = torch.arange(base.n, device=base.ids.device).repeat(masks)
     hidden = base.resid[first][rows, ground.start :]
     for layer in range(first, n_layers):
         hidden = _layer(ground, layer, hidden, patched, stack)
     final = hidden.view(masks, base.n, *hidden.shape[1:])
-    change = stack.change(_block(graph, patched, n_layers, ("logits",)))
-    if change is not None:
-        final = _changed(ground, final, change)[0]
+    found = stack.streams(_block(graph, patched, n_layers, ("logits",)), hidden)
+    if found is not None:
+        final = found.x[0] if found.shared is None else found.shared
     at = (scored.to(final.device) - ground.start)[None, :, :, None].expand(masks, -1, -1, final.shape[-1])
     return final.gather(2, at)
 
@@ -235,7 +142,7 @@ def _block(graph: Graph, patched: Tensor, layer: int, kinds: Sequence[str]) -> T
     return by_span[..., low:high].unflatten(2, (last - first, -1))
 
 
-def _layer(ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: _Stack) -> Tensor:
+def _layer(ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: Stack) -> Tensor:
     """One layer with its readers' own streams. Shapes: hidden [mask * row, pos, d_model] -> same."""
     reading, base = ground.reading, ground.base
     writes = _attention_writes(ground, layer, hidden, patched, stack)
@@ -261,12 +168,12 @@ def _layer(ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: _
 
 
 def _attention_writes(
-    ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: _Stack
+    ground: Ground, layer: int, hidden: Tensor, patched: Tensor, stack: Stack
 ) -> list[Whole]:
     """Queries, keys and values from streams of their own, where an edge into them is patched."""
     graph = ground.graph
-    change = stack.change(_block(graph, patched, layer, ATTENTION_KINDS))
-    if change is None:
+    found = stack.streams(_block(graph, patched, layer, ATTENTION_KINDS), hidden)
+    if found is None:
         return []
     first = graph.readers_at(layer, "q").start
     writes = []
@@ -274,8 +181,8 @@ def _attention_writes(
         if not (patched.requires_grad or bool(_block(graph, patched, layer, (kind,)).any())):
             continue
         numbers = graph.readers_at(layer, kind)
-        mine = change[numbers.start - first : numbers.stop - first]
-        writes.append(whole(POINT[kind], layer, _constant(_read_values(ground, layer, kind, hidden, mine))))
+        mine = found.part(numbers.start - first, numbers.stop - first)
+        writes.append(whole(POINT[kind], layer, _constant(_read_values(ground, layer, kind, mine))))
     return writes
 
 
@@ -283,26 +190,16 @@ def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda old: value
 
 
-def _read_values(ground: Ground, layer: int, kind: str, stream: Tensor, change: Tensor) -> Tensor:
-    """Shapes: stream [mask * row, pos, d_model], change [reader, mask, row, pos, d_model] -> [token, reader, d]."""
-    x = _changed(ground, stream.view(change.shape[1:]), change)
-    return ground.reading.by_reader(layer, kind, x.flatten(1, 3))
-
-
-def _changed(ground: Ground, stream: Tensor, change: Tensor) -> Tensor:
-    """Readers' own streams; exactly 0 where nothing is left of one but rounding, which a norm would blow up to full size.
-
-    Shapes: stream [mask, row, pos, d_model], change [reader, mask, row, pos, d_model] -> the latter.
-    """
-    x = stream + change
-    if ground.size is None:
-        return x
-    rounding = ROUNDING * torch.finfo(x.dtype).eps * ground.size[..., None]
-    return x.masked_fill(x.detach().abs().amax(-1, keepdim=True) <= rounding, 0.0)
+def _read_values(ground: Ground, layer: int, kind: str, streams: Streams) -> Tensor:
+    """What readers of a kind make of their streams. Shapes: -> [token, reader, d]."""
+    x = streams.x.flatten(1, 3)
+    if streams.shared is None:
+        return ground.reading.by_reader(layer, kind, x)
+    return ground.reading.mostly(layer, kind, streams.shared.flatten(0, 2), x, streams.own)
 
 
 def _mlp_reads(
-    ground: Ground, layer: int, hidden: Tensor, mlp: Tensor, stack: _Stack, reads: dict[str, Read]
+    ground: Ground, layer: int, hidden: Tensor, mlp: Tensor, stack: Stack, reads: dict[str, Read]
 ) -> Callable[[Tensor], Tensor]:
     """What the MLP reads, computed when its layer's heads have written."""
     parallel = mlp.shape[3] == stack.size
@@ -313,7 +210,7 @@ def _mlp_reads(
         if not parallel:
             stream = taken(reads["resid_mid"], shape)
             stack.add(heads_written(ground.reading, layer, reads, shape))
-        change = stack.change(mlp)
-        return old if change is None else _read_values(ground, layer, "mlp", stream, change)
+        found = stack.streams(mlp, stream)
+        return old if found is None else _read_values(ground, layer, "mlp", found)
 
     return fn
