@@ -187,3 +187,28 @@ def test_the_walk_reaches_every_linked_circuit_of_the_shape_and_nothing_else():
     strata = Strata.of([0] * len(pool), kinds, 3)
     found = {tuple(s.tolist()) for s in Walk(GRAPH, pool, strata, start, 0).sets(40)}
     assert found == linked - {tuple(sorted(start.tolist()))}
+
+
+@given(st.integers(0, 2**31), st.sampled_from([1, 3]))
+@settings(max_examples=60, deadline=None)
+def test_links_after_a_change_are_those_of_the_whole_circuit(seed, spans):
+    """Counts at a few writers and readers against a look at every edge; what is refused leaves no trace."""
+    from microtome.circuits.links import Links
+
+    rng = np.random.default_rng(seed)
+    size = len(GRAPH.edges) * spans
+    here = np.flatnonzero(connected(GRAPH, rng.random(size) < rng.choice([0.05, 0.2, 0.6])))
+    links = Links(GRAPH, here, spans)
+    taken = set()
+    for _ in range(30):
+        out = rng.choice(here, size=min(len(here), 1 + int(rng.integers(3))), replace=False)
+        free = np.setdiff1d(np.arange(size), here)
+        new = rng.choice(free, size=min(len(free), int(rng.integers(3))), replace=False)
+        after = np.union1d(np.setdiff1d(here, out), new)
+        fine = not len(after) or all_on_paths(GRAPH, after)
+        assert links.change(out.tolist(), new.tolist()) == fine
+        taken.add(fine)
+        here = after if fine else here
+        if not len(here):
+            break
+    assert links.out == Links(GRAPH, here, spans).out and links.supply == Links(GRAPH, here, spans).supply

@@ -12,10 +12,10 @@ import numpy as np
 from microtome.errors import ControlError
 from microtome.graph.nodes import Graph
 
-__all__ = ["all_on_paths", "connected", "leading", "live_readers", "reached", "require_path"]
+__all__ = ["all_on_paths", "connected", "leading", "live_readers", "mixes", "reached", "require_path"]
 
 
-def _mixes(graph: Graph, reader: int) -> bool:
+def mixes(graph: Graph, reader: int) -> bool:
     """True where attention carries what is read to other positions."""
     return graph.readers[reader].kind in ("k", "v")
 
@@ -34,7 +34,7 @@ def reached(graph: Graph, kept: np.ndarray) -> np.ndarray:
         first = int(graph.offsets[i])
         hit = (mask[:, first : first + reach] & out[:, :reach]).any(1)
         if len(feeds) and hit.any():
-            spans = np.full(len(mask), True) if _mixes(graph, i) else hit
+            spans = np.full(len(mask), True) if mixes(graph, i) else hit
             out[np.ix_(spans, feeds)] = True
     return out
 
@@ -45,7 +45,7 @@ def live_readers(graph: Graph, leads: np.ndarray, reader: int) -> np.ndarray:
     if not len(feeds):
         return np.ones(len(leads), dtype=bool)
     here = np.asarray(leads[:, feeds].any(1))
-    if _mixes(graph, reader):
+    if mixes(graph, reader):
         return np.full(len(leads), bool(here.any()))
     return here
 
@@ -82,12 +82,12 @@ def all_on_paths(graph: Graph, edges: np.ndarray) -> bool:
     for writer, reader, span in parts:
         if writer and (writer, span) not in seen and (writer, -1) not in seen:
             return False
-        seen.update((int(w), -1 if _mixes(graph, reader) else span) for w in feeds[reader])
+        seen.update((int(w), -1 if mixes(graph, reader) else span) for w in feeds[reader])
     leads: set[tuple[int, int]] = set()
     anywhere: set[int] = set()
     for writer, reader, span in reversed(parts):
         fed = feeds[reader]
-        if len(fed) and not any(int(w) in anywhere if _mixes(graph, reader) else (int(w), span) in leads for w in fed):  # fmt: skip
+        if len(fed) and not any(int(w) in anywhere if mixes(graph, reader) else (int(w), span) in leads for w in fed):  # fmt: skip
             return False
         leads.add((writer, span))
         anywhere.add(writer)
