@@ -134,7 +134,7 @@ def _edges(found: dict | None, memory: dict | None) -> list[str]:
         "## Edges: SmolLM2's graph of 70,651",
         "Scores and circuits of 32 pairs of 16 tokens, as multiples of one plain pass of the same prompts by transformers itself (a forward and backward to the "
         'embedding for scores, else a forward); recording of the base and donor runs is included. "By hand" is EAP-IG as it is published, a whole pass per step '
-        "and nothing kept. The exact sweep patches every sixth edge of one pair alone, scaled to all; it is shown as edges per plain forward.",
+        "and nothing kept, measured once. The exact sweep patches single edges of one pair, every sixth (every 24th where the pair differs from the first token on), scaled to all; it is shown as edges per plain forward of that prompt.",
         _table(["", "what", "seconds", "multiple of the plain pass", "promised"], rows),
     ]
     out += _walks(found.get("acdc")) + _beside(found.get("peer"))
@@ -234,9 +234,11 @@ def _capture(found: dict | None) -> list[str]:
 
 
 def _paired(who: dict, other: dict) -> float:
-    """Median over rounds of the ratio within a round: both saw the same minute of the machine."""
-    rounds = zip(who.get("rounds", [who["seconds"]]), other.get("rounds", [other["seconds"]]), strict=True)
-    return statistics.median(a / b for a, b in rounds)
+    """Median over rounds of the ratio within a round: both saw the same minute of the machine. One round: of the medians."""
+    own, theirs = who.get("rounds", [who["seconds"]]), other.get("rounds", [other["seconds"]])
+    if len(own) != len(theirs):
+        return float(who["seconds"] / other["seconds"])
+    return statistics.median(a / b for a, b in zip(own, theirs, strict=True))
 
 
 def _memory(found: list | None) -> list[str]:

@@ -245,15 +245,16 @@ def test_sums_from_the_nearer_end_are_the_same_sums(name, few, spans, monkeypatc
         runs = EdgeRuns(bench, made, spans=spans)
         g = torch.Generator().manual_seed(1)
         shares = torch.tensor([0.0, 0.002, 0.02, 0.3, 0.5, 0.7, 0.98, 0.998, 1.0])
-        masks = torch.rand(9, runs.edges, generator=g) < shares[:, None]
-        masks[7, runs.graph.offsets[-2] :] = True  # the unembedding reads the donor's stream
+        masks = torch.rand(10, runs.edges, generator=g) < torch.cat([shares, shares[2:3]])[:, None]
+        for i in (1, 9):  # one reader alone reads the donor's stream
+            masks[i].view(-1, len(runs.graph.edges))[:, slice(*runs.graph.offsets[20:22])] = True
         expected = runs.measure(masks)
         assert float((expected[1:] - expected[0]).abs().max()) > 1e-4
         with monkeypatch.context() as patch:
             patch.setattr("microtome.graph.stack.SMALL", 0)
             patch.setattr("microtome.graph.stack.FEW", few)
             torch.testing.assert_close(runs.measure(masks), expected, atol=2e-5, rtol=2e-5)
-            for i in (1, 6, 8):
+            for i in (1, 6, 8, 9):
                 torch.testing.assert_close(runs.measure(masks[i : i + 1]), expected[i : i + 1], atol=2e-5, rtol=2e-5)  # fmt: skip
 
 

@@ -139,7 +139,8 @@ class Stack:
         readers, writers = patched.shape[2], patched.shape[3]
         every = (counts == writers).all(0).all(0).tolist()
         own = [r for r in range(readers) if not every[r]]
-        donor = self._donor_stream(stream) if bool((2 * counts.sum(2) > readers * writers).any()) else None
+        most = len(own) < readers or bool((2 * counts.sum(2) > readers * writers).any())
+        donor = self._donor_stream(stream) if most else None
         flat = self._sorted(stream.flatten(1, 2)).flatten(1)
         out = flat.new_empty(len(own), self.masks, flat.shape[1])
         for i, (_, place) in enumerate(self.places):
