@@ -31,9 +31,10 @@ def work_of(tokenizer: Any, n: int, first: bool = False) -> dict:
 
 def edges(start: Callable[..., Any], turns: Callable[..., dict], folder: str, tokenizer: Any, repeats: int, peers: str | None) -> dict:  # fmt: skip
     """Everything about edges. start: (python, contestant, folder) -> worker; turns: see `benchmarks.__main__.turns`."""
+    out: dict[str, Any] = {} if peers is None else {"peer": _peer(start, turns, peers, repeats)}
     own, plain = start(sys.executable, "own_edges", folder), start(sys.executable, "plain_edges", folder)
     try:
-        out = {
+        out |= {
             f"scores, {_kind(first)}": _scores(own, plain, work_of(tokenizer, PAIRS, first), turns, repeats)
             for first in (False, True)
         }  # fmt: skip
@@ -58,8 +59,6 @@ def edges(start: Callable[..., Any], turns: Callable[..., dict], folder: str, to
         out["acdc"] = own("acdc", work_of(tokenizer, 4) | {"from": FROM, "threshold": 0.01})
     finally:
         own.close(), plain.close()
-    if peers is not None:
-        out["peer"] = _peer(start, turns, peers, repeats)
     return out
 
 

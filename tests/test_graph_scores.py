@@ -8,6 +8,7 @@ import torch
 import tiny
 from microtome.graph.donors import Prompts
 from microtome.graph.gradients import pull_back
+from microtome.graph.pulling import Sum
 from microtome.graph.patched import EdgeRuns
 from microtome.graph.reading import Reading
 from microtome.graph.runs import run_patched
@@ -130,6 +131,25 @@ def test_pulling_back_is_the_derivative_of_reading(name):
             expected = torch.autograd.grad(out, streams, cotangent)[0]
         found = pull_back(reading, 1, kind, x, cotangent.detach())
         torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "cohere-qknorm", "stablelm-parallel", "olmo2", "gemma2"])
+def test_passes_pulled_back_together_are_the_sum_of_each(name):
+    binding = tiny.bound(name, None, torch.float64)
+    reading = Reading(binding)
+    g = torch.Generator().manual_seed(0)
+    facts, d = binding.facts.layers[1], binding.facts.d_model
+    for kind in ("q", "k", "v", "mlp"):
+        n = {"q": facts.n_heads, "mlp": 1}.get(kind, facts.n_kv_heads)
+        total, expected = Sum(reading), 0.0
+        for weight in (0.25, 0.5, -1.0):
+            x = torch.randn(6, d, generator=g, dtype=torch.float64)
+            width = d if kind == "mlp" else reading.weight(1, kind)[0].shape[2]
+            grad = torch.randn(6, n, width, generator=g, dtype=torch.float64)
+            total.add(1, kind, x, grad, weight)
+            expected = expected + weight * pull_back(reading, 1, kind, x, grad)
+        found = total.pulled((2, 3))[1, kind]
+        torch.testing.assert_close(found.flatten(0, 1), expected, atol=1e-9, rtol=1e-7)
 
 
 def test_rules_leave_the_forward_alone_and_change_what_flows_back():

@@ -84,8 +84,8 @@ def _name(node) -> str:
         "attn_head_out": f"L{layer}H{head}.z",
         "mlp_out": f"L{layer}.mlp_out",
         "q_input": f"L{layer}H{head}.q",
-        "k_input": f"L{layer}KV{head}.k",
-        "v_input": f"L{layer}KV{head}.v",
+        "k_input": f"L{layer}H{head}.k",
+        "v_input": f"L{layer}H{head}.v",
         "mlp_in": f"L{layer}.ln2_out",
         "logits": "logits",
     }[node.kind]

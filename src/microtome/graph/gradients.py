@@ -5,7 +5,7 @@ The forward is the model's own, from the recorded base on: columns before the fi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -150,19 +150,38 @@ def gradient_pass(
     ------
     ModelError, TaskError: as `differentiate`.
     """
-    run = played(recorded)
-    made = differentiate(bench, run, start, lambda layer: _reads(run.reading, layer, patterns), rules=rules)
-    shape = (start.hidden.shape[0], start.hidden.shape[1])
+    reading = recorded.ground.reading
+    made = differentiate(
+        bench, played(recorded), start, lambda layer: _reads(reading, layer, patterns), rules=rules
+    )
     pulled: Pulled = {}
+    for layer, kind, stream, grad in at_readers(made):
+        whole_ = grad if kind == "logits" else pull_back(reading, layer, kind, stream, grad, frozen=rules)
+        pulled[layer, kind] = whole_.view(*start.hidden.shape[:2], *whole_.shape[1:])
+    return made, pulled
+
+
+def at_readers(made: Pass) -> Iterator[tuple[int, str, Tensor, Tensor]]:
+    """(layer, kind, stream that they read, gradient at their values) of every kind of readers.
+
+    Shapes: stream [token, d_model]; grad [token, reader, d_head], of an MLP and the unembedding [token, 1, d_model].
+    """
     for (layer, kind), grad in made.grads.items():
         if kind == "pattern":
             continue
         middle = made.reads.get((layer, "resid_mid")) if kind == "mlp" else None
-        stream = made.streams[layer] if middle is None else middle.reshape(*shape, -1)
-        pulled[layer, kind] = _pulled(run.reading, layer, kind, stream, grad, rules)
-    last = len(bench.binding.slots)
-    pulled[last, "logits"] = made.stream_grads[last][:, :, None]
-    return made, pulled
+        stream = made.streams[layer].flatten(0, 1)
+        stream = stream if middle is None else middle.reshape(stream.shape)
+        yield layer, kind, stream, grad.reshape(len(stream), -1, grad.shape[-1])
+    last = max(made.streams)
+    stream = made.streams[last].flatten(0, 1)
+    yield last, "logits", stream, made.stream_grads[last].flatten(0, 1)[:, None]
+
+
+def reader_pass(bench: Bench, recorded: Recorded, start: Start) -> Pass:
+    """One pass, with what `at_readers` needs. Raises as `differentiate`."""
+    reading = recorded.ground.reading
+    return differentiate(bench, played(recorded), start, lambda layer: _reads(reading, layer, False))
 
 
 def _reads(reading: Reading, layer: int, patterns: bool) -> dict[str, Read]:
@@ -207,18 +226,6 @@ def _moves(run: Played, grad: Tensor | None) -> None:
                         instead='metric "logit_diff" or "logprob_diff", whose gradients do not vanish, or how="ig-inputs"')  # fmt: skip
 
 
-def _pulled(reading: Reading, layer: int, kind: str, stream: Tensor, grad: Tensor, rules: bool) -> Tensor:
-    """A gradient at queries, keys, values or the normed stream, pulled back to what each reader sees.
-
-    Shapes: stream [row, pos, d_model]; grad [row, pos, reader, d_head] or [row, pos, d_model] -> [row, pos, reader, d_model].
-    """
-    rows, width = stream.shape[:2]
-    x = stream.flatten(0, 1)
-    g = grad.reshape(rows * width, -1, grad.shape[-1])
-    out = pull_back(reading, layer, kind, x, g, frozen=rules)
-    return out.view(rows, width, *out.shape[1:])
-
-
 def pull_back(
     reading: Reading, layer: int, kind: str, x: Tensor, g: Tensor, *, frozen: bool = False
 ) -> Tensor:
@@ -228,7 +235,7 @@ def pull_back(
     """
     with torch.no_grad():
         if kind != "mlp":
-            g = _before_head_norm(reading, layer, kind, x, g)
+            g = before_head_norm(reading, layer, kind, x, g)
             g = torch.einsum("trd,rmd->trm", g, reading.weight(layer, kind)[0])
         path = reading.norm_path(layer, kind)
         if path is None:
@@ -244,7 +251,7 @@ def pull_back(
         return g - g.mean(-1, keepdim=True) if norm.centred else g
 
 
-def _before_head_norm(reading: Reading, layer: int, kind: str, x: Tensor, g: Tensor) -> Tensor:
+def before_head_norm(reading: Reading, layer: int, kind: str, x: Tensor, g: Tensor) -> Tensor:
     """Through the derivative of a query or key norm, where there is one. Shapes: [token, reader, d_head] -> same."""
     slots = reading.binding.slots[layer]
     if kind not in "qk" or not slots.block.qk_norm:

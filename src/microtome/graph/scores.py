@@ -17,9 +17,18 @@ import torch
 from torch import Tensor
 
 from microtome.errors import TaskError
-from microtome.graph.gradients import Pulled, Start, gradient_pass, played, value_of
+from microtome.graph.gradients import (
+    Pulled,
+    Start,
+    at_readers,
+    gradient_pass,
+    played,
+    reader_pass,
+    value_of,
+)
 from microtome.graph.nodes import Graph
 from microtome.graph.patched import EdgeRuns, Recorded
+from microtome.graph.pulling import Sum
 from microtome.graph.softmax import repair_edges
 from microtome.replay.bench import Bench
 from microtome.replay.plan import Group
@@ -197,12 +206,14 @@ def _interpolated(
     weight: Tensor | None = None
     ends, sums, passes = None, None, 0
     for writers, at in cuts(recorded):
-        mean: Pulled = {}
+        total_of = Sum(recorded.ground.reading)
         for k in range(steps):
-            _, pulled = gradient_pass(runs.bench, recorded, at((k + 0.5) / steps))
-            for key, value in pulled.items():
-                mean[key] = mean[key].add_(value, alpha=1 / steps) if key in mean else value / steps
+            for layer, kind, stream, grad in at_readers(
+                reader_pass(runs.bench, recorded, at((k + 0.5) / steps))
+            ):
+                total_of.add(layer, kind, stream, grad, 1 / steps)
             passes += 1
+        mean = total_of.pulled((recorded.ground.rows, recorded.ground.columns))
         part = contract(recorded, mean, writers)
         total = part if total is None else total + part
         size = sizes(recorded, mean, writers)
