@@ -8,8 +8,8 @@ import torch
 import tiny
 from microtome.graph.donors import Prompts
 from microtome.graph.gradients import pull_back
-from microtome.graph.pulling import Sum
 from microtome.graph.patched import EdgeRuns
+from microtome.graph.pulling import Sum
 from microtome.graph.reading import Reading
 from microtome.graph.runs import run_patched
 from microtome.graph.scores import edge_scores
