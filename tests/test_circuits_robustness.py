@@ -55,9 +55,10 @@ def test_the_planted_circuit_is_whole_wherever_the_donor_is_the_pairs_own(swept)
     np.testing.assert_allclose(done["value"], 1, atol=1e-3)
     whole = done[(done["direction"] == "noise") & ~done["setting"].str.startswith("only")]
     assert (whole["null_high"] < 0.95).all() and (whole["p"] <= 0.05).all()
-    # with all else left in at the other positions, one edge alone is enough, and random circuits that have it do as well
-    assert done.set_index("setting").loc["only @subject", "null_high"] == pytest.approx(1, abs=1e-3)
-    assert "only @subject" in swept.control("random_circuits").detail
+    # with all else left in at the other positions, one edge alone is enough, and random circuits that have it (one in
+    # twelve) do as well
+    assert done.set_index("setting").loc["only @end", "null_high"] == pytest.approx(1, abs=1e-3)
+    assert "only @end" in swept.control("random_circuits").detail
 
 
 def test_what_cannot_be_measured_says_why(swept):

@@ -108,6 +108,7 @@ def test_a_real_signal_in_a_real_process(tmp_path, number, code):
     program = f"""
 import signal, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and so does one under nohup
 import cli_toys, pytest
 cli_toys.install(pytest.MonkeyPatch()); cli_toys.STATE.then = "wait"
 from microtome.cli.main import main
