@@ -115,7 +115,12 @@ UNITS = {
     "circuits": "one plain forward",
     "exact": "one plain forward",
 }
-EDGES = {"gradient": "4", "integrated gradients, 8 steps": "12", "ten circuits": "12", "one circuit": "1"}
+EDGES = {
+    "gradient": "4",
+    "integrated gradients, 8 steps": "12",
+    "ten circuits": "12",
+    "each further circuit": "1",
+}
 
 
 def _edges(found: dict | None, memory: dict | None) -> list[str]:
@@ -130,6 +135,8 @@ def _edges(found: dict | None, memory: dict | None) -> list[str]:
             rows += [
                 [name, *_multiple(n, w, who[UNITS[kind]], case)] for n, w in who.items() if n != UNITS[kind]
             ]
+            if kind == "circuits":
+                rows.append([name, *_multiple("each further circuit", _further(who), who[UNITS[kind]], case)])
     out = [
         "## Edges: SmolLM2's graph of 70,651",
         "Scores and circuits of 32 pairs of 16 tokens, as multiples of one plain pass of the same prompts by transformers itself (a forward and backward to the "
@@ -162,6 +169,14 @@ def _multiple(name: str, who: dict, unit: dict, case: dict) -> list[str]:
         f"{_paired(who, unit):.1f}",
         f"<= {EDGES[name]}" if name in EDGES else "",
     ]
+
+
+def _further(who: dict) -> dict:
+    """What a circuit costs once base and donor are recorded: ten less one, by nine, round by round."""
+    rounds = [
+        (b - a) / 9 for a, b in zip(who["one circuit"]["rounds"], who["ten circuits"]["rounds"], strict=True)
+    ]
+    return {"seconds": statistics.median(rounds), "low": min(rounds), "high": max(rounds), "rounds": rounds}
 
 
 def _walks(found: dict | None) -> list[str]:

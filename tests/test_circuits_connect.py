@@ -185,7 +185,10 @@ def test_the_walk_reaches_every_linked_circuit_of_the_shape_and_nothing_else():
     linked = {tuple(sorted(map(int, t))) for t in product(*by_kind) if all_on_paths(GRAPH, np.array(t))}
     assert len(linked) == 12
     strata = Strata.of([0] * len(pool), kinds, 3)
-    found = {tuple(s.tolist()) for s in Walk(GRAPH, pool, strata, start, 0).sets(40)}
+    walk = Walk(GRAPH, pool, strata, start, 0)
+    first_time = [s.tolist() for s in walk.sets(40)]
+    assert [s.tolist() for s in walk.sets(40)] == first_time
+    found = set(map(tuple, first_time))
     assert found == linked - {tuple(sorted(start.tolist()))}
 
 

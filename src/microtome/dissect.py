@@ -39,7 +39,7 @@ SLACK = 1.3
 STREAM = ("L*.resid_pre", "final_resid")
 SCREENED = 64
 """Edges beside the strongest that are verified exactly, on average. Parts: as many as attribution patching does by itself."""
-EDGES, CIRCUIT, TESTING = 50.0, 90.0, 290.0
+EDGES, CIRCUIT, TESTING = 42.0, 68.0, 170.0
 """Forwards of the explored pairs that the stages of edges take in time, as measured on SmolLM2 and IOI."""
 TESTS: dict[str, Any] = {"draws": 25, "inflated": 19, "most": 16, "subsets": 5, "prompts": 8}
 """Fewer draws and prompts than an evaluation of its own has: enough for its level of .05."""

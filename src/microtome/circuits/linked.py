@@ -45,6 +45,10 @@ class Walk:
         self._place = {int(edge): i for i, edge in enumerate(self.pool)}
         self._edges: list[int] = self.pool.tolist()
         self._codes: list[int] = self.strata.codes.tolist()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Stand at the start."""
         self._here = np.sort(self.start)
         self._inside = set(self._here.tolist())
         self._links = Links(self.graph, self.pool[self.start], spans_of(self.graph, self.pool))
@@ -52,6 +56,7 @@ class Walk:
     def sets(self, draws: int) -> list[np.ndarray]:
         """Up to so many different circuits, none of them the start. -> [draw][index in the pool], sorted."""
         rng = seeds.rng(self.seed, f"circuit evaluation/linked/{len(self.strata.names)}")
+        self._begin()  # asked twice, it gives the same circuits
         seen, out = {self._here.tobytes()}, []
         moves = max(MOVES, 4 * len(self._here))
         for step in range(3 * draws + 10):

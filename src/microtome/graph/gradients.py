@@ -156,8 +156,8 @@ def gradient_pass(
     )
     pulled: Pulled = {}
     for layer, kind, stream, grad in at_readers(made):
-        whole_ = grad if kind == "logits" else pull_back(reading, layer, kind, stream, grad, frozen=rules)
-        pulled[layer, kind] = whole_.view(*start.hidden.shape[:2], *whole_.shape[1:])
+        at_stream = grad if kind == "logits" else pull_back(reading, layer, kind, stream, grad, frozen=rules)
+        pulled[layer, kind] = at_stream.view(*start.hidden.shape[:2], *at_stream.shape[1:])
     return made, pulled
 
 

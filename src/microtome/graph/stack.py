@@ -197,13 +197,12 @@ class Stack:
         The differences are summed in double, so that it is the donor's stream up to one rounding.
         """
         assert self.high is not None
-        wide = torch.promote_types(self.low.dtype, torch.float64)
         if self._total is None:
-            self._total = self.low.sum(0, dtype=wide).repeat(self.masks, 1)
+            self._total = self.low.sum(0, dtype=torch.float64).repeat(self.masks, 1)
             self._summed = self.split
         if self._summed < self.size:
             new = self.high[:, self._summed - self.split : self.size - self.split]
-            self._total += new.sum(1, dtype=wide)
+            self._total += new.sum(1, dtype=torch.float64)
             self._summed = self.size
         return (self._sorted(stream.flatten(1, 2)).flatten(1) + self._total).to(stream.dtype)
 
