@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # type checkers and editors; tests/test_house_rules.py holds the two together.
 _HOME = {
     "Ablate": ("microtome.trace.edits", "Ablate"),
+    "Direction": ("microtome.directions.direction", "Direction"),
     "Edit": ("microtome.trace.edits", "Edit"),
     "Keep": ("microtome.trace.edits", "Keep"),
     "Model": ("microtome.facade", "Model"),
@@ -44,6 +45,7 @@ _HOME = {
 
 __all__ = [
     "Ablate",
+    "Direction",
     "Edit",
     "Keep",
     "Model",

@@ -11,6 +11,7 @@ from microtome import errors as errors
 from microtome import methods as methods
 from microtome import metrics as metrics
 from microtome import zoo as zoo
+from microtome.directions.direction import Direction as Direction
 from microtome.facade import Model as Model
 from microtome.results import Result as Result
 from microtome.results import observe as observe
@@ -29,6 +30,7 @@ __version__: str
 
 __all__ = [
     "Ablate",
+    "Direction",
     "Edit",
     "Keep",
     "Model",

@@ -1,0 +1,1 @@
+"""Directions in activation space: the value, and what estimates it."""
