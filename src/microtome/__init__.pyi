@@ -18,6 +18,8 @@ from microtome.results import observe as observe
 from microtome.results import open_result as open
 from microtome.results import technique as technique
 from microtome.store.capture import capture as store
+from microtome.tasks.corpus import corpus as corpus
+from microtome.tasks.dataset import labelled as labelled
 from microtome.tasks.files import pairs as pairs
 from microtome.tasks.registry import task as task
 from microtome.trace.edits import Ablate as Ablate
@@ -40,8 +42,10 @@ __all__ = [
     "Result",
     "Steer",
     "circuits",
+    "corpus",
     "dissect",
     "errors",
+    "labelled",
     "load",
     "methods",
     "metrics",
