@@ -163,6 +163,7 @@ def _prepared(
         "long": long,
         "cut": [list(c) for c in items.cut],
         "windows": [list(w) for w in cuts],
+        "shards": layout.grouped(columns),
     }  # fmt: skip
     return Job(model, items, sites, columns, plan, cuts, batch, request)
 
@@ -244,7 +245,7 @@ def _in_folder(job: Job, folder: Path, *, temporary: bool = False) -> Store:
 
 _MUST_AGREE = {"model": "another model", "tokenizer": "another tokenizer", "data": "other data", "long": "another rule for long text",
                "numerics": "another dtype, attention implementation or device", "columns": "other sites"}  # fmt: skip
-_TO_RESUME = {"batch": "another batch size", "windows": "other parts", "made_with": "another torch, transformers or number of threads"}  # fmt: skip
+_TO_RESUME = {"batch": "another batch size", "windows": "other parts", "shards": "other files", "made_with": "another torch, transformers or number of threads"}  # fmt: skip
 
 
 def same(asked: Mapping[str, Any], found: Mapping[str, Any], folder: Path | None, *, resume: bool = False) -> None:  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 
 from microtome.store.items import Items
 
-__all__ = ["Column", "Shard", "batches", "shards", "windows"]
+__all__ = ["Column", "Shard", "batches", "grouped", "shards", "windows"]
 
 WINDOW_BYTES = 64 << 20
 """Activations held before they are written: what bounds the memory of a capture."""
@@ -79,14 +79,22 @@ class Shard:
     size: int
 
 
-def shards(columns: Sequence[Column]) -> list[Shard]:
-    """Files for the columns, in their order, wide dtypes first within a file so that every array is aligned."""
+def grouped(columns: Sequence[Column]) -> list[list[str]]:
+    """Which sites share a file, in their order."""
     groups: list[list[Column]] = [[]]
     for column in columns:
         if groups[-1] and sum(c.size for c in groups[-1]) + column.size > SHARD_BYTES:
             groups.append([])
         groups[-1].append(column)
-    return [_shard(f"shard-{i:04d}.safetensors", group) for i, group in enumerate(groups)]
+    return [[c.site for c in group] for group in groups]
+
+
+def shards(columns: Sequence[Column], groups: Sequence[Sequence[str]]) -> list[Shard]:
+    """The files of grouped columns, wide dtypes first within a file so that every array is aligned."""
+    by_site = {c.site: c for c in columns}
+    return [
+        _shard(f"shard-{i:04d}.safetensors", [by_site[s] for s in group]) for i, group in enumerate(groups)
+    ]
 
 
 def _shard(name: str, columns: Sequence[Column]) -> Shard:

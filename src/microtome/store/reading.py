@@ -18,7 +18,7 @@ from microtome.results.frozen import FrozenDict, freeze_json
 from microtome.sites import Site, parse
 from microtome.store import files
 from microtome.store.items import Items, items_of
-from microtome.store.layout import DTYPES, Column, shards
+from microtome.store.layout import DTYPES, Column, Shard, shards
 from microtome.store.writing import check_piece, raw
 
 if TYPE_CHECKING:
@@ -72,7 +72,13 @@ class Store:
                 raise ResourceError(f"{place / name} {'is missing' if there < 0 else f'has {there} bytes'}", why=f"the manifest says {size} bytes",
                                     instead="take it from a copy, or capture anew in a new folder")  # fmt: skip
         items = _read_items(place / files.ITEMS, manifest)
-        return cls(manifest, items, columns_of(manifest, items), folder=place)
+        store = cls(manifest, items, columns_of(manifest, items), folder=place)
+        for shard in store._shards:
+            with (place / shard.name).open("rb") as file:
+                if file.read(len(shard.header)) != shard.header:
+                    raise ResourceError(f"{place / shard.name} is not the file that was written", why="its header differs",
+                                        instead="take it from a copy, or capture anew in a new folder")  # fmt: skip
+        return store
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -158,8 +164,8 @@ class Store:
         same(asked, self.manifest, self.folder)
 
     @cached_property
-    def _shards(self) -> Any:
-        return shards(list(self._columns.values()))
+    def _shards(self) -> list[Shard]:
+        return shards(list(self._columns.values()), self.manifest["shards"])
 
     def _check(self, column: Column) -> None:
         """Compare a site's bytes with their digests, once."""

@@ -50,7 +50,7 @@ class InFolder:
 
     def __init__(self, folder: Path, request: Mapping[str, Any], columns: Sequence[Column], items: Items) -> None:  # fmt: skip
         self.folder, self.request, self.columns = folder, dict(request), columns
-        self.shards = shards(columns)
+        self.shards = shards(columns, request["shards"])
         self.pieces: list[list[str]] = []
         if (folder / files.CURSOR).exists():
             self.pieces = files.read_json(folder / files.CURSOR)["pieces"]
