@@ -385,6 +385,50 @@ def dynamics(evil=False):
     return Result("training_dynamics", query("training_dynamics", nulls=4), None, {"progress": pd.DataFrame(rows)}, **judged(controls, mandatory=("repeat", "scrambled_weights")))  # fmt: skip
 
 
+def steering(tokens=TOKENS):
+    """A sweep of five doses, the last two of which break the text."""
+    doses = [-4.0, 2.0, 4.0, 8.0, 16.0]
+    dose = pd.DataFrame([
+        {"coefficient": c, "value": 0.3 * c, "low": 0.3 * c - 0.2, "high": 0.3 * c + 0.2, "null_low": -0.04 * abs(c), "null_high": 0.05 * abs(c), "n": 16,
+         "perplexity": 9.0 + abs(c) ** 1.5, "repetition": min(1.0, 0.01 * abs(c)), "collapsed": c > 4}
+        for c in doses
+    ])  # fmt: skip
+    rng = np.random.default_rng(11)
+    nulls = pd.DataFrame(
+        {"family": ["shuffled_labels"] * 19 + ["isotropic"] * 19, "value": rng.normal(0, 0.1, 38)}
+    )
+    baselines = pd.DataFrame([
+        {"name": "system prompt", "value": 1.9, "low": 1.5, "high": 2.3, "n": 8}, {"name": "sibling: calm", "value": 0.2, "low": np.nan, "high": np.nan, "n": 8},
+        {"name": "KL on neutral text (nats)", "value": 0.1, "low": 0.02, "high": 0.09, "n": 8},
+    ])  # fmt: skip
+    texts = [{"coefficient": name, "prompt": i, "text": text} for i in (0, 3) for name, text in
+             (("-4", tokens[-1] + " terrible"), ("0", "".join(tokens)), ("4", " wonderful" * 30), ("16", ""), ("system prompt", "glad <b>to</b> help"))]  # fmt: skip
+    effects = Labelled(rng.normal(1.2, 0.2, (1, 8, 1)), ("site", "prompt", "metric"), {"site": ("L12.resid_post",), "prompt": tuple(range(8)), "metric": ("share of words",)})  # fmt: skip
+    cells = pd.DataFrame(
+        [
+            {
+                "site": "L12.resid_post",
+                "metric": "share of words",
+                "low": 1.0,
+                "high": 1.4,
+                "null_low": -0.3,
+                "null_high": 0.3,
+                "p": 0.05,
+            }
+        ]
+    )
+    about = pd.DataFrame({"name": ["measure"], "value": ["share of words"]})
+    tables = {
+        "cells": cells,
+        "dose": dose,
+        "nulls": nulls,
+        "baselines": baselines,
+        "samples": pd.DataFrame(texts),
+        "about": about,
+    }
+    return Result("steering", query("steering"), effects, tables, raw_examples=examples(tokens), **judged((control("zero", gates=True), control("fluency")), mandatory=("zero", "fluency")))  # fmt: skip
+
+
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
           "attention patterns", "ablation", "component set")  # fmt: skip
 

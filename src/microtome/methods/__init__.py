@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.sets import component_set
+    from microtome.methods.steer import steering
 
 _HOMES = {
     "ablation": "ablating",
@@ -33,6 +34,7 @@ _HOMES = {
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
     "path_patching": "paths",
+    "steering": "steer",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "direct_logit_attribution",
     "logit_lens",
     "path_patching",
+    "steering",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}
