@@ -11,11 +11,13 @@ import pytest
 
 import aligned
 import planted
+import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
 from microtome.report import write_report
 from microtome.results import observe, open_result, registry
+from microtome.tasks.grid import grid
 
 SITES = ["L*H*.z", "L*.mlp_out"]
 
@@ -62,6 +64,8 @@ def loudest(model):
     return {"largest logit": float(model.run([[0, 1, 2, 1]]).logits.max())}
 
 
+GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
+
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
@@ -76,6 +80,7 @@ RECIPES = {
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
+    "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 

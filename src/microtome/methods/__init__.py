@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from microtome.methods.behaviour_check import behaviour
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.gradient_attribution import attribution_patching
+    from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
@@ -33,6 +34,7 @@ _HOMES = {
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
     "path_patching": "paths",
+    "prompt_grid": "grids",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "direct_logit_attribution",
     "logit_lens",
     "path_patching",
+    "prompt_grid",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

@@ -14,7 +14,7 @@ from typing import Any
 from microtome.errors import TaskError
 from microtome.tasks.checks import quote
 
-__all__ = ["NEEDED", "OPTIONAL", "Row", "check_columns", "read"]
+__all__ = ["NEEDED", "OPTIONAL", "Row", "check_columns", "read", "read_text", "unique"]
 
 NEEDED = ("clean", "corrupt", "answer", "wrong")
 OPTIONAL = ("template", "entity", "group")
@@ -51,7 +51,7 @@ def read(path: str | Path) -> list[Row]:
             why=f"endings read here: {', '.join(FORMATS)}",
             instead="rename it, or convert it to CSV with the columns " + ", ".join(NEEDED),
         )
-    text = _text(file)
+    text = read_text(file)
     if not text.strip():
         raise TaskError(f"{quote(file.name)} is empty", why="it holds no pairs", instead=_example())
     rows = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "yaml": _yaml}[kind](text, file.name)
@@ -68,7 +68,8 @@ def _example() -> str:
     return f"give one row per pair under the header {','.join(NEEDED)}"
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """A file's text, a byte order mark left out. Raises TaskError where it cannot be read or is not UTF-8."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -182,7 +183,7 @@ def _jsonl(text: str, name: str) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=partial(_once, where=f"{name} line {number}"))
+            row = json.loads(line, object_pairs_hook=partial(unique, where=f"{name} line {number}"))
         except (ValueError, RecursionError) as error:
             raise TaskError(
                 f"{name} line {number} is not JSON: {quote(line)}",
@@ -193,18 +194,18 @@ def _jsonl(text: str, name: str) -> list[Row]:
     return rows
 
 
-def _once(cells: Sequence[tuple[Any, Any]], where: str) -> dict[Any, Any]:
+def unique(cells: Sequence[tuple[Any, Any]], where: str, what: str = "column") -> dict[Any, Any]:
     """A mapping from its cells; JSON and YAML would keep the last of two that have one name, without a word."""
     names = [name for name, _ in cells]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
-        raise _twice(str(twice[0]), where)
+        raise _twice(str(twice[0]), where, what)
     return dict(cells)
 
 
-def _twice(name: str, where: str) -> TaskError:
+def _twice(name: str, where: str, what: str = "column") -> TaskError:
     return TaskError(
-        f"{where}: the column {quote(name)} is there twice",
+        f"{where}: the {what} {quote(name)} is there twice",
         why="one of them would be lost",
         instead="remove one",
     )
@@ -218,7 +219,7 @@ def _yaml(text: str, name: str) -> list[Row]:
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            _once([(key, None) for key in names], f"{name} line {node.start_mark.line + 1}")
+            unique([(key, None) for key in names], f"{name} line {node.start_mark.line + 1}")
             return super().construct_mapping(node, deep)
 
     try:
