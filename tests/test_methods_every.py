@@ -12,6 +12,7 @@ import pytest
 import aligned
 import planted
 import steerable
+import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
@@ -19,6 +20,7 @@ from microtome.methods.steer import SteeringOptions
 from microtome.methods.steer_measures import Words
 from microtome.report import write_report
 from microtome.results import observe, open_result, registry
+from microtome.tasks.grid import grid
 
 SITES = ["L*H*.z", "L*.mlp_out"]
 
@@ -71,6 +73,7 @@ def steered():
     return methods.steering(steerable.model(), steerable.texts(), site=steerable.SITE, coefficients=[-1, 0.5, 1], prompts=steerable.prompts(8),
                             measure=words, neutral=steerable.neutral(), when="both", options=SteeringOptions(tokens=6, draws=19, band=3), seed=0)  # fmt: skip
 
+GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
 
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
@@ -87,6 +90,7 @@ RECIPES = {
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
     "steering": lambda m, t, s: steered(),
+    "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 

@@ -373,6 +373,27 @@ def paths(layers=30):
     return Result("path_patching", query("path_patching", **asked), base.effects, tables, **judged())
 
 
+def prompts(evil=False):
+    """Two factors, one of three levels, in three wordings; the strongest leaves the band of wordings."""
+    sites = (
+        "tone: polite - rude",
+        "tone: blunt - rude",
+        f"{EVIL[3]}: b - a" if evil else "city: (nothing) - Paris",
+    )
+    rng = np.random.default_rng(8)
+    values = np.array([2.4, 0.3, -0.5])[:, None] + rng.normal(0, 0.3, (3, 36))
+    values[:, ::3] = np.nan
+    effects = Labelled(values[..., None], ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(36)), "metric": ("logprob_diff",)})  # fmt: skip
+    mean = np.nanmean(values, 1)
+    tables = {
+        "cells": pd.DataFrame({"site": sites, "metric": "logprob_diff", "low": mean - 0.2, "high": mean + 0.2, "null_low": -0.9, "null_high": 0.9, "p": [0.0002, 0.0002, 0.4]}),
+        "wordings": pd.DataFrame({"wording": ["1 - 0", "2 - 0", "2 - 1"], "value": [0.9, -0.1, -0.8], "low": [0.7, -0.3, -1.0], "high": [1.1, 0.1, -0.6], "n": 12}),
+        "by_wording": pd.DataFrame([{"site": s, "wording": w, "value": float(m) + 0.1 * w, "n": 12} for s, m in zip(sites, mean, strict=True) for w in range(3)]),
+    }  # fmt: skip
+    controls = (control("alone", gates=True), control("paraphrases", null=(-0.9, 0.9)))
+    return Result("prompt_grid", query("prompt_grid", read="logprob"), effects, tables, raw_examples=examples(), **judged(controls, mandatory=("alone", "paraphrases")))  # fmt: skip
+
+
 def dynamics(evil=False):
     """Two measures over a training, with the range of scrambled weights; one without a null."""
     names = ("prefix_matching", "seen_loss", EVIL[0] if evil else "embedding_gini")

@@ -33,6 +33,7 @@ MODULES = {
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
     "steering": "steering",
+    "prompt_grid": "prompts",
     "training_dynamics": "dynamics",
     "dissect": "overview",
 }

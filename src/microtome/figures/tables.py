@@ -40,6 +40,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "training": (("run", "step", "loss"), ()),
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
     "sums": (("quantity", "value", "low", "high"), ()),
+    "wordings": (("wording", "value"), ("low", "high", "n")),
+    "by_wording": (("site", "wording", "value"), ()),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),

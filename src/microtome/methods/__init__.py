@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from microtome.methods.behaviour_check import behaviour
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.gradient_attribution import attribution_patching
+    from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
@@ -35,6 +36,7 @@ _HOMES = {
     "logit_lens": "lens",
     "path_patching": "paths",
     "steering": "steer",
+    "prompt_grid": "grids",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "logit_lens",
     "path_patching",
     "steering",
+    "prompt_grid",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

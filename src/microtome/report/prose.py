@@ -41,6 +41,7 @@ TITLE = {
     "distributed_alignment_search": "A subspace for a variable",
     "path_patching": "Path patching",
     "steering": "Steering",
+    "prompt_grid": "Prompts, one factor at a time",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
@@ -57,6 +58,7 @@ _ASKED = {
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
+    "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
 _WAYS = {
@@ -97,6 +99,10 @@ _LIMITS = {
     "attention_patterns": (
         "Where a head looks is not what it moves, and not whether that matters.",
         "A head's name holds for the texts it was measured on.",
+    ),
+    "prompt_grid": (
+        "A factor of a prompt that moves the answer says nothing yet of how the model computes it.",
+        "The effects are about these wordings and these levels; another wording may turn them round.",
     ),
     "component_set": (
         "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",
