@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.lens import logit_lens
@@ -32,6 +33,7 @@ _HOMES = {
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
+    "model_diff": "diffing",
     "path_patching": "paths",
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "logit_lens",
+    "model_diff",
     "path_patching",
 ]
 
