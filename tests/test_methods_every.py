@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import aligned
+import diffed
 import planted
 import steerable
 import worded
@@ -88,6 +89,7 @@ RECIPES = {
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
+    "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
     "steering": lambda m, t, s: steered(),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),

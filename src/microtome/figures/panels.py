@@ -24,6 +24,7 @@ MODULES = {
     "attribution_patching": "attribution",
     "direct_logit_attribution": "logits",
     "logit_lens": "lens",
+    "model_diff": "diffing",
     "ablation": "ablation",
     "attention_patterns": "attention",
     "component_set": "sets",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.grids import prompt_grid
@@ -34,6 +35,7 @@ _HOMES = {
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
+    "model_diff": "diffing",
     "path_patching": "paths",
     "steering": "steer",
     "prompt_grid": "grids",
@@ -49,6 +51,7 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "logit_lens",
+    "model_diff",
     "path_patching",
     "steering",
     "prompt_grid",

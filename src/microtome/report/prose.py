@@ -39,6 +39,7 @@ TITLE = {
     "circuit_evaluation": "A circuit tested",
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
+    "model_diff": "Two models compared",
     "path_patching": "Path patching",
     "steering": "Steering",
     "prompt_grid": "Prompts, one factor at a time",
@@ -56,6 +57,7 @@ _ASKED = {
     "circuit_evaluation": "Do these edges carry the behaviour, all of it and nothing else, and would other edges have done as well?",
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
+    "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
@@ -121,6 +123,12 @@ _LIMITS = {
     "distributed_alignment_search": (
         "A subspace that can be exchanged need not be one that the model uses: where one linear map reads the site its parts are tested, elsewhere they cannot be.",
         "No subspace found does not say that there is none: training may have missed it, or it is not linear.",
+    ),
+    "model_diff": (
+        "A difference says where two models part, not what it is for: patch it across the models, or steer with it.",
+        "A change that these texts do not reach (a backdoor without its trigger) is invisible here, except in the weights.",
+        "Every fine-tune drifts: without an unrelated one to compare, a difference need not be about what was trained.",
+        "Noise models ask whether the size of the difference needs a direction; they are no model of training.",
     ),
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
