@@ -74,6 +74,7 @@ def steered():
     return methods.steering(steerable.model(), steerable.texts(), site=steerable.SITE, coefficients=[-1, 0.5, 1], prompts=steerable.prompts(8),
                             measure=words, neutral=steerable.neutral(), when="both", options=SteeringOptions(tokens=6, draws=19, band=3), seed=0)  # fmt: skip
 
+
 GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
 
 RECIPES = {

@@ -50,7 +50,10 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
-    "dose": (("coefficient", "value", "perplexity", "repetition", "collapsed"), ("low", "high", "null_low", "null_high", "n")),
+    "dose": (
+        ("coefficient", "value", "perplexity", "repetition", "collapsed"),
+        ("low", "high", "null_low", "null_high", "n"),
+    ),
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
 }

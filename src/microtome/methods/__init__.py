@@ -53,8 +53,8 @@ __all__ = [
     "logit_lens",
     "model_diff",
     "path_patching",
-    "steering",
     "prompt_grid",
+    "steering",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

@@ -86,16 +86,12 @@ def read(path: str | Path, layout: Layout = PAIRS) -> list[Row]:
     if kind == "parquet":
         rows = _parquet(file, layout)
     else:
-        text = _text(file)
+        text = read_text(file)
         if not text.strip():
             raise TaskError(
                 f"{quote(file.name)} is empty", why=f"it holds no {layout.noun}", instead=layout.example
             )
         rows = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "yaml": _yaml}[kind](text, file.name, layout)
-    text = read_text(file)
-    if not text.strip():
-        raise TaskError(f"{quote(file.name)} is empty", why="it holds no pairs", instead=_example())
-    rows = {"csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "yaml": _yaml}[kind](text, file.name)
     if not rows:
         raise TaskError(
             f"{quote(file.name)} has a header and no {layout.noun}",
