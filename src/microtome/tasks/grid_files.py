@@ -14,14 +14,23 @@ from microtome.tasks.checks import quote
 from microtome.tasks.grid import PromptGrid, grid
 from microtome.tasks.table import read_text, unique
 
-__all__ = ["KEYS", "of_mapping", "read_grid"]
+__all__ = ["KEYS", "built_in", "of_mapping", "read_grid"]
+
+FOLDER = Path(__file__).with_name("grids")
 
 NEEDED = ("template", "factors", "answers")
 KEYS = (*NEEDED, "paraphrases", "over", "system", "prefill", "chat", "name")
 
 
+def built_in() -> tuple[str, ...]:
+    """Names of the grids that come with Microtome."""
+    return tuple(sorted(file.stem for file in FOLDER.glob("*.yaml")))
+
+
 def read_grid(path: str | Path) -> PromptGrid:
-    """The grid of a .yaml, .yml or .json file: one mapping with the arguments of `microtome.tasks.grid.grid`.
+    """The grid of a .yaml, .yml or .json file, or a built-in one by its name.
+
+    A file holds one mapping with the arguments of `microtome.tasks.grid.grid`.
 
     Raises
     ------
@@ -29,8 +38,14 @@ def read_grid(path: str | Path) -> PromptGrid:
     suggested), or a grid that is refused.
     """
     file = Path(path)
+    if str(path) in built_in():
+        file = FOLDER / f"{path}.yaml"
     kind = file.suffix.lower()
     if kind not in (".yaml", ".yml", ".json"):
+        if not kind and not file.exists():
+            near = difflib.get_close_matches(str(path), built_in(), n=1, cutoff=0.5)
+            raise TaskError(f"there is no grid called {quote(str(path))}", why=f"built-in ones: {', '.join(built_in())}",
+                            instead=f'did you mean "{near[0]}"?' if near else "one of these, or a .yaml file")  # fmt: skip
         raise TaskError(f"{quote(file.name)} does not say what it is by its ending", why="a grid is a .yaml, .yml or .json file",
                         instead="rename it, or write it as YAML")  # fmt: skip
     text = read_text(file)
