@@ -32,6 +32,7 @@ MODULES = {
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
+    "probe": "probing",
     "training_dynamics": "dynamics",
     "dissect": "overview",
 }

@@ -39,12 +39,15 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accuracy": (("part", "what", "value"), ("low", "high", "n")),
     "training": (("run", "step", "loss"), ()),
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
+    "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),
+    "reliability": (("predicted", "observed"), ("low", "high", "n")),
+    "causal": (("way", "family", "value"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
 }
-_TEXT = frozenset({"metric", "position", "note", "detail", "why"})
+_TEXT = frozenset({"metric", "position", "note", "detail", "why", "kind"})
 
 
 def table_of(result: Result, name: str) -> pd.DataFrame | None:

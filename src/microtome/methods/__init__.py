@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
+    from microtome.methods.probing.technique import probe
     from microtome.methods.sets import component_set
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
     "path_patching": "paths",
+    "probe": "probing.technique",
 }
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "direct_logit_attribution",
     "logit_lens",
     "path_patching",
+    "probe",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

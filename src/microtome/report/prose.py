@@ -40,6 +40,7 @@ TITLE = {
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
     "path_patching": "Path patching",
+    "probe": "A probe",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
@@ -55,6 +56,7 @@ _ASKED = {
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
+    "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
 _WAYS = {
@@ -117,6 +119,10 @@ _LIMITS = {
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
         "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
+    ),
+    "probe": (
+        "What can be read need not be used: only the causal test speaks of use, and only through the answers to one question.",
+        "The label's neighbours (topic, tone, wording) may be what is read: a probe cannot tell the label from what goes with it in these texts.",
     ),
     "training_dynamics": (
         "One training from one seed: another may take other steps, or arrive elsewhere.",
