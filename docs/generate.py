@@ -84,9 +84,9 @@ def extensions() -> str:
         parts.append(f"## {kind.capitalize()}\n\n{intro}\n\n{_table(('name', 'from', *head), rows)}")
     return f"""# What can be extended
 
-A family, a task, a metric or a technique is one file and one registry entry. A package of your own adds one by an entry
-point in the group `microtome.families`, `microtome.tasks`, `microtome.metrics` or `microtome.techniques`; nothing in
-Microtome changes. CONTRIBUTING.md has an example of each in about 20 lines. This page lists what is installed here.
+A family, a task, a dataset, a metric or a technique is one file and one registry entry. A package of your own adds one by an entry
+point in the group `microtome.families`, `microtome.tasks`, `microtome.datasets`, `microtome.metrics` or
+`microtome.techniques`; nothing in Microtome changes. CONTRIBUTING.md has an example of each in about 20 lines. This page lists what is installed here.
 
 {chr(10).join(parts)}"""
 
@@ -110,6 +110,12 @@ def _task(found: Any) -> Sequence[object]:
     return summary, ", ".join(getattr(found, "variables", ())), changes
 
 
+def _dataset(found: Any) -> Sequence[object]:
+    summary = getattr(found, "summary", None) or str(found.__doc__ or "").partition("\n")[0]
+    most = found.most() * found.per if hasattr(found, "most") else ""
+    return summary, getattr(found, "about", ""), most, getattr(found, "readable", "") or "no word", getattr(found, "source", "")
+
+
 def _metric(found: Any) -> Sequence[object]:
     return found.unit, found.higher
 
@@ -131,6 +137,11 @@ _KINDS: dict[str, tuple[str, Sequence[str], Callable[[Any], Sequence[object]]]] 
         "A subclass of `microtome.tasks.generator.Generator`, or any function `(model, n, seed, **options) -> PairTask`.",
         ("asks", "variables", "counterfactuals"),
         _task,
+    ),
+    "datasets": (
+        "A `microtome.tasks.sets.base.Dataset`, or any function `(n, seed) -> LabelledText`; `mt.labelled(NAME)` gives it.",
+        ("for example", "the label says", "texts at most", "what of the words tells the label", "source"),
+        _dataset,
     ),
     "metrics": (
         "A `microtome.metrics.Metric`: a pure function from logits to one number per prompt.",

@@ -26,6 +26,7 @@ from microtome.figures import (
     overview,
     patching,
     pictures_of,
+    prompts,
     sets,
     static_svg,
 )
@@ -40,6 +41,8 @@ KINDS = {
     "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
     "probe": toy.probe,
     "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "dissect": lambda: toy.dissect(layers=4),
+    "prompts": toy.prompts,
+    "steering": toy.steering,
 }  # fmt: skip
 
 
@@ -319,3 +322,17 @@ def test_a_dissection_is_drawn_by_its_first_map_and_says_so_when_it_has_none():
 def test_a_kind_of_another_package_has_the_figure_its_technique_names():
     assert pictures_of(Result("homegrown")) == ()
     assert pictures_of(Result("homegrown", query=toy.query("nobody_installed_this"))) == ()
+
+
+def test_a_factor_stands_on_the_band_of_wordings_and_every_wording_is_drawn():
+    result = toy.prompts()
+    figure = prompts.draw(result)
+    bars = {
+        y: x for t in figure.data if t.type == "bar" and t.xaxis == "x" for y, x in zip(t.y, t.x, strict=True)
+    }
+    assert bars[0] == pytest.approx(float(np.nanmean(result.effects.values[0])), abs=1e-5)
+    assert len([t for t in figure.data if t.type == "bar" and t.xaxis == "x2"]) >= 1
+    assert any(s.x0 == -0.9 and s.x1 == 0.9 for s in figure.layout.shapes)
+    assert "in other words" in words(figure)
+    points = [t for t in prompts.wordings(result).data if t.mode == "markers"]
+    assert len(points) == 3 and all(len(t.x) == 3 for t in points)

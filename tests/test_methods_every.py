@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 import aligned
+import diffed
 import planted
 import probed
+import steerable
+import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
+from microtome.methods.steer import SteeringOptions
+from microtome.methods.steer_measures import Words
 from microtome.report import write_report
 from microtome.results import observe, open_result, registry
+from microtome.tasks.grid import grid
 
 SITES = ["L*H*.z", "L*.mlp_out"]
 
@@ -63,6 +69,15 @@ def loudest(model):
     return {"largest logit": float(model.run([[0, 1, 2, 1]]).logits.max())}
 
 
+def steered():
+    """A small sweep on the planted mood."""
+    words = Words(tuple(steerable.GLAD), tuple(steerable.SAD))
+    return methods.steering(steerable.model(), steerable.texts(), site=steerable.SITE, coefficients=[-1, 0.5, 1], prompts=steerable.prompts(8),
+                            measure=words, neutral=steerable.neutral(), when="both", options=SteeringOptions(tokens=6, draws=19, band=3), seed=0)  # fmt: skip
+
+
+GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
+
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
@@ -76,8 +91,11 @@ RECIPES = {
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
+    "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
     "probe": lambda m, t, s: methods.probe(probed.model(), probed.texts(), ask=probed.ASK, options=probed.FAST, seed=0),
+    "steering": lambda m, t, s: steered(),
+    "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 
@@ -180,7 +198,7 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 
 @pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "probe"]
+    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "probe", "steering"]
 )  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)

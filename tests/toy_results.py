@@ -373,6 +373,27 @@ def paths(layers=30):
     return Result("path_patching", query("path_patching", **asked), base.effects, tables, **judged())
 
 
+def prompts(evil=False):
+    """Two factors, one of three levels, in three wordings; the strongest leaves the band of wordings."""
+    sites = (
+        "tone: polite - rude",
+        "tone: blunt - rude",
+        f"{EVIL[3]}: b - a" if evil else "city: (nothing) - Paris",
+    )
+    rng = np.random.default_rng(8)
+    values = np.array([2.4, 0.3, -0.5])[:, None] + rng.normal(0, 0.3, (3, 36))
+    values[:, ::3] = np.nan
+    effects = Labelled(values[..., None], ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(36)), "metric": ("logprob_diff",)})  # fmt: skip
+    mean = np.nanmean(values, 1)
+    tables = {
+        "cells": pd.DataFrame({"site": sites, "metric": "logprob_diff", "low": mean - 0.2, "high": mean + 0.2, "null_low": -0.9, "null_high": 0.9, "p": [0.0002, 0.0002, 0.4]}),
+        "wordings": pd.DataFrame({"wording": ["1 - 0", "2 - 0", "2 - 1"], "value": [0.9, -0.1, -0.8], "low": [0.7, -0.3, -1.0], "high": [1.1, 0.1, -0.6], "n": 12}),
+        "by_wording": pd.DataFrame([{"site": s, "wording": w, "value": float(m) + 0.1 * w, "n": 12} for s, m in zip(sites, mean, strict=True) for w in range(3)]),
+    }  # fmt: skip
+    controls = (control("alone", gates=True), control("paraphrases", null=(-0.9, 0.9)))
+    return Result("prompt_grid", query("prompt_grid", read="logprob"), effects, tables, raw_examples=examples(), **judged(controls, mandatory=("alone", "paraphrases")))  # fmt: skip
+
+
 def dynamics(evil=False):
     """Two measures over a training, with the range of scrambled weights; one without a null."""
     names = ("prefix_matching", "seen_loss", EVIL[0] if evil else "embedding_gini")
@@ -402,6 +423,50 @@ def probe(layers=6, evil=False):
               for f, values in (("direction", [shift]), ("shuffled labels", random.normal(0, 0.4, 99)), ("isotropic", random.normal(0, 0.1, 99))) for v in values]  # fmt: skip
     tables = {"probes": pd.DataFrame(rows), "reliability": reliability, "causal": pd.DataFrame(causal)}
     return Result("probe", query("probe", sites="L*.resid_post@-1"), None, tables, **judged())
+
+
+def steering(tokens=TOKENS):
+    """A sweep of five doses, the last two of which break the text."""
+    doses = [-4.0, 2.0, 4.0, 8.0, 16.0]
+    dose = pd.DataFrame([
+        {"coefficient": c, "value": 0.3 * c, "low": 0.3 * c - 0.2, "high": 0.3 * c + 0.2, "null_low": -0.04 * abs(c), "null_high": 0.05 * abs(c), "n": 16,
+         "perplexity": 9.0 + abs(c) ** 1.5, "repetition": min(1.0, 0.01 * abs(c)), "collapsed": c > 4}
+        for c in doses
+    ])  # fmt: skip
+    rng = np.random.default_rng(11)
+    nulls = pd.DataFrame(
+        {"family": ["shuffled_labels"] * 19 + ["isotropic"] * 19, "value": rng.normal(0, 0.1, 38)}
+    )
+    baselines = pd.DataFrame([
+        {"name": "system prompt", "value": 1.9, "low": 1.5, "high": 2.3, "n": 8}, {"name": "sibling: calm", "value": 0.2, "low": np.nan, "high": np.nan, "n": 8},
+        {"name": "KL on neutral text (nats)", "value": 0.1, "low": 0.02, "high": 0.09, "n": 8},
+    ])  # fmt: skip
+    texts = [{"coefficient": name, "prompt": i, "text": text} for i in (0, 3) for name, text in
+             (("-4", tokens[-1] + " terrible"), ("0", "".join(tokens)), ("4", " wonderful" * 30), ("16", ""), ("system prompt", "glad <b>to</b> help"))]  # fmt: skip
+    effects = Labelled(rng.normal(1.2, 0.2, (1, 8, 1)), ("site", "prompt", "metric"), {"site": ("L12.resid_post",), "prompt": tuple(range(8)), "metric": ("share of words",)})  # fmt: skip
+    cells = pd.DataFrame(
+        [
+            {
+                "site": "L12.resid_post",
+                "metric": "share of words",
+                "low": 1.0,
+                "high": 1.4,
+                "null_low": -0.3,
+                "null_high": 0.3,
+                "p": 0.05,
+            }
+        ]
+    )
+    about = pd.DataFrame({"name": ["measure"], "value": ["share of words"]})
+    tables = {
+        "cells": cells,
+        "dose": dose,
+        "nulls": nulls,
+        "baselines": baselines,
+        "samples": pd.DataFrame(texts),
+        "about": about,
+    }
+    return Result("steering", query("steering"), effects, tables, raw_examples=examples(tokens), **judged((control("zero", gates=True), control("fluency")), mandatory=("zero", "fluency")))  # fmt: skip
 
 
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",

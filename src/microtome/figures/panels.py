@@ -24,6 +24,7 @@ MODULES = {
     "attribution_patching": "attribution",
     "direct_logit_attribution": "logits",
     "logit_lens": "lens",
+    "model_diff": "diffing",
     "ablation": "ablation",
     "attention_patterns": "attention",
     "component_set": "sets",
@@ -33,6 +34,8 @@ MODULES = {
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
     "probe": "probing",
+    "steering": "steering",
+    "prompt_grid": "prompts",
     "training_dynamics": "dynamics",
     "dissect": "overview",
 }

@@ -43,9 +43,22 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reliability": (("predicted", "observed"), ("low", "high", "n")),
     "causal": (("way", "family", "value"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),
+    "wordings": (("wording", "value"), ("low", "high", "n")),
+    "by_wording": (("site", "wording", "value"), ()),
+    "differing_tokens": (("document", "at", "context", "token", "kl", "share"), ("null_high", "p")),
+    "weight_changes": (("tensor", "changed", "relative", "largest", "rank", "effective_rank", "full"), ()),
+    "reading": (("source", "site", "position", "rank", "token", "score"), ()),
+    "drift": (("site", "value", "unrelated"), ("position", "low", "high")),
+    "token_map": (("document", "at", "token"), ()),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
+    "dose": (
+        ("coefficient", "value", "perplexity", "repetition", "collapsed"),
+        ("low", "high", "null_low", "null_high", "n"),
+    ),
+    "baselines": (("name", "value"), ("low", "high", "n")),
+    "samples": (("coefficient", "prompt", "text"), ()),
 }
 _TEXT = frozenset({"metric", "position", "note", "detail", "why", "kind"})
 

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.gradient_attribution import attribution_patching
+    from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.probing.technique import probe
     from microtome.methods.sets import component_set
+    from microtome.methods.steer import steering
 
 _HOMES = {
     "ablation": "ablating",
@@ -33,8 +36,11 @@ _HOMES = {
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
+    "model_diff": "diffing",
     "path_patching": "paths",
     "probe": "probing.technique",
+    "steering": "steer",
+    "prompt_grid": "grids",
 }
 
 __all__ = [
@@ -47,8 +53,11 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "logit_lens",
+    "model_diff",
     "path_patching",
     "probe",
+    "prompt_grid",
+    "steering",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

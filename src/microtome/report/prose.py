@@ -39,8 +39,11 @@ TITLE = {
     "circuit_evaluation": "A circuit tested",
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
+    "model_diff": "Two models compared",
     "path_patching": "Path patching",
     "probe": "A probe",
+    "steering": "Steering",
+    "prompt_grid": "Prompts, one factor at a time",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
@@ -55,8 +58,11 @@ _ASKED = {
     "circuit_evaluation": "Do these edges carry the behaviour, all of it and nothing else, and would other edges have done as well?",
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
+    "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
+    "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
+    "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
 _WAYS = {
@@ -98,6 +104,10 @@ _LIMITS = {
         "Where a head looks is not what it moves, and not whether that matters.",
         "A head's name holds for the texts it was measured on.",
     ),
+    "prompt_grid": (
+        "A factor of a prompt that moves the answer says nothing yet of how the model computes it.",
+        "The effects are about these wordings and these levels; another wording may turn them round.",
+    ),
     "component_set": (
         "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",
         "Faithfulness is about these prompts, this metric and this replacement for everything else.",
@@ -116,6 +126,12 @@ _LIMITS = {
         "A subspace that can be exchanged need not be one that the model uses: where one linear map reads the site its parts are tested, elsewhere they cannot be.",
         "No subspace found does not say that there is none: training may have missed it, or it is not linear.",
     ),
+    "model_diff": (
+        "A difference says where two models part, not what it is for: patch it across the models, or steer with it.",
+        "A change that these texts do not reach (a backdoor without its trigger) is invisible here, except in the weights.",
+        "Every fine-tune drifts: without an unrelated one to compare, a difference need not be about what was trained.",
+        "Noise models ask whether the size of the difference needs a direction; they are no model of training.",
+    ),
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
         "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
@@ -123,6 +139,10 @@ _LIMITS = {
     "probe": (
         "What can be read need not be used: only the causal test speaks of use, and only through the answers to one question.",
         "The label's neighbours (topic, tone, wording) may be what is read: a probe cannot tell the label from what goes with it in these texts.",
+    ),
+    "steering": (
+        "That a direction moves the output does not say that the model uses it by itself.",
+        "A score is not the text: read the samples.",
     ),
     "training_dynamics": (
         "One training from one seed: another may take other steps, or arrive elsewhere.",

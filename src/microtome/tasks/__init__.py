@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from microtome.tasks import sets as sets  # registers the datasets
 from microtome.tasks.alignment import columns, first_difference, groups, match, positions
 from microtome.tasks.behaviour import Behaviour, behaviour
+from microtome.tasks.corpus import corpus
+from microtome.tasks.dataset import labelled
 from microtome.tasks.files import pairs
 from microtome.tasks.interchange import Interchanges, interchanges
 from microtome.tasks.offtask import offtask
 from microtome.tasks.pairs import DONOR_KINDS, Donors, PairTask, Side
 from microtome.tasks.registry import describe, names, task
 from microtome.tasks.show import show
+from microtome.tasks.word_pairs import word_pairs
 
 __all__ = [
     "DONOR_KINDS",
@@ -20,10 +24,12 @@ __all__ = [
     "Side",
     "behaviour",
     "columns",
+    "corpus",
     "describe",
     "first_difference",
     "groups",
     "interchanges",
+    "labelled",
     "match",
     "names",
     "offtask",
@@ -31,4 +37,5 @@ __all__ = [
     "positions",
     "show",
     "task",
+    "word_pairs",
 ]
