@@ -406,6 +406,25 @@ def dynamics(evil=False):
     return Result("training_dynamics", query("training_dynamics", nulls=4), None, {"progress": pd.DataFrame(rows)}, **judged(controls, mandatory=("repeat", "scrambled_weights")))  # fmt: skip
 
 
+def probe(layers=6, evil=False):
+    """A probe along the layers with its twin, baselines, reliability and causal test."""
+    random = np.random.default_rng(4)
+    rows = [
+        {"what": what, "site": f"L{k}.resid_post", "position": "-1", "kind": "whitened", "value": v, "low": v - 0.08, "high": min(v + 0.06, 1.0), "n": 60,
+         "null_low": 0.36, "null_high": 0.64}
+        for what, top in (("probe", 0.95), ("random twin", 0.55))
+        for k in range(layers) for v in [0.5 + (top - 0.5) * (k + 1) / layers]
+    ]  # fmt: skip
+    names = ("bag of words", "length", EVIL[0] if evil else "just ask")
+    rows += [{"what": w, "site": "", "position": "", "kind": "", "value": v, "low": v - 0.1, "high": v + 0.1, "n": 60} for w, v in zip(names, (0.51, 0.48, 0.6), strict=True)]  # fmt: skip
+    said = np.linspace(0.05, 0.95, 6)
+    reliability = pd.DataFrame({"predicted": said, "observed": said**1.3, "low": said**1.3 - 0.05, "high": np.minimum(said**1.3 + 0.1, 1), "n": 10})
+    causal = [{"way": way, "family": f, "value": float(v)} for way, shift in (("move", 2.0), ("project_out", 1.0))
+              for f, values in (("direction", [shift]), ("shuffled labels", random.normal(0, 0.4, 99)), ("isotropic", random.normal(0, 0.1, 99))) for v in values]  # fmt: skip
+    tables = {"probes": pd.DataFrame(rows), "reliability": reliability, "causal": pd.DataFrame(causal)}
+    return Result("probe", query("probe", sites="L*.resid_post@-1"), None, tables, **judged())
+
+
 def steering(tokens=TOKENS):
     """A sweep of five doses, the last two of which break the text."""
     doses = [-4.0, 2.0, 4.0, 8.0, 16.0]

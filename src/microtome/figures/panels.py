@@ -33,6 +33,7 @@ MODULES = {
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
+    "probe": "probing",
     "steering": "steering",
     "prompt_grid": "prompts",
     "training_dynamics": "dynamics",

@@ -39,6 +39,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accuracy": (("part", "what", "value"), ("low", "high", "n")),
     "training": (("run", "step", "loss"), ()),
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
+    "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),
+    "reliability": (("predicted", "observed"), ("low", "high", "n")),
+    "causal": (("way", "family", "value"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),
     "wordings": (("wording", "value"), ("low", "high", "n")),
     "by_wording": (("site", "wording", "value"), ()),
@@ -57,7 +60,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
 }
-_TEXT = frozenset({"metric", "position", "note", "detail", "why"})
+_TEXT = frozenset({"metric", "position", "note", "detail", "why", "kind"})
 
 
 def table_of(result: Result, name: str) -> pd.DataFrame | None:

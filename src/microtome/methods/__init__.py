@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
+    from microtome.methods.probing.technique import probe
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
 
@@ -37,6 +38,7 @@ _HOMES = {
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
+    "probe": "probing.technique",
     "steering": "steer",
     "prompt_grid": "grids",
 }
@@ -53,6 +55,7 @@ __all__ = [
     "logit_lens",
     "model_diff",
     "path_patching",
+    "probe",
     "prompt_grid",
     "steering",
 ]

@@ -41,6 +41,7 @@ TITLE = {
     "distributed_alignment_search": "A subspace for a variable",
     "model_diff": "Two models compared",
     "path_patching": "Path patching",
+    "probe": "A probe",
     "steering": "Steering",
     "prompt_grid": "Prompts, one factor at a time",
     "training_dynamics": "Training, step by step",
@@ -59,6 +60,7 @@ _ASKED = {
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
+    "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
@@ -133,6 +135,10 @@ _LIMITS = {
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
         "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
+    ),
+    "probe": (
+        "What can be read need not be used: only the causal test speaks of use, and only through the answers to one question.",
+        "The label's neighbours (topic, tone, wording) may be what is read: a probe cannot tell the label from what goes with it in these texts.",
     ),
     "steering": (
         "That a direction moves the output does not say that the model uses it by itself.",

@@ -26,6 +26,7 @@ SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
+    "probe": "it reads a label that its texts bring, and flags no part of a mechanism",
     "steering": "it tests one direction that it is given, and flags no part of the model",
     "prompt_grid": "it varies prompts and flags factors of them, not parts of a model",
     "model_diff": "it compares two models, and a specimen is one; planted differences are recovered in its own tests",
