@@ -429,6 +429,17 @@ def steering(tokens=TOKENS):
     return Result("steering", query("steering"), effects, tables, raw_examples=examples(tokens), **judged((control("zero", gates=True), control("fluency")), mandatory=("zero", "fluency")))  # fmt: skip
 
 
+def removal(tokens=TOKENS):
+    """A direction that takes the behaviour away and brings it."""
+    base = steering(tokens)
+    both = pd.DataFrame([
+        {"change": "removed", "value": -1.8, "low": -2.2, "high": -1.4, "null_low": -0.3, "null_high": 0.2, "n": 8},
+        {"change": "added", "value": 1.1, "low": 0.7, "high": 1.5, "null_low": -0.2, "null_high": 0.3, "n": 8},
+    ])  # fmt: skip
+    tables = {"cells": base.tables["cells"], "both": both, "nulls": base.tables["nulls"], "samples": base.tables["samples"], "about": base.tables["about"]}
+    return Result("directional_ablation", query("directional_ablation"), base.effects, tables, raw_examples=examples(tokens), **judged((control("gone", gates=True), control("harmless_kl")), mandatory=("gone", "harmless_kl")))  # fmt: skip
+
+
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
           "attention patterns", "ablation", "component set")  # fmt: skip
 

@@ -44,6 +44,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
     "dose": (("coefficient", "value", "perplexity", "repetition", "collapsed"), ("low", "high", "null_low", "null_high", "n")),
+    "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
 }

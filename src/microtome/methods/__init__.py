@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
+    from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
 
@@ -32,6 +33,7 @@ _HOMES = {
     "component_set": "sets",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
+    "directional_ablation": "removing",
     "logit_lens": "lens",
     "path_patching": "paths",
     "steering": "steer",
@@ -46,6 +48,7 @@ __all__ = [
     "component_set",
     "das",
     "direct_logit_attribution",
+    "directional_ablation",
     "logit_lens",
     "path_patching",
     "steering",

@@ -41,6 +41,7 @@ TITLE = {
     "distributed_alignment_search": "A subspace for a variable",
     "path_patching": "Path patching",
     "steering": "Steering",
+    "directional_ablation": "A direction removed everywhere",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
@@ -56,6 +57,7 @@ _ASKED = {
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
+    "directional_ablation": "Does the behaviour go when the direction is taken out of the whole stream, and come where it is added?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
@@ -119,6 +121,10 @@ _LIMITS = {
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
         "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
+    ),
+    "directional_ablation": (
+        "A behaviour that goes without a direction may need much else besides it.",
+        "Harmless prompts are a sample: text of another kind may change more.",
     ),
     "steering": (
         "That a direction moves the output does not say that the model uses it by itself.",
