@@ -88,6 +88,12 @@ def prompts(n: int = 12, seed: int = 5) -> list[str]:
     return [" ".join([str(rng.choice(OPENINGS)), *map(str, rng.choice(PLAIN, 4))]) for _ in range(n)]
 
 
+def moody(n: int = 6, seed: int = 9) -> list[str]:
+    """Texts that end in a glad word: the mood is in their stream."""
+    rng = np.random.default_rng(seed)
+    return [f"{p} {rng.choice(GLAD)}" for p in prompts(n, seed)]
+
+
 def neutral(n: int = 6) -> list[str]:
     """Texts that the model predicts well: the chain from one of its places on."""
     return [" ".join(["open0", *(PLAIN[(i + k) % len(PLAIN)] for k in range(7))]) for i in range(n)]

@@ -35,15 +35,28 @@ from microtome.figures.tables import COLUMNS
 from microtome.results import Labelled, Result, verdict
 
 KINDS = {
-    "behaviour": toy.behaviour, "residual": lambda: toy.patching(layers=2), "parts": lambda: toy.patching(("attn_out", "mlp_out"), 2),
-    "heads": lambda: toy.heads(layers=4), "attribution": lambda: toy.heads("attribution_patching", layers=4), "direct": lambda: toy.direct(4),
-    "lens": lambda: toy.lens(4), "ablation": lambda: toy.ablation(4), "attention": toy.attention, "all heads": lambda: toy.attention(all_heads=4),
-    "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
+    "behaviour": toy.behaviour,
+    "residual": lambda: toy.patching(layers=2),
+    "parts": lambda: toy.patching(("attn_out", "mlp_out"),
+    "heads": lambda: toy.heads(layers=4),
+    "attribution": lambda: toy.heads("attribution_patching", layers=4),
+    "direct": lambda: toy.direct(4),
+    "lens": lambda: toy.lens(4),
+    "ablation": lambda: toy.ablation(4),
+    "attention": toy.attention,
+    "all heads": lambda: toy.attention(all_heads=4),
+    "set": toy.components,
+    "alignment": toy.alignment,
+    "evaluation": toy.evaluation,
+    "robustness": toy.robustness,
     "probe": toy.probe,
-    "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "dissect": lambda: toy.dissect(layers=4),
+    "paths": lambda: toy.paths(12),
+    "dynamics": toy.dynamics,
+    "dissect": lambda: toy.dissect(layers=4),
     "prompts": toy.prompts,
     "steering": toy.steering,
-}  # fmt: skip
+    "removal": toy.removal,
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)

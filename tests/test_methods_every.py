@@ -18,6 +18,7 @@ import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
+from microtome.methods.removing import RemovalOptions
 from microtome.methods.steer import SteeringOptions
 from microtome.methods.steer_measures import Words
 from microtome.report import write_report
@@ -69,11 +70,13 @@ def loudest(model):
     return {"largest logit": float(model.run([[0, 1, 2, 1]]).logits.max())}
 
 
+MOOD = Words(tuple(steerable.GLAD), tuple(steerable.SAD))
+
+
 def steered():
     """A small sweep on the planted mood."""
-    words = Words(tuple(steerable.GLAD), tuple(steerable.SAD))
     return methods.steering(steerable.model(), steerable.texts(), site=steerable.SITE, coefficients=[-1, 0.5, 1], prompts=steerable.prompts(8),
-                            measure=words, neutral=steerable.neutral(), when="both", options=SteeringOptions(tokens=6, draws=19, band=3), seed=0)  # fmt: skip
+                            measure=MOOD, neutral=steerable.neutral(), when="both", options=SteeringOptions(tokens=6, draws=19, band=3), seed=0)  # fmt: skip
 
 
 GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
@@ -87,6 +90,7 @@ RECIPES = {
     "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
     "attention_patterns": lambda m, t, s: methods.attention_patterns(m, t, texts={}, show=["L1H2"], seed=0),
     "behaviour": lambda m, t, s: methods.behaviour(m, t, seed=0),
+    "directional_ablation": lambda m, t, s: methods.directional_ablation(steerable.model(), steerable.texts(), site=steerable.SITE, prompts=steerable.moody(), harmless=steerable.prompts(4), measure=MOOD, options=RemovalOptions(draws=19, tokens=4), seed=0),
     "distributed_alignment_search": lambda m, t, s: methods.das(aligned.through_stream(), aligned.pairs(), variable="word", site="L1.resid_post@-1", k=3, steps=40, placebos=1, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),

@@ -232,7 +232,7 @@ def test_an_edit_at_fewer_tokens_leaves_too_few_receipts(model, found, monkeypat
             [] if push is None else [Steer(f"{st.SITE}@{low}:{high - 1}", push.vector, push.coefficient)]
         ),
     )
-    monkeypatch.setattr(steer_runs, "_wide", lambda edits: 5 * len(edits))
+    monkeypatch.setattr(steer_runs.Stage, "places", lambda self, edits, length: length * len(edits))
     r = steered(model, found, replace(FEW, data=st.texts(80)))
     assert control(r, "receipts").passed is False and r.verdict == "invalid"
 

@@ -418,7 +418,15 @@ def probe(layers=6, evil=False):
     names = ("bag of words", "length", EVIL[0] if evil else "just ask")
     rows += [{"what": w, "site": "", "position": "", "kind": "", "value": v, "low": v - 0.1, "high": v + 0.1, "n": 60} for w, v in zip(names, (0.51, 0.48, 0.6), strict=True)]  # fmt: skip
     said = np.linspace(0.05, 0.95, 6)
-    reliability = pd.DataFrame({"predicted": said, "observed": said**1.3, "low": said**1.3 - 0.05, "high": np.minimum(said**1.3 + 0.1, 1), "n": 10})
+    reliability = pd.DataFrame(
+        {
+            "predicted": said,
+            "observed": said**1.3,
+            "low": said**1.3 - 0.05,
+            "high": np.minimum(said**1.3 + 0.1, 1),
+            "n": 10,
+        }
+    )
     causal = [{"way": way, "family": f, "value": float(v)} for way, shift in (("move", 2.0), ("project_out", 1.0))
               for f, values in (("direction", [shift]), ("shuffled labels", random.normal(0, 0.4, 99)), ("isotropic", random.normal(0, 0.1, 99))) for v in values]  # fmt: skip
     tables = {"probes": pd.DataFrame(rows), "reliability": reliability, "causal": pd.DataFrame(causal)}
@@ -467,6 +475,23 @@ def steering(tokens=TOKENS):
         "about": about,
     }
     return Result("steering", query("steering"), effects, tables, raw_examples=examples(tokens), **judged((control("zero", gates=True), control("fluency")), mandatory=("zero", "fluency")))  # fmt: skip
+
+
+def removal(tokens=TOKENS):
+    """A direction that takes the behaviour away and brings it."""
+    base = steering(tokens)
+    both = pd.DataFrame([
+        {"change": "removed", "value": -1.8, "low": -2.2, "high": -1.4, "null_low": -0.3, "null_high": 0.2, "n": 8},
+        {"change": "added", "value": 1.1, "low": 0.7, "high": 1.5, "null_low": -0.2, "null_high": 0.3, "n": 8},
+    ])  # fmt: skip
+    tables = {
+        "cells": base.tables["cells"],
+        "both": both,
+        "nulls": base.tables["nulls"],
+        "samples": base.tables["samples"],
+        "about": base.tables["about"],
+    }
+    return Result("directional_ablation", query("directional_ablation"), base.effects, tables, raw_examples=examples(tokens), **judged((control("gone", gates=True), control("harmless_kl")), mandatory=("gone", "harmless_kl")))  # fmt: skip
 
 
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",

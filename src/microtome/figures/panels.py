@@ -36,6 +36,7 @@ MODULES = {
     "probe": "probing",
     "steering": "steering",
     "prompt_grid": "prompts",
+    "directional_ablation": "removing",
     "training_dynamics": "dynamics",
     "dissect": "overview",
 }

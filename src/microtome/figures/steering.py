@@ -162,7 +162,7 @@ def _or(value: Any) -> float:
     return NAN if value is None else float(value)
 
 
-def samples(result: Result, prompt: int | None = None) -> go.Figure:
+def samples(result: Result, prompt: int | None = None, *, module: str = "steering") -> go.Figure:
     """Texts of one prompt, one dose a line (tables["samples"]); the first prompt kept unless one is named.
 
     Raises ResultError for a result without texts, or a prompt of which none was kept.
@@ -177,7 +177,7 @@ def samples(result: Result, prompt: int | None = None) -> go.Figure:
     if part.empty:
         raise ResultError(f"no text of prompt {first} was kept", why=f"kept are {sorted(set(map(int, table['prompt'])))}", instead="one of these")  # fmt: skip
     shown = part.drop_duplicates("coefficient").to_dict("records")[:MOST]
-    sheet = Sheet(result, "The same prompt at every dose", call("steering", "samples", prompt=prompt))
+    sheet = Sheet(result, "The same prompt, each way", call(module, "samples", prompt=prompt))
     ticks = (list(range(len(shown))), [inert(_dose(r["coefficient"])) for r in shown])
     panel = sheet.panel(20 + 16 * LINES * len(shown), axis("text, as generated", span=(0.0, 1.0), grid=False, labels=False),
                         axis(span=(len(shown) - 0.5, -0.5), grid=False, ticks=ticks), heading=f"prompt {first}")  # fmt: skip

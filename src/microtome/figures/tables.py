@@ -57,6 +57,11 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("coefficient", "value", "perplexity", "repetition", "collapsed"),
         ("low", "high", "null_low", "null_high", "n"),
     ),
+    "dose": (
+        ("coefficient", "value", "perplexity", "repetition", "collapsed"),
+        ("low", "high", "null_low", "null_high", "n"),
+    ),
+    "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
 }

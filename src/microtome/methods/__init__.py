@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.probing.technique import probe
+    from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
 
@@ -35,6 +36,7 @@ _HOMES = {
     "component_set": "sets",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
+    "directional_ablation": "removing",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
@@ -52,6 +54,7 @@ __all__ = [
     "component_set",
     "das",
     "direct_logit_attribution",
+    "directional_ablation",
     "logit_lens",
     "model_diff",
     "path_patching",

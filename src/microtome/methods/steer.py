@@ -120,7 +120,7 @@ def steering(
     real, texts = as_direction(model, direction, site, o.data)
     at = texts.site if site is None and texts is not None else as_site(model, real, site)
     _own_judge(measure, real)
-    rows = _rows(model, prompts, o.chat)
+    rows = rows_of(model, prompts, o.chat)
     stage = Stage(model, at, when, condition, o.tokens, o.temperature, seeds.child(seed, "sampling"))
     s = Study(stage, measure, rows, stage.fires(rows), _scaled(stage, real, rows, o.unit), doses, o, seed)
     s.sweep()
@@ -256,10 +256,21 @@ def _own_judge(measure: Measure, real: Direction) -> None:
                         instead="a probe trained on other data, or another measure")  # fmt: skip
 
 
-def _rows(model: Model, prompts: Sequence[Any], chat: bool) -> list[Row]:
-    if isinstance(prompts, str) or len(prompts) < LEAST_PROMPTS:
-        raise TaskError(f"{1 if isinstance(prompts, str) else len(prompts)} prompts", why="the dose is chosen on one half of them and reported on the other",
-                        instead=f"at least {LEAST_PROMPTS} prompts")  # fmt: skip
+def rows_of(model: Model, prompts: Sequence[Any], chat: bool, *, least: int = LEAST_PROMPTS) -> list[Row]:
+    """Token ids of prompts, under the model's chat template if asked.
+
+    Raises
+    ------
+    TaskError: fewer than `least`.
+    """
+    if isinstance(prompts, str) or len(prompts) < least:
+        n = 1 if isinstance(prompts, str) else len(prompts)
+        why = (
+            "the dose is chosen on one half of them and reported on the other"
+            if least == LEAST_PROMPTS
+            else "one prompt has no spread"
+        )
+        raise TaskError(f"{n} prompts", why=why, instead=f"at least {least} prompts")
     if chat:
         return [model.chat([{"role": "user", "content": p}]) for p in prompts]
     return model.tokens(list(prompts)).rows()

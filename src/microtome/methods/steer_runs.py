@@ -116,6 +116,14 @@ class Stage:
             return Edit(site, Gate(push, self.condition))
         return Steer(site, push.vector, push.coefficient)
 
+    def places(self, edits: Sequence[BaseEdit], length: int) -> int:
+        """How many positions of a teacher-forced row of `length` tokens these edits change."""
+        return sum((e.site.at.stop or 0) - (e.site.at.start or 0) for e in edits if e.site.at is not None)
+
+    def together(self, edits: list[list[BaseEdit]]) -> Any:
+        """The edits of a batch, row by row; where rows share theirs, a stage may give them once."""
+        return edits if any(edits) else ()
+
     def span(self, prompt: int, whole: int) -> tuple[int, int]:
         """Own positions that are steered in a row of `whole` tokens whose first `prompt` are the prompt."""
         return {"prompt": (0, prompt), "generated": (prompt, whole), "both": (0, whole)}[self.when]
@@ -148,7 +156,7 @@ class Stage:
             trace = self.model.run(
                 [rows[i] for i in some], (), edits if any(edits) else (), "last" if last else "all"
             )
-            self._count(trace.receipts, [_wide(e) for e in edits])
+            self._count(trace.receipts, [self.places(edits[k], len(rows[i])) for k, i in enumerate(some)])
             for place, i in enumerate(some):
                 logits = trace.logits[place] if last else trace.logits[place, : len(rows[i])]
                 out.append(read(logits, rows[i], prompts[i]))
@@ -174,7 +182,7 @@ class Stage:
                 {"prompt": len(prompts[i]), "generated": read, "both": len(prompts[i]) + read}[self.when]
                 for i in some
             ]
-            self._count(out.receipts, [n if e else 0 for n, e in zip(each, edits, strict=True)])
+            self._count(out.receipts, [n * len(e) for n, e in zip(each, edits, strict=True)])
             new += out.new
             text += out.text
         return Steered(new, text, self.fired - before[0], self.planned - before[1])
@@ -245,8 +253,3 @@ def check_when(measure: Measure, when: str, model: Model) -> None:
     if when == "generated" and short:
         raise TaskError('the first token after the prompt is chosen before when="generated" acts', why="the effect would be exactly zero",
                         instead='when="prompt" or "both", or continuations of several tokens')  # fmt: skip
-
-
-def _wide(edits: Sequence[BaseEdit]) -> int:
-    """Positions that a teacher-forced row's edits cover."""
-    return sum((e.site.at.stop or 0) - (e.site.at.start or 0) for e in edits if e.site.at is not None)

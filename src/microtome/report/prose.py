@@ -44,6 +44,7 @@ TITLE = {
     "probe": "A probe",
     "steering": "Steering",
     "prompt_grid": "Prompts, one factor at a time",
+    "directional_ablation": "A direction removed everywhere",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
@@ -61,6 +62,7 @@ _ASKED = {
     "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
+    "directional_ablation": "Does the behaviour go when the direction is taken out of the whole stream, and come where it is added?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
@@ -139,6 +141,10 @@ _LIMITS = {
     "probe": (
         "What can be read need not be used: only the causal test speaks of use, and only through the answers to one question.",
         "The label's neighbours (topic, tone, wording) may be what is read: a probe cannot tell the label from what goes with it in these texts.",
+    ),
+    "directional_ablation": (
+        "A behaviour that goes without a direction may need much else besides it.",
+        "Harmless prompts are a sample: text of another kind may change more.",
     ),
     "steering": (
         "That a direction moves the output does not say that the model uses it by itself.",
