@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.sets import component_set
+    from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
     "ablation": "ablating",
@@ -31,6 +32,7 @@ _HOMES = {
     "component_set": "sets",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
+    "head_roles": "weights.roles",
     "logit_lens": "lens",
     "path_patching": "paths",
 }
@@ -44,6 +46,7 @@ __all__ = [
     "component_set",
     "das",
     "direct_logit_attribution",
+    "head_roles",
     "logit_lens",
     "path_patching",
 ]
