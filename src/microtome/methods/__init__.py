@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
+    from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
     "ablation": "ablating",
@@ -37,6 +38,7 @@ _HOMES = {
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "directional_ablation": "removing",
+    "head_roles": "weights.roles",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
@@ -55,6 +57,7 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "directional_ablation",
+    "head_roles",
     "logit_lens",
     "model_diff",
     "path_patching",
