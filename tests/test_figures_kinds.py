@@ -37,7 +37,7 @@ from microtome.results import Labelled, Result, verdict
 KINDS = {
     "behaviour": toy.behaviour,
     "residual": lambda: toy.patching(layers=2),
-    "parts": lambda: toy.patching(("attn_out", "mlp_out"),
+    "parts": lambda: toy.patching(("attn_out", "mlp_out"), 2),
     "heads": lambda: toy.heads(layers=4),
     "attribution": lambda: toy.heads("attribution_patching", layers=4),
     "direct": lambda: toy.direct(4),

@@ -50,13 +50,10 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reading": (("source", "site", "position", "rank", "token", "score"), ()),
     "drift": (("site", "value", "unrelated"), ("position", "low", "high")),
     "token_map": (("document", "at", "token"), ()),
+    "headline": (("label", "value"), ("low", "high", "null_low", "null_high", "null", "unit", "n")),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
-    "dose": (
-        ("coefficient", "value", "perplexity", "repetition", "collapsed"),
-        ("low", "high", "null_low", "null_high", "n"),
-    ),
     "dose": (
         ("coefficient", "value", "perplexity", "repetition", "collapsed"),
         ("low", "high", "null_low", "null_high", "n"),

@@ -9,12 +9,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from microtome.errors import TaskError
 from microtome.results.frozen import FrozenDict
 from microtome.tasks.checks import quote
 from microtome.tasks.rng import child
+
+if TYPE_CHECKING:
+    from microtome.tasks.blocks import Passages
 
 Wanted = Callable[[str], bool]
 
@@ -163,6 +166,17 @@ class Corpus:
         from microtome.tasks.blocks import blocks
 
         return blocks(self, model, context, tokens, seed)
+
+    def passages(self, model: Any, n: int, context: int = 64, seed: int = 0) -> Passages:
+        """n blocks of at least half of `context` tokens, one per stretch of a document, as prompts.
+
+        Raises
+        ------
+        TaskError: the corpus has fewer, or as `blocks`.
+        """
+        from microtome.tasks.blocks import passages
+
+        return passages(self, model, n, context, seed)
 
 
 def digest(parts: Sequence[str]) -> str:
