@@ -81,6 +81,7 @@ RECIPES = {
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
+    "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 

@@ -33,6 +33,7 @@ MODULES = {
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
     "prompt_grid": "prompts",
+    "token_attribution": "tokens",
     "training_dynamics": "dynamics",
     "dissect": "overview",
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.sets import component_set
+    from microtome.methods.token_attributing import token_attribution
 
 _HOMES = {
     "ablation": "ablating",
@@ -35,6 +36,7 @@ _HOMES = {
     "logit_lens": "lens",
     "path_patching": "paths",
     "prompt_grid": "grids",
+    "token_attribution": "token_attributing",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "logit_lens",
     "path_patching",
     "prompt_grid",
+    "token_attribution",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

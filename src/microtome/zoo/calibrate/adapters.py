@@ -27,6 +27,7 @@ SILENT = {
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
     "prompt_grid": "it varies prompts and flags factors of them, not parts of a model",
+    "token_attribution": "it scores tokens of prompts, and a mechanism of the zoo names parts of a model",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
 }
 """Techniques that flag nothing, and why."""
