@@ -29,6 +29,7 @@ from microtome.figures import (
     prompts,
     sets,
     static_svg,
+    tokens,
 )
 from microtome.figures.panels import MODULES
 from microtome.figures.tables import COLUMNS
@@ -56,6 +57,7 @@ KINDS = {
     "prompts": toy.prompts,
     "steering": toy.steering,
     "removal": toy.removal,
+    "tokens": toy.attributed,
 }
 
 
@@ -349,3 +351,19 @@ def test_a_factor_stands_on_the_band_of_wordings_and_every_wording_is_drawn():
     assert "in other words" in words(figure)
     points = [t for t in prompts.wordings(result).data if t.mode == "markers"]
     assert len(points) == 3 and all(len(t.x) == 3 for t in points)
+
+
+def test_deletion_curves_start_at_nothing_removed_and_stand_on_random_orders():
+    result = toy.attributed()
+    figure = tokens.draw(result)
+    lines = [t for t in figure.data if t.mode == "lines+markers"]
+    assert len(lines) == 6 and all(t.x[0] == 0 and t.y[0] == 0 for t in lines)
+    assert list(lines[0].y[1:]) == pytest.approx([-3 * x**0.4 for x in (0.25, 0.5, 0.75, 1.0)])
+    assert {t.line.dash for t in lines} == {"solid", "dot"} and "random orders" in words(figure)
+    bars = tokens.tokens(result, prompt=2)
+    first = {
+        y: x for t in bars.data if t.type == "bar" and t.xaxis == "x" for y, x in zip(t.y, t.x, strict=True)
+    }
+    assert first[3] == pytest.approx(float(result.effects.values[0, 3, 2, 0]), abs=1e-6)
+    with pytest.raises(ResultError, match="prompt 9"):
+        tokens.tokens(result, 9)

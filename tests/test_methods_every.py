@@ -100,6 +100,7 @@ RECIPES = {
     "probe": lambda m, t, s: methods.probe(probed.model(), probed.texts(), ask=probed.ASK, options=probed.FAST, seed=0),
     "steering": lambda m, t, s: steered(),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
+    "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 

@@ -394,6 +394,27 @@ def prompts(evil=False):
     return Result("prompt_grid", query("prompt_grid", read="logprob"), effects, tables, raw_examples=examples(), **judged(controls, mandatory=("alone", "paraphrases")))  # fmt: skip
 
 
+def attributed(tokens=TOKENS):
+    """Three ways over the tokens of four prompts, and deletion curves that leave the band of random orders."""
+    ways, n = ("gradient_x_input", "integrated_gradients", "occlusion"), 4
+    rng = np.random.default_rng(9)
+    values = rng.normal(0, 0.2, (3, len(tokens), n))
+    values[:, 3] += 2
+    effects = Labelled(values[..., None], ("site", "position", "prompt", "metric"),
+                       {"site": ways, "position": tuple(range(len(tokens))), "prompt": tuple(range(n)), "metric": ("logit_diff",)})  # fmt: skip
+    rows = [{"prompt": i, "position": p, "token": t, **{w: values[k, p, i] for k, w in enumerate(ways)}} for i in range(n) for p, t in enumerate(tokens)]  # fmt: skip
+    shares = (0.25, 0.5, 0.75, 1.0)
+    curve = [{"order": name, "share": x, "value": -3 * x**power, "null_low": -3 * x - 0.2, "null_high": -3 * x + 0.2}
+             for name, power in (*((w, 0.4) for w in ways), *((f"{w}, least first", 3) for w in ways), ("random", 1)) for x in shares]  # fmt: skip
+    tables = {"cells": _cells(effects), "tokens": pd.DataFrame(rows), "deletion": pd.DataFrame(curve)}
+    controls = (
+        control("identity", gates=True),
+        control("completeness", gates=True),
+        control("random_orders", null=(-1.9, -1.5)),
+    )
+    return Result("token_attribution", query("token_attribution", baseline="mean"), effects, tables, raw_examples=examples(tokens), **judged(controls, mandatory=("identity", "random_orders")))  # fmt: skip
+
+
 def dynamics(evil=False):
     """Two measures over a training, with the range of scrambled weights; one without a null."""
     names = ("prefix_matching", "seen_loss", EVIL[0] if evil else "embedding_gini")

@@ -12,14 +12,14 @@ WORDS = ("<pad>", "<s>", "</s>", *(f"w{i}" for i in range(3, tiny.VOCAB)))
 
 
 def tokenizer(template: str | None = None):
-    """Words at spaces; unknown ones become w3."""
+    """Words at spaces; unknown ones become the pad."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="w3"))
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="w3"
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<pad>"
     )
     fast.chat_template = template
     return fast

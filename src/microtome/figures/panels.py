@@ -37,6 +37,7 @@ MODULES = {
     "steering": "steering",
     "prompt_grid": "prompts",
     "directional_ablation": "removing",
+    "token_attribution": "tokens",
     "training_dynamics": "dynamics",
     "dissect": "overview",
 }

@@ -44,6 +44,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "causal": (("way", "family", "value"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),
     "wordings": (("wording", "value"), ("low", "high", "n")),
+    "deletion": (("order", "share", "value"), ("null_low", "null_high")),
+    "tokens": (("prompt", "position", "token"), ()),
     "by_wording": (("site", "wording", "value"), ()),
     "differing_tokens": (("document", "at", "context", "token", "kl", "share"), ("null_high", "p")),
     "weight_changes": (("tensor", "changed", "relative", "largest", "rank", "effective_rank", "full"), ()),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
+    from microtome.methods.token_attributing import token_attribution
     from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "probe": "probing.technique",
     "steering": "steer",
     "prompt_grid": "grids",
+    "token_attribution": "token_attributing",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "probe",
     "prompt_grid",
     "steering",
+    "token_attribution",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

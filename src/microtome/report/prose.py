@@ -45,6 +45,7 @@ TITLE = {
     "steering": "Steering",
     "prompt_grid": "Prompts, one factor at a time",
     "directional_ablation": "A direction removed everywhere",
+    "token_attribution": "What each token adds",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
@@ -65,6 +66,7 @@ _ASKED = {
     "directional_ablation": "Does the behaviour go when the direction is taken out of the whole stream, and come where it is added?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
+    "token_attribution": "Which tokens of the prompt raise the answer, and does removing them in that order take it away faster than any order would?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
 _WAYS = {
@@ -109,6 +111,11 @@ _LIMITS = {
     "prompt_grid": (
         "A factor of a prompt that moves the answer says nothing yet of how the model computes it.",
         "The effects are about these wordings and these levels; another wording may turn them round.",
+    ),
+    "token_attribution": (
+        "An attribution is relative to its baseline: another baseline gives other numbers.",
+        "A prompt with tokens removed is off the model's usual distribution.",
+        "A token that is needed together with another can have no attribution of its own, or both all of it.",
     ),
     "component_set": (
         "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",

@@ -31,6 +31,7 @@ SILENT = {
     "steering": "it tests one direction that it is given, and flags no part of the model",
     "prompt_grid": "it varies prompts and flags factors of them, not parts of a model",
     "model_diff": "it compares two models, and a specimen is one; planted differences are recovered in its own tests",
+    "token_attribution": "it scores tokens of prompts, and a mechanism of the zoo names parts of a model",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
 }
 """Techniques that flag nothing, and why."""
