@@ -34,6 +34,7 @@ MODULES = {
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
     "training_dynamics": "dynamics",
+    "cross_model_patching": "cross_patching",
     "dissect": "overview",
 }
 

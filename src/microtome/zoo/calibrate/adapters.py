@@ -25,6 +25,7 @@ FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
+    "cross_model_patching": "it needs two models, and a specimen is one; a planted difference is located in its own tests",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
     "model_diff": "it compares two models, and a specimen is one; planted differences are recovered in its own tests",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
