@@ -92,6 +92,7 @@ RECIPES = {
     "behaviour": lambda m, t, s: methods.behaviour(m, t, seed=0),
     "directional_ablation": lambda m, t, s: methods.directional_ablation(steerable.model(), steerable.texts(), site=steerable.SITE, prompts=steerable.moody(), harmless=steerable.prompts(4), measure=MOOD, options=RemovalOptions(draws=19, tokens=4), seed=0),
     "distributed_alignment_search": lambda m, t, s: methods.das(aligned.through_stream(), aligned.pairs(), variable="word", site="L1.resid_post@-1", k=3, steps=40, placebos=1, seed=0),
+    "cross_model_patching": lambda m, t, s: methods.cross_model_patching(m, diffed.nudged(m), t, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),

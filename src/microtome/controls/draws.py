@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,11 +64,17 @@ class DrawTest:
 
 
 def against_draws(
-    real: ArrayLike, draws: ArrayLike, *, alpha: float = 0.05, outside: ArrayLike | None = None
+    real: ArrayLike,
+    draws: ArrayLike,
+    *,
+    alpha: float = 0.05,
+    outside: ArrayLike | None = None,
+    studentised: bool = True,
 ) -> DrawTest:
     """Test every cell of a map against draws of its null.
 
-    real: [cell]; draws: [draw, cell]; outside: bool [cell], cells that cannot differ and leave the family.
+    real: [cell]; draws: [draw, cell]; outside: bool [cell], cells that cannot differ and leave the family; studentised: False
+    for cells that share a unit and a scale: with many cells and few draws, the smallest sd among them is chance.
 
     Raises ControlError for fewer than three draws, values that are not finite, or an empty family.
     """
@@ -83,7 +90,7 @@ def against_draws(
     if not np.isfinite(values[:, family]).all():
         raise ControlError("A cell or a draw is not finite.", why="it has no rank")
     part = values[:, family]
-    z, scale, mean = _left_out(part)
+    z, scale, mean = _left_out(part, how="soft" if studentised else "plain")
     peaks = z.max(axis=1)
     hits = (peaks[1:, None] >= z[0] - TIE * np.maximum(1.0, np.abs(z[0]))).sum(0)
     spare = int(np.floor(alpha * n * (1 + 1e-12))) - 1
@@ -118,11 +125,13 @@ def combined_p(tests: Sequence[DrawTest]) -> float:
             "These tests do not share their draws.", why="their peaks cannot be ranked together"
         )
     peaks = np.stack([t.peaks for t in tests], axis=1)
-    z, _, _ = _left_out(peaks, soften=False)
+    z, _, _ = _left_out(peaks, how="hard")
     return _rank(z.max(axis=1))
 
 
-def _left_out(values: FloatArray, *, soften: bool = True) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _left_out(
+    values: FloatArray, *, how: Literal["soft", "hard", "plain"]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """(statistic, its divisor, mean of the others), each [row, cell]: every row against all other rows."""
     n = len(values)
     centre = np.median(values, axis=0)
@@ -132,7 +141,8 @@ def _left_out(values: FloatArray, *, soften: bool = True) -> tuple[FloatArray, F
     variance = (square - x**2 - (n - 1) * mean**2) / (n - 2)
     # rounding of the two sums leaves this much where the others agree to the bit
     spread = np.sqrt(np.where(variance > 1e-14 * square, variance, 0.0))
-    scale = spread + (np.quantile(spread, 0.25, axis=1, keepdims=True) if soften else 0.0)
+    scale = spread + (np.quantile(spread, 0.25, axis=1, keepdims=True) if how == "soft" else 0.0)
+    scale = np.ones_like(scale) if how == "plain" else scale
     gap = x - mean
     gap[np.abs(gap) <= 1e-14 * (np.abs(values) + np.abs(centre))] = 0.0
     z = np.divide(gap, scale, out=np.where(gap == 0, 0.0, np.sign(gap) * 1e12), where=scale > 0)

@@ -128,6 +128,29 @@ def by_token(result: Result, text: int | None = None) -> go.Figure:
     return sheet.figure()
 
 
+def focus(result: Result) -> go.Figure:
+    """How few tokens the difference sits on, site by site (the rows "focus" of tables["cells"]).
+
+    Raises ResultError without such rows.
+    """
+    table = result.tables.get("cells")
+    part = None if table is None else table[table["metric"] == "focus"]
+    if part is None or part.empty:
+        raise ResultError(f"this {result.kind} has no focus", why="it needs noise models, and means over texts", instead="see its other figures")  # fmt: skip
+    order = part.sort_values("value", ascending=False, kind="stable").head(MOST)
+    rows = [
+        Row(visible(r["site"], most=20), float(r["value"]), null_low=float(r["null_low"]), null_high=float(r["null_high"]),
+            clear=None if not np.isfinite(r["p"]) else bool(r["p"] <= result.verdict.alpha),
+            hover=f"{visible(r['site'])}\n{number(r['value'])}, noise models up to {number(r['null_high'])}\np {number(r['p'])}")
+        for r in order.to_dict("records")
+    ]  # fmt: skip
+    sheet = Sheet(result, "On how few tokens the difference sits", call("diffing", "focus"))
+    draw_bars(sheet, rows, "tokens / effective number of tokens that differ", heading=f"{len(rows)} of {len(part)} sites, largest first")  # fmt: skip
+    sheet.key("■", BAND, "noise models, at the level of the test over all sites")
+    sheet.key("…", MUTED, "1: spread evenly. Pale: no more than noise models reach")
+    return sheet.figure()
+
+
 def tokens(result: Result) -> go.Figure:
     """The tokens after which the outputs differ most (tables["differing_tokens"]), as shares of the mean KL, on their null.
 
@@ -253,6 +276,10 @@ def pictures(result: Result) -> tuple[Picture, ...]:
     for table, name, caption in _OTHERS:
         if table_of(result, table) is not None:
             made.append(Picture(name, caption, partial(drawn[name], result), call("diffing", name)))
+    cells = result.tables.get("cells")
+    if cells is not None and "metric" in cells.columns and (cells["metric"] == "focus").any():
+        made.insert(1, Picture("focus", "A backdoor is small on average and all of it on the few tokens that trigger it.", partial(focus, result),
+                               call("diffing", "focus")))  # fmt: skip
     found = result.tables.get("token_map")
     if found is not None and "document" in found.columns and "token_map" in result.tensors:
         for text in unique(found["document"].tolist())[:2]:

@@ -39,6 +39,7 @@ MODULES = {
     "directional_ablation": "removing",
     "token_attribution": "tokens",
     "training_dynamics": "dynamics",
+    "cross_model_patching": "cross_patching",
     "dissect": "overview",
 }
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.diff_copies import merged_copy as merged_copy
+    from microtome.methods.diff_copies import quantised_copy as quantised_copy
+    from microtome.methods.diff_patching import cross_model_patching
+    from microtome.methods.diffing import DiffOptions as DiffOptions
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.gradient_attribution import attribution_patching
@@ -36,6 +40,7 @@ _HOMES = {
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
     "component_set": "sets",
+    "cross_model_patching": "diff_patching",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "directional_ablation": "removing",
@@ -56,6 +61,7 @@ __all__ = [
     "attribution_patching",
     "behaviour",
     "component_set",
+    "cross_model_patching",
     "das",
     "direct_logit_attribution",
     "directional_ablation",
@@ -69,6 +75,9 @@ __all__ = [
     "token_attribution",
 ]
 
+_HELPERS = {"DiffOptions": "diffing", "merged_copy": "diff_copies", "quantised_copy": "diff_copies"}
+"""What techniques take, and what makes it."""
+
 _NAMES = {"das": "distributed_alignment_search"}
 """Techniques whose function has a shorter name."""
 
@@ -81,8 +90,10 @@ for _name, _file in _HOMES.items():
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"microtome.methods.{_HOMES[name]}"), name)
+    if name in _HELPERS:
+        return getattr(import_module(f"microtome.methods.{_HELPERS[name]}"), name)
     raise AttributeError(f"microtome.methods has no technique {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_HELPERS])

@@ -23,27 +23,25 @@ UNRELATED_ALPHA = 0.05
 
 
 def families(view: View, real: Compared, draws: Sequence[Compared], alpha: float) -> dict[str, DrawTest]:
-    """The tests against the noise models: "sites" (size of the difference, on a log scale) and "tokens" (where outputs differ:
-    each token's share). Empty without draws.
+    """The tests against the noise models; empty without draws.
+
+    "sites": how large the difference is, on a log scale. "focus": how few tokens it sits on. "tokens": each token's share of the
+    outputs' KL. The latter two do not depend on its size: a backdoor is smaller than noise, and all of it on a few tokens.
     """
     if not draws:
         return {}
     zero = view.zero(real, draws).reshape(-1)
-    mine, null = (
-        np.log([view.cells(c).mean(-1).ravel() + TINY for c in those]) for those in ((real,), draws)
-    )
     outside = np.concatenate([zero, np.zeros(len(view.labels), bool)])
-    out = {"sites": against_draws(mine[0], null, alpha=alpha, outside=outside)}
-    shares = np.array([_shares(view, c) for c in (real, *draws)])
+    every = (real, *draws)
+    size = np.log([view.cells(c).mean(-1).ravel() + TINY for c in every])
+    out = {"sites": against_draws(size[0], size[1:], alpha=alpha, outside=outside)}
+    if not view.each:
+        focus = np.log([view.focus(c) for c in every])
+        out["focus"] = against_draws(focus[0], focus[1:], alpha=alpha, outside=outside)
+    shares = np.array([view.shares(c) for c in every])
     if shares.shape[1] > 1 and shares[0].any():
-        out["tokens"] = against_draws(shares[0], shares[1:], alpha=alpha)
+        out["tokens"] = against_draws(shares[0], shares[1:], alpha=alpha, studentised=False)
     return out
-
-
-def _shares(view: View, one: Compared) -> np.ndarray:
-    values, _ = view.kept(one.kl)
-    mean = values.mean()
-    return np.asarray(values / mean if mean > 0 else np.zeros_like(values))
 
 
 def p_of(
@@ -104,7 +102,7 @@ def noise(view: View, tests: dict[str, DrawTest], alpha: float, *, moved: bool) 
     """Whether anything exceeds models moved as far in random directions."""
     rules_out, expected = (
         "that any change of the weights of this size does the same",
-        f"a site, or a token's share, above the largest of the noise models' (family-wise p at most {alpha:g})",
+        f"a difference that is larger, or sits on fewer tokens, than every noise model's (family-wise p at most {alpha:g})",
     )
     if not tests and moved:
         return Control.not_run("noise_models", rules_out, expected, "the weights are equal, the configs are not: there is no noise to match")  # fmt: skip
@@ -113,11 +111,15 @@ def noise(view: View, tests: dict[str, DrawTest], alpha: float, *, moved: bool) 
     p = combined_p(list(tests.values()))
     names = [f"{s}@{q}" if view.each else s for s, q in view.names()]
     counts = {f"{k} above": int(t.significant.sum()) for k, t in tests.items()}
-    best = max(tests["sites"].statistic.tolist(), default=0.0, key=lambda z: -np.inf if np.isnan(z) else z)
-    where = names[int(np.nanargmax(tests["sites"].statistic))]
+    far = []
+    for kind in ("sites", "focus"):
+        if kind in tests:
+            z = tests[kind].statistic
+            at = int(np.nanargmax(z))
+            far.append(f"{names[at]} {'in size' if kind == 'sites' else 'in focus'} by {z[at]:.1f}")
     draws = tests["sites"].n_draws
     return Control("noise_models", rules_out, expected, {"p": p, **counts}, p <= alpha, draws,
-                   detail=f"{draws} noise models reach p = {1 / (draws + 1):.2g} at best; the largest site, {where}, lies {best:.1f} standard deviations above them")  # fmt: skip
+                   detail=f"{draws} noise models reach p = {1 / (draws + 1):.2g} at best; furthest above them, in their standard deviations: {', '.join(far)}")  # fmt: skip
 
 
 def unrelated(

@@ -64,6 +64,23 @@ class View:
         places = np.argwhere(np.isfinite(part))
         return part[places[:, 0], places[:, 1]], places
 
+    def focus(self, one: Compared) -> Floats:
+        """How few tokens the difference of each site, and the outputs' KL, sits on: tokens over their effective number
+        (sum^2 / sum of squares); 1 if it is spread evenly. Shapes: -> [site + 1].
+        """
+        out = []
+        for values in (*one.relative, one.kl):
+            x = self.kept(values)[0]
+            total = float(x.sum())
+            out.append(len(x) * float((x**2).sum()) / total**2 if total > 0 else 1.0)
+        return np.array(out)
+
+    def shares(self, one: Compared) -> Floats:
+        """Each token's KL over the mean of all tokens'; 0 where outputs are the same. Shapes: -> [token]."""
+        x = self.kept(one.kl)[0]
+        mean = x.mean()
+        return np.asarray(x / mean if mean > 0 else np.zeros_like(x))
+
     def zero(self, real: Compared, draws: Sequence[Compared]) -> Floats:
         """Cells that are exactly 0 in every model: what no changed weight reaches. Shapes: [site, (column)]."""
         found = np.all([(self.means(c.relative) == 0).all(-1) for c in (real, *draws)], axis=0)
@@ -91,6 +108,11 @@ def cells(
         if test is not None:
             row |= {"null_low": float(np.exp(test.null_low[i])), "null_high": float(np.exp(test.null_high[i])), "p": float(test.p[i])}  # fmt: skip
         rows.append(row | ({"position": position} if view.each else {}))
+    if "focus" in tests:
+        test, focus = tests["focus"], view.focus(real)
+        n = len(view.kept(real.kl)[0])
+        rows += [{"site": s, "metric": "focus", "value": float(focus[i]), "n": n, "low": float("nan"), "high": float("nan"), "null_low": float(np.exp(test.null_low[i])),
+                  "null_high": float(np.exp(test.null_high[i])), "p": float(test.p[i])} for i, (s, _) in enumerate(view.names())]  # fmt: skip
     cosine = view.means(1 - real.cosine)
     flat = cosine.reshape(-1, cosine.shape[-1])
     interval = mean_interval(flat, clusters)

@@ -23,13 +23,15 @@ LARGEST = 4096
 @dataclass(frozen=True)
 class WeightDiff:
     """changed: name -> other minus first model, only tensors that differ; table: a row per tensor; start: the first layer that
-    differs (the number of layers: only what follows them; None: what comes before them).
+    differs (the number of layers: only what follows them; None: what comes before them); same: how many do not differ;
+    behind: a changed tensor that reads the stream after the last layer (final norm, unembedding), "" if none does.
     """
 
     changed: dict[str, Tensor]
     table: pd.DataFrame
     start: int | None
     same: int
+    behind: str = ""
 
     @property
     def sentence(self) -> str:
@@ -70,7 +72,7 @@ def weight_diff(a: Model, b: Model) -> WeightDiff:
     rows = []
     for name, old in one.items():
         new = other[name].to(old.device)
-        layer = next((k for path, k in places if name.startswith(path)), None)
+        layer = _place(name, places)
         row: dict[str, object] = {"tensor": name, "layer": "" if layer is None else str(layer), "changed": False, "relative": 0.0,
                                   "largest": 0.0, "rank": 0.0, "effective_rank": 0.0, "full": float(min(old.shape) if old.dim() > 1 else 1)}  # fmt: skip
         if not torch.equal(old, new):
@@ -83,7 +85,12 @@ def weight_diff(a: Model, b: Model) -> WeightDiff:
             row |= {"changed": True, "relative": float(torch.linalg.vector_norm(delta)) / size if size else float("inf"),
                     "largest": float(delta.abs().max()), "rank": rank, "effective_rank": effective}  # fmt: skip
         rows.append(row)
-    return WeightDiff(changed, pd.DataFrame(rows), _start(a, changed, places), len(one) - len(changed))
+    behind = next((n for n in changed if _place(n, places) == len(a.binding.slots)), "")
+    if not behind and a.facts.tied:
+        behind = next((n for n in changed if n == f"{a.binding.stack_path('embed')}.weight"), "")
+    return WeightDiff(
+        changed, pd.DataFrame(rows), _start(a, changed, places), len(one) - len(changed), behind
+    )
 
 
 def different_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:
@@ -115,8 +122,13 @@ def _places(a: Model) -> list[tuple[str, int]]:
     return out
 
 
+def _place(name: str, places: list[tuple[str, int]]) -> int | None:
+    """The layer of a tensor; None before the layers."""
+    return next((k for path, k in places if name.startswith(path)), None)
+
+
 def _start(a: Model, changed: dict[str, Tensor], places: list[tuple[str, int]]) -> int | None:
-    found = [next((k for path, k in places if name.startswith(path)), None) for name in changed]
+    found = [_place(name, places) for name in changed]
     if any(k is None for k in found):
         return None
     return min([k for k in found if k is not None], default=len(a.binding.slots))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from microtome.errors import ModelError
+from microtome.model.quiet import quiet
 from microtome.results import seeds
 
 Noise = Literal["gaussian", "shuffled"]
@@ -147,7 +148,7 @@ def merged(module: Any) -> tuple[nn.Module, str]:
         )
     names = module.active_adapters
     names = list(names() if callable(names) else names)
-    if not names or any(getattr(part, "disable_adapters", False) for part in module.modules()):
+    if not names or any(getattr(part, "disable_adapters", False) is True for part in module.modules()):
         raise ModelError("the adapter is switched off", why="merging it would give another model than the one that runs",
                          instead="module.enable_adapter_layers(), or take the base model")  # fmt: skip
     other = [n for n in names if not hasattr(configs[n], "lora_alpha")]
@@ -155,8 +156,8 @@ def merged(module: Any) -> tuple[nn.Module, str]:
         kind = getattr(configs[other[0]], "peft_type", "of an unknown kind")
         raise ModelError(f"adapter {other[0]!r} is {kind}, not LoRA", why="only what is added to a weight can be merged into it",
                          instead="merge it with peft and give the module")  # fmt: skip
-    whole = copy.deepcopy(module)
-    plain: nn.Module = whole.merge_and_unload(safe_merge=True)
+    with quiet():
+        plain: nn.Module = copy.deepcopy(module).merge_and_unload(safe_merge=True)
     said = [
         f"{n!r} (rank {configs[n].r}, alpha {configs[n].lora_alpha:g}, on {', '.join(sorted(_targets(configs[n])))})"
         for n in names

@@ -39,6 +39,7 @@ TITLE = {
     "circuit_evaluation": "A circuit tested",
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
+    "cross_model_patching": "One model's activations in the other",
     "model_diff": "Two models compared",
     "path_patching": "Path patching",
     "probe": "A probe",
@@ -60,6 +61,7 @@ _ASKED = {
     "circuit_evaluation": "Do these edges carry the behaviour, all of it and nothing else, and would other edges have done as well?",
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
+    "cross_model_patching": "Which single activation of one model, put into the other on the same prompt, carries its behaviour over?",
     "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
@@ -134,6 +136,10 @@ _LIMITS = {
     "distributed_alignment_search": (
         "A subspace that can be exchanged need not be one that the model uses: where one linear map reads the site its parts are tested, elsewhere they cannot be.",
         "No subspace found does not say that there is none: training may have missed it, or it is not linear.",
+    ),
+    "cross_model_patching": (
+        "A place that carries the difference over need not be where it was trained: everything above the change carries it too.",
+        "Patched activations meet weights they were not trained with: a small effect does not clear a place.",
     ),
     "model_diff": (
         "A difference says where two models part, not what it is for: patch it across the models, or steer with it.",

@@ -11,11 +11,22 @@ if TYPE_CHECKING:
     from microtome.zoo.checkpoints import dynamics, training_dynamics
     from microtome.zoo.decoys import Decoys
     from microtome.zoo.mechanism import Mechanism, Variable
+    from microtome.zoo.narrow import narrow
     from microtome.zoo.specimen import Specimen
 
 _HOME = {"build": "catalog", "entries": "catalog", "Specimen": "specimen", "Decoys": "decoys", "Mechanism": "mechanism", "Variable": "mechanism",
-         "dynamics": "checkpoints", "training_dynamics": "checkpoints"}  # fmt: skip
-__all__ = ["Decoys", "Mechanism", "Specimen", "Variable", "build", "dynamics", "entries", "training_dynamics"]
+         "dynamics": "checkpoints", "narrow": "narrow", "training_dynamics": "checkpoints"}  # fmt: skip
+__all__ = [
+    "Decoys",
+    "Mechanism",
+    "Specimen",
+    "Variable",
+    "build",
+    "dynamics",
+    "entries",
+    "narrow",
+    "training_dynamics",
+]
 
 registry.register(
     "techniques", "training_dynamics", registry.Lazy("microtome.zoo.checkpoints:training_dynamics")
