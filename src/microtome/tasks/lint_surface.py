@@ -197,12 +197,11 @@ def _holds(row: Sequence[str], spelled: Sequence[str]) -> bool:
 
 
 def _places(texts: Sequence[str], row: Sequence[tuple[int, int] | None]) -> dict[str, list[float]]:
-    """Where a span stands: from the front, from the end, as a share of the text, how long it is, whether it is there."""
+    """Where a span stands: from the front, from the end, as a share of the text, whether it is there."""
     middle: dict[str, Callable[[str, tuple[int, int]], float]] = {
         "characters before it": lambda t, at: at[0],
         "characters after it": lambda t, at: len(t) - at[1],
         "its place as a share of the text": lambda t, at: at[0] / len(t),
-        "its length": lambda t, at: at[1] - at[0],
     }
     there = [at is not None for at in row]
     out = {}
