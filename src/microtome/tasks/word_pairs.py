@@ -15,7 +15,7 @@ from microtome.tasks.checks import quote
 from microtome.tasks.corpus import digest
 from microtome.tasks.rng import shuffled
 
-__all__ = ["KINDS", "WordPairs", "word_pairs"]
+__all__ = ["KINDS", "WordPairs", "describe", "word_pairs"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +141,20 @@ def word_pairs(
         "seed": seed,
     }
     return replace(found, pairs=tuple(pairs), provenance={**found.provenance, **told})
+
+
+def describe() -> list[dict[str, object]]:
+    """Every relation: name, relation, number of pairs, source; of one whose data is not here, why."""
+    out: list[dict[str, object]] = []
+    for name, make in KINDS.items():
+        try:
+            found = make()
+            out.append(
+                {"name": name, "relation": found.relation, "pairs": len(found), "source": found.source}
+            )
+        except TaskError as error:
+            out.append({"name": name, "relation": "", "pairs": 0, "source": f"{error.what}; {error.instead}"})
+    return out
 
 
 def _one_token(model: Any, word: str) -> bool:
