@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from microtome.tasks.labelled import LabelledText
     from microtome.tasks.lint import Finding
 
-__all__ = ["NEAR", "find", "normalised", "words"]
+__all__ = ["NEAR", "find", "words"]
 
 NEAR = 0.8  # weighted Jaccard from which on two texts are near duplicates
 _OFTEN = 20  # one text in so many has a word that counts in full
@@ -32,15 +32,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def normalised(text: str) -> str:
-    """The text as its words, for telling copies."""
-    return " ".join(words(text)) or text.strip()
-
-
-def find(data: LabelledText, parts: Mapping[str, Sequence[int]]) -> list[Finding]:
-    """Equal and nearly equal texts in different parts; without a split, anywhere."""
+def find(
+    data: LabelledText, parts: Mapping[str, Sequence[int]], spelled: Sequence[Sequence[str]]
+) -> list[Finding]:
+    """Equal and nearly equal texts in different parts; without a split, anywhere. spelled: the `words` of each text."""
     home = {i: part for part, members in parts.items() for i in members}
-    spelled = [words(t) for t in data.texts]
     keys = [" ".join(w) or t.strip() for w, t in zip(spelled, data.texts, strict=True)]
     by: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
