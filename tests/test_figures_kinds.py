@@ -39,6 +39,7 @@ KINDS = {
     "lens": lambda: toy.lens(4), "ablation": lambda: toy.ablation(4), "attention": toy.attention, "all heads": lambda: toy.attention(all_heads=4),
     "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
     "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "dissect": lambda: toy.dissect(layers=4),
+    "examples": toy.max_activating, "description": toy.score_description,
 }  # fmt: skip
 
 

@@ -62,6 +62,14 @@ def loudest(model):
     return {"largest logit": float(model.run([[0, 1, 2, 1]]).logits.max())}
 
 
+SMALL = {"context": 12, "draws": 19, "k": 4}
+
+
+def corpus(model):
+    """Documents of random tokens."""
+    return np.random.default_rng(0).integers(1, model.facts.d_vocab, (24, 12)).tolist()
+
+
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
@@ -75,7 +83,9 @@ RECIPES = {
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
+    "max_activating": lambda m, t, s: methods.max_activating(m, corpus(m), "L1.z", options=SMALL, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
+    "score_description": lambda m, t, s: methods.score_description(m, corpus(m), "L1H2.z", ["1", "2"], options=SMALL, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 
@@ -178,7 +188,15 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 
 @pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching"]
+    "name",
+    [
+        "ablation",
+        "distributed_alignment_search",
+        "logit_lens",
+        "max_activating",
+        "path_patching",
+        "score_description",
+    ],
 )  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)

@@ -31,7 +31,9 @@ MODULES = {
     "circuit_evaluation": "circuit_tests",
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
+    "max_activating": "examples",
     "path_patching": "paths",
+    "score_description": "descriptions",
     "training_dynamics": "dynamics",
     "dissect": "overview",
 }

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.describing import score_description
     from microtome.methods.direct_attribution import direct_logit_attribution
+    from microtome.methods.examples import max_activating
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
@@ -32,7 +34,9 @@ _HOMES = {
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "logit_lens": "lens",
+    "max_activating": "examples",
     "path_patching": "paths",
+    "score_description": "describing",
 }
 
 __all__ = [
@@ -45,7 +49,9 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "logit_lens",
+    "max_activating",
     "path_patching",
+    "score_description",
 ]
 
 _NAMES = {"das": "distributed_alignment_search"}

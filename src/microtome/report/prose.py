@@ -39,7 +39,9 @@ TITLE = {
     "circuit_evaluation": "A circuit tested",
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
+    "max_activating": "Where units are most active",
     "path_patching": "Path patching",
+    "score_description": "A description tried",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
 }
@@ -54,7 +56,9 @@ _ASKED = {
     "circuit_evaluation": "Do these edges carry the behaviour, all of it and nothing else, and would other edges have done as well?",
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
+    "max_activating": "On which tokens is each unit largest, what does it do on all the others, and do tokens say where it is active better than for a random direction?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
+    "score_description": "Does this description say at which tokens of held-out text the unit is most active, better than it says so of random directions and than other descriptions would?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
 _WAYS = {
@@ -114,9 +118,18 @@ _LIMITS = {
         "A subspace that can be exchanged need not be one that the model uses: where one linear map reads the site its parts are tested, elsewhere they cannot be.",
         "No subspace found does not say that there is none: training may have missed it, or it is not linear.",
     ),
+    "max_activating": (
+        "The largest activations are a small part of all: a story that fits them may fit nothing below.",
+        "Another corpus has other examples; what a unit reads is not what it is used for.",
+        "Logits are direct writing through the final norm's linear part: its division, biases, a softcap and later layers are left out.",
+    ),
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
         "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
+    ),
+    "score_description": (
+        "A description that predicts where a unit is active does not say what the unit does.",
+        "Words are looked for in the text, and their likeness measured by the model's own embeddings: a true description in other words may score low without a judge.",
     ),
     "training_dynamics": (
         "One training from one seed: another may take other steps, or arrive elsewhere.",

@@ -26,6 +26,8 @@ SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
+    "max_activating": "it shows text, and flags no part; specimens read symbols at random, in which there is nothing to find",
+    "score_description": "it tries a sentence about one unit on text, and flags no part",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
 }
 """Techniques that flag nothing, and why."""
