@@ -58,6 +58,8 @@ KINDS = {
     "steering": toy.steering,
     "removal": toy.removal,
     "tokens": toy.attributed,
+    "examples": toy.max_activating,
+    "description": toy.score_description,
 }
 
 

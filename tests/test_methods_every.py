@@ -81,6 +81,14 @@ def steered():
 
 GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
 
+SMALL = {"context": 12, "draws": 19, "k": 4}
+
+
+def corpus(model):
+    """Documents of random tokens."""
+    return np.random.default_rng(0).integers(1, model.facts.d_vocab, (24, 12)).tolist()
+
+
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
@@ -205,6 +213,15 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 @pytest.mark.parametrize(
     "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "probe", "steering"]
+    "name",
+    [
+        "ablation",
+        "distributed_alignment_search",
+        "logit_lens",
+        "max_activating",
+        "path_patching",
+        "score_description",
+    ],
 )  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)

@@ -515,6 +515,41 @@ def removal(tokens=TOKENS):
     return Result("directional_ablation", query("directional_ablation"), base.effects, tables, raw_examples=examples(tokens), **judged((control("gone", gates=True), control("harmless_kl")), mandatory=("gone", "harmless_kl")))  # fmt: skip
 
 
+def detected(kind, names, metrics, tables, controls):
+    """Cells of areas under the ROC beside random directions."""
+    cells = [{"site": site, "metric": metric, "value": 0.83 - 0.04 * i, "low": 0.78 - 0.04 * i, "high": 0.87 - 0.04 * i, "null_low": 0.46, "null_high": 0.71, "n": 2048}
+             for i, (site, metric) in enumerate((s, m) for s in names for m in metrics)]  # fmt: skip
+    made = tuple(control(name, gates=name in ("same_alone", "disjoint")) for name in controls)
+    return Result(kind, query(kind), None, {"cells": pd.DataFrame(cells), **{k: pd.DataFrame(v) for k, v in tables.items()}},
+                  raw_examples=examples(), **judged(made, mandatory=controls[:3]))  # fmt: skip
+
+
+def max_activating(tokens=TOKENS, names=("L12N5.neurons", "L12N9.neurons")):
+    rng = np.random.default_rng(5)
+    strata = ("0-50 %", "50-95 %", "95-100 %")
+    contexts = [{"unit": u, "stratum": s, "rank": r, "index": i, "token": t, "value": float(rng.normal()) + (6.0 if i == 9 and s == "top" else 0.0),
+                 "peak": i == 9, "document": "a"}
+                for u in names for s, n in (("top", 4), *((s, 1) for s in strata), ("random", 2)) for r in range(n) for i, t in enumerate(tokens)]  # fmt: skip
+    ends = np.linspace(-1, 7, 17)
+    histogram = [{"unit": u, "left": a, "right": b, "share": float(np.exp(-abs(a)) / 3), "null": float(np.exp(-a * a) / 3)}
+                 for u in names for a, b in zip(ends, ends[1:], strict=False)]  # fmt: skip
+    levels = [{"unit": u, "stratum": s, "from": -1 + 2 * i, "to": 1 + 2 * i, "predicted": 0.4 + 0.2 * i, "n": 900} for u in names for i, s in enumerate(strata)]  # fmt: skip
+    logits = [{"unit": u, "side": side, "rank": r, "token": tokens[r], "value": sign * (2.0 - 0.3 * r), "null": sign * 1.4}
+              for u in names for side, sign in (("top", 1), ("bottom", -1)) for r in range(4)]  # fmt: skip
+    tables = {"contexts": contexts, "histogram": histogram, "strata": levels, "logits": logits}
+    return detected("max_activating", names, ("detection",), tables, ("same_alone", "disjoint", "random_directions", "first_token", "beyond_the_top"))  # fmt: skip
+
+
+def score_description(readers=("judge", "lexical", "embedding", "ngrams")):
+    predictors = [{"reader": r, "value": 0.83 - 0.04 * i, "low": 0.78 - 0.04 * i, "high": 0.87 - 0.04 * i, "random_low": 0.46, "random_high": 0.71,
+                   "shuffled_low": 0.45 if r != "ngrams" else np.nan, "shuffled_high": 0.56 if r != "ngrams" else np.nan, "top_only": 0.97, "n": 2048, "main": not i}
+                  for i, r in enumerate(readers)]  # fmt: skip
+    levels = [{"unit": r, "stratum": s, "from": -1 + 2 * i, "to": 1 + 2 * i, "predicted": 0.4 + 0.2 * i, "n": 900}
+              for r in readers for i, s in enumerate(("0-50 %", "50-95 %", "95-100 %"))]  # fmt: skip
+    return detected("score_description", ("L12N5.neurons",), readers, {"predictors": predictors, "strata": levels},
+                    ("disjoint", "random_directions", "shuffled_descriptions", "beyond_the_top", "ngrams"))  # fmt: skip
+
+
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
           "attention patterns", "ablation", "component set")  # fmt: skip
 

@@ -32,6 +32,7 @@ MODULES = {
     "circuit_evaluation": "circuit_tests",
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
+    "max_activating": "examples",
     "path_patching": "paths",
     "probe": "probing",
     "steering": "steering",
@@ -41,6 +42,7 @@ MODULES = {
     "training_dynamics": "dynamics",
     "cross_model_patching": "cross_patching",
     "dissect": "overview",
+    "score_description": "descriptions",
 }
 
 

@@ -63,6 +63,11 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
+    "contexts": (("unit", "stratum", "rank", "index", "token", "value", "peak"), ()),
+    "histogram": (("unit", "left", "right", "share"), ("null",)),
+    "logits": (("unit", "side", "token", "value"), ("null",)),
+    "strata": (("unit", "stratum", "from", "predicted"), ("n",)),
+    "predictors": (("reader", "value", "top_only"), ("low", "high", "shuffled_low", "shuffled_high")),
 }
 _TEXT = frozenset({"metric", "position", "note", "detail", "why", "kind"})
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.describing import score_description
     from microtome.methods.diff_copies import merged_copy as merged_copy
     from microtome.methods.diff_copies import quantised_copy as quantised_copy
     from microtome.methods.diff_patching import cross_model_patching
     from microtome.methods.diffing import DiffOptions as DiffOptions
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
+    from microtome.methods.examples import max_activating
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
@@ -52,6 +54,8 @@ _HOMES = {
     "steering": "steer",
     "prompt_grid": "grids",
     "token_attribution": "token_attributing",
+    "max_activating": "examples",
+    "score_description": "describing",
 }
 
 __all__ = [
@@ -67,10 +71,12 @@ __all__ = [
     "directional_ablation",
     "head_roles",
     "logit_lens",
+    "max_activating",
     "model_diff",
     "path_patching",
     "probe",
     "prompt_grid",
+    "score_description",
     "steering",
     "token_attribution",
 ]

@@ -49,6 +49,8 @@ TITLE = {
     "token_attribution": "What each token adds",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
+    "max_activating": "Where units are most active",
+    "score_description": "A description tried",
 }
 
 _ASKED = {
@@ -70,6 +72,8 @@ _ASKED = {
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "token_attribution": "Which tokens of the prompt raise the answer, and does removing them in that order take it away faster than any order would?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
+    "max_activating": "On which tokens is each unit largest, what does it do on all the others, and do tokens say where it is active better than for a random direction?",
+    "score_description": "Does this description say at which tokens of held-out text the unit is most active, better than it says so of random directions and than other descriptions would?",
 }
 _WAYS = {
     "gradient": "one gradient, to first order",
@@ -166,6 +170,15 @@ _LIMITS = {
     "training_dynamics": (
         "One training from one seed: another may take other steps, or arrive elsewhere.",
         "A measure that rises before the accuracy need not be what the accuracy waits for.",
+    ),
+    "max_activating": (
+        "The largest activations are a small part of all: a story that fits them may fit nothing below.",
+        "Another corpus has other examples; what a unit reads is not what it is used for.",
+        "Logits are direct writing through the final norm's linear part: its division, biases, a softcap and later layers are left out.",
+    ),
+    "score_description": (
+        "A description that predicts where a unit is active does not say what the unit does.",
+        "Words are looked for in the text, and their likeness measured by the model's own embeddings: a true description in other words may score low without a judge.",
     ),
 }
 _ALWAYS = ("One model, one task, one kind of counterfactual: another may tell another story.",)
