@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -58,3 +59,11 @@ def relabelled(data: LabelledText, seed: int = 0) -> LabelledText:
     return LabelledText(
         "coins", data.texts, tuple(int(coin[w]) for w in data.groups["word"]), data.classes, data.groups
     )
+
+
+def halves() -> list[LabelledText]:
+    """Two datasets about other words each, under one meaning of the label."""
+    return [
+        replace(texts(words=range(k * WORDS // 2, (k + 1) * WORDS // 2), n_each=3, seed=k), name=f"words {k}")
+        for k in range(2)
+    ]

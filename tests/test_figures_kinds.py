@@ -50,7 +50,7 @@ KINDS = {
     "alignment": toy.alignment,
     "evaluation": toy.evaluation,
     "robustness": toy.robustness,
-    "probe": toy.probe,
+    "generalisation": toy.generalisation, "probe": toy.probe,
     "paths": lambda: toy.paths(12),
     "dynamics": toy.dynamics,
     "dissect": lambda: toy.dissect(layers=4),

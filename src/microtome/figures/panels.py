@@ -33,6 +33,7 @@ MODULES = {
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
+    "generalisation": "generalisation",
     "probe": "probing",
     "steering": "steering",
     "prompt_grid": "prompts",

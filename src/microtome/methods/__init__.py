@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
+    from microtome.methods.probing.generalising import generalisation
     from microtome.methods.probing.technique import probe
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
@@ -45,6 +46,7 @@ _HOMES = {
     "direct_logit_attribution": "direct_attribution",
     "directional_ablation": "removing",
     "head_roles": "weights.roles",
+    "generalisation": "probing.generalising",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
@@ -65,6 +67,7 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "directional_ablation",
+    "generalisation",
     "head_roles",
     "logit_lens",
     "model_diff",
