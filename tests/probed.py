@@ -67,3 +67,13 @@ def halves() -> list[LabelledText]:
         replace(texts(words=range(k * WORDS // 2, (k + 1) * WORDS // 2), n_each=3, seed=k), name=f"words {k}")
         for k in range(2)
     ]
+
+
+def contrasts(data: LabelledText | None = None, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Each text and the same about a word of the other sign; the first is "true" where the label is positive."""
+    data = texts() if data is None else data
+    turned = []
+    for text, word in zip(data.texts, data.groups["word"], strict=True):
+        other = word.replace("good", "bad") if word.startswith("good") else word.replace("bad", "good")
+        turned.append(text.replace(word, other))
+    return list(data.texts), turned

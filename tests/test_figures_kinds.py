@@ -50,7 +50,7 @@ KINDS = {
     "alignment": toy.alignment,
     "evaluation": toy.evaluation,
     "robustness": toy.robustness,
-    "generalisation": toy.generalisation, "probe": toy.probe,
+    "unsupervised": toy.unsupervised, "generalisation": toy.generalisation, "probe": toy.probe,
     "paths": lambda: toy.paths(12),
     "dynamics": toy.dynamics,
     "dissect": lambda: toy.dissect(layers=4),

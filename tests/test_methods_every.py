@@ -99,6 +99,7 @@ RECIPES = {
     "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
     "generalisation": lambda m, t, s: methods.generalisation(probed.model(), probed.halves(), options=probed.FAST, seed=0),
+    "unsupervised": lambda m, t, s: methods.unsupervised(probed.model(), probed.texts(), site="L2.resid_post@-1", pairs=probed.contrasts(), options=probed.FAST, seed=0),
     "probe": lambda m, t, s: methods.probe(probed.model(), probed.texts(), ask=probed.ASK, options=probed.FAST, seed=0),
     "steering": lambda m, t, s: steered(),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
@@ -205,7 +206,7 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 
 @pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "generalisation", "probe", "steering"]
+    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "generalisation", "probe", "unsupervised", "steering"]
 )  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)

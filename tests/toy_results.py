@@ -427,6 +427,13 @@ def dynamics(evil=False):
     return Result("training_dynamics", query("training_dynamics", nulls=4), None, {"progress": pd.DataFrame(rows)}, **judged(controls, mandatory=("repeat", "scrambled_weights")))  # fmt: skip
 
 
+def unsupervised(evil=False):
+    """Components that tell something else better than the label."""
+    rows = [{"direction": name, "target": t, "value": v, "null_high": 0.66 if t == "label" else np.nan, "n": 40}
+            for name in ("component 1", "CCS") for t, v in (("label", 0.61), (EVIL[0] if evil else "word: banana", 0.99), ("number of tokens", 0.55))]  # fmt: skip
+    return Result("unsupervised", query("unsupervised"), None, {"predicts": pd.DataFrame(rows)}, **judged())
+
+
 def generalisation(evil=False):
     """Three datasets against one another."""
     names = ("cities", "numbers", EVIL[0] if evil else "a dataset with a long name")

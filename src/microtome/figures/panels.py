@@ -35,6 +35,7 @@ MODULES = {
     "path_patching": "paths",
     "generalisation": "generalisation",
     "probe": "probing",
+    "unsupervised": "unsupervised",
     "steering": "steering",
     "prompt_grid": "prompts",
     "directional_ablation": "removing",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.probing.generalising import generalisation
     from microtome.methods.probing.technique import probe
+    from microtome.methods.probing.unlabelled import unsupervised
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
@@ -54,6 +55,7 @@ _HOMES = {
     "steering": "steer",
     "prompt_grid": "grids",
     "token_attribution": "token_attributing",
+    "unsupervised": "probing.unlabelled",
 }
 
 __all__ = [
@@ -76,6 +78,7 @@ __all__ = [
     "prompt_grid",
     "steering",
     "token_attribution",
+    "unsupervised",
 ]
 
 _HELPERS = {"DiffOptions": "diffing", "merged_copy": "diff_copies", "quantised_copy": "diff_copies"}
