@@ -75,7 +75,7 @@ def _second(a: Any, name: str, dtype: str | None, device: str | None) -> Any:
     """The second model; "int8" and "int4" are copies of the first with rounded weights."""
     if name not in ("int8", "int4") or Path(name).exists():
         return inputs.load(name, dtype, device)
-    from microtome.model.copies import quantised_copy
+    from microtome.methods.diff_copies import quantised_copy
 
     return quantised_copy(a, int(name.removeprefix("int")))
 
