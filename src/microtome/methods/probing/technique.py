@@ -27,6 +27,7 @@ from microtome.methods.probing.capture import (
     address,
     capture,
     encoded,
+    from_store,
     own_token,
     places_of,
     sequences,
@@ -46,6 +47,7 @@ from microtome.tasks.lint import Lint, lint
 
 if TYPE_CHECKING:
     from microtome.facade import Model
+    from microtome.store import Store
     from microtome.tasks.labelled import LabelledText
 
 MANDATORY = ("split", "own_token", "shuffled_labels", "random_twin", "bag_of_words", "length")
@@ -74,6 +76,7 @@ def probe(
     sites: str | Sequence[str] = "L*.resid_post@-1",
     kinds: str | Sequence[str] = KINDS,
     ask: Ask | None = None,
+    store: Store | None = None,
     options: ProbeOptions | Mapping[str, Any] | None = None,
     alpha: float = 0.001,
     seed: int = 0,
@@ -86,6 +89,7 @@ def probe(
         own last token, whatever the padding.
     kinds: "mass_mean", "whitened", "ridge", "logistic" at every place; "mean_pooled": the same on the average over a text's own
         tokens (the first, BOS where there is one, left out); "attention": at the best sites only.
+    store: what `mt.store(model, data, sites)` kept of these texts; only places that it lacks are run.
     ask: words and wordings for asking the model itself; by default the names of the classes, where these are words.
 
     Returns a Result: effects [site, position, prompt, metric] on the test texts. Metrics are "<kind> auroc" (a weighted
@@ -105,7 +109,10 @@ def probe(
     places = places_of(model, sites)
     pooled: list[Place] = [(b, MEAN) for b in dict.fromkeys(p[0] for p in places)]
     every = [*places, *(pooled if "mean_pooled" in wanted else [])]
-    captured = capture(model, texts, every, batch=o.batch)
+    held = {} if store is None else from_store(store, model, data, every)
+    missing = [place for place in every if place not in held]
+    held |= capture(model, texts, missing, batch=o.batch) if missing else {}
+    captured = {place: held[place] for place in every}
     shuffles = shuffled_columns(
         d.truth,
         d.units,
