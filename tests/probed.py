@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -58,3 +59,21 @@ def relabelled(data: LabelledText, seed: int = 0) -> LabelledText:
     return LabelledText(
         "coins", data.texts, tuple(int(coin[w]) for w in data.groups["word"]), data.classes, data.groups
     )
+
+
+def halves() -> list[LabelledText]:
+    """Two datasets about other words each, under one meaning of the label."""
+    return [
+        replace(texts(words=range(k * WORDS // 2, (k + 1) * WORDS // 2), n_each=3, seed=k), name=f"words {k}")
+        for k in range(2)
+    ]
+
+
+def contrasts(data: LabelledText | None = None, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Each text and the same about a word of the other sign; the first is "true" where the label is positive."""
+    data = texts() if data is None else data
+    turned = []
+    for text, word in zip(data.texts, data.groups["word"], strict=True):
+        other = word.replace("good", "bad") if word.startswith("good") else word.replace("bad", "good")
+        turned.append(text.replace(word, other))
+    return list(data.texts), turned

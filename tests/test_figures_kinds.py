@@ -50,6 +50,8 @@ KINDS = {
     "alignment": toy.alignment,
     "evaluation": toy.evaluation,
     "robustness": toy.robustness,
+    "unsupervised": toy.unsupervised,
+    "generalisation": toy.generalisation,
     "probe": toy.probe,
     "paths": lambda: toy.paths(12),
     "dynamics": toy.dynamics,

@@ -106,12 +106,18 @@ RECIPES = {
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
+    "generalisation": lambda m, t, s: methods.generalisation(probed.model(), probed.halves(), options=probed.FAST, seed=0),
+    "unsupervised": lambda m, t, s: methods.unsupervised(probed.model(), probed.texts(), site="L2.resid_post@-1", pairs=probed.contrasts(), options=probed.FAST, seed=0),
     "probe": lambda m, t, s: methods.probe(probed.model(), probed.texts(), ask=probed.ASK, options=probed.FAST, seed=0),
     "steering": lambda m, t, s: steered(),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
+
+
+STAGES = {"activation_patching", "attention_patterns", "attribution_patching", "behaviour", "circuit_discovery", "circuit_evaluation",
+          "circuit_robustness", "component_set", "direct_logit_attribution", "training_dynamics"}  # fmt: skip
 
 
 def test_every_technique_has_a_recipe() -> None:
@@ -211,18 +217,7 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
     assert _every_copied_python_draws_its_figure(dissected[0], tmp_path, monkeypatch) >= 15
 
 
-@pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "probe", "steering"]
-    "name",
-    [
-        "ablation",
-        "distributed_alignment_search",
-        "logit_lens",
-        "max_activating",
-        "path_patching",
-        "score_description",
-    ],
-)  # those that are no stage of a dissection
+@pytest.mark.parametrize("name", sorted({*RECIPES} - STAGES))  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)
     assert _every_copied_python_draws_its_figure(result, tmp_path, monkeypatch) == len(pictures_of(result))

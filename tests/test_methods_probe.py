@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import microtome as mt
 import probed
 from microtome import methods
 from microtome.controls.shuffles import shuffled_columns
-from microtome.errors import ControlError, EditError, TaskError
+from microtome.errors import ControlError, EditError, ResourceError, TaskError
 from microtome.methods.probing import capture as reading
 from microtome.methods.probing import controls as check
 from microtome.methods.probing.design import design, split_control
@@ -203,3 +204,17 @@ def test_the_same_seed_gives_the_same_numbers_and_the_random_state_is_left_alone
     np.testing.assert_array_equal(one.effects.values, two.effects.values)
     assert [c.observed for c in one.controls] == [c.observed for c in two.controls]
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_store_gives_the_same_numbers_and_another_datas_is_refused(model, tmp_path):
+    data = probed.texts()
+    kept = mt.store(model, data, ["L*.resid_post@-1", "L*.resid_post"], tmp_path / "kept")
+    plain = methods.probe(model, data, options=LIGHT)
+    again = methods.probe(model, data, store=kept, options=LIGHT)
+    np.testing.assert_allclose(again.effects.values, plain.effects.values, atol=1e-3)
+    assert again.query.parameters["store"]["store"]["data"] == kept.manifest["data"]
+    half = mt.store(model, data, ["L2.resid_post@-1"])
+    some = methods.probe(model, data, store=half, options=LIGHT)
+    np.testing.assert_allclose(some.effects.values, plain.effects.values, atol=1e-3)
+    with pytest.raises(ResourceError):
+        methods.probe(model, probed.texts(seed=1), store=kept, options=LIGHT)

@@ -427,6 +427,30 @@ def dynamics(evil=False):
     return Result("training_dynamics", query("training_dynamics", nulls=4), None, {"progress": pd.DataFrame(rows)}, **judged(controls, mandatory=("repeat", "scrambled_weights")))  # fmt: skip
 
 
+def unsupervised(evil=False):
+    """Components that tell something else better than the label."""
+    rows = [{"direction": name, "target": t, "value": v, "null_high": 0.66 if t == "label" else np.nan, "n": 40}
+            for name in ("component 1", "CCS") for t, v in (("label", 0.61), (EVIL[0] if evil else "word: banana", 0.99), ("number of tokens", 0.55))]  # fmt: skip
+    return Result("unsupervised", query("unsupervised"), None, {"predicts": pd.DataFrame(rows)}, **judged())
+
+
+def generalisation(evil=False):
+    """Three datasets against one another."""
+    names = ("cities", "numbers", EVIL[0] if evil else "a dataset with a long name")
+    rows = [
+        {"trained": a, "tested": b, "value": 0.95 if a == b else 0.7 - 0.1 * j, "low": 0.6, "high": 0.97, "null_low": 0.35, "null_high": 0.66, "p": 0.0005 if a == b else 0.2,
+         "words": 0.52, "twin": 0.49, "n": 40}
+        for a in names for j, b in enumerate(names)
+    ]  # fmt: skip
+    cosines = [
+        {"first": a, "second": b, "value": 1.0 if a == b else 0.3, "null_high": np.nan if a == b else 0.2}
+        for a in names
+        for b in names
+    ]
+    tables = {"matrix": pd.DataFrame(rows), "cosines": pd.DataFrame(cosines)}
+    return Result("generalisation", query("generalisation"), None, tables, **judged())
+
+
 def probe(layers=6, evil=False):
     """A probe along the layers with its twin, baselines, reliability and causal test."""
     random = np.random.default_rng(4)

@@ -41,6 +41,12 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
     "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),
     "reliability": (("predicted", "observed"), ("low", "high", "n")),
+    "matrix": (
+        ("trained", "tested", "value"),
+        ("low", "high", "null_low", "null_high", "p", "words", "twin", "n"),
+    ),
+    "cosines": (("first", "second", "value"), ("null_high",)),
+    "predicts": (("direction", "target", "value"), ("null_high", "n")),
     "causal": (("way", "family", "value"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),
     "wordings": (("wording", "value"), ("low", "high", "n")),

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
+    from microtome.methods.probing.generalising import generalisation
     from microtome.methods.probing.technique import probe
+    from microtome.methods.probing.unlabelled import unsupervised
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
@@ -47,6 +49,7 @@ _HOMES = {
     "direct_logit_attribution": "direct_attribution",
     "directional_ablation": "removing",
     "head_roles": "weights.roles",
+    "generalisation": "probing.generalising",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
@@ -56,6 +59,7 @@ _HOMES = {
     "token_attribution": "token_attributing",
     "max_activating": "examples",
     "score_description": "describing",
+    "unsupervised": "probing.unlabelled",
 }
 
 __all__ = [
@@ -69,6 +73,7 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "directional_ablation",
+    "generalisation",
     "head_roles",
     "logit_lens",
     "max_activating",
@@ -79,6 +84,7 @@ __all__ = [
     "score_description",
     "steering",
     "token_attribution",
+    "unsupervised",
 ]
 
 _HELPERS = {"DiffOptions": "diffing", "merged_copy": "diff_copies", "quantised_copy": "diff_copies"}

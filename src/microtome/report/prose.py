@@ -42,7 +42,9 @@ TITLE = {
     "cross_model_patching": "One model's activations in the other",
     "model_diff": "Two models compared",
     "path_patching": "Path patching",
+    "generalisation": "A probe on other data",
     "probe": "A probe",
+    "unsupervised": "Directions without labels",
     "steering": "Steering",
     "prompt_grid": "Prompts, one factor at a time",
     "directional_ablation": "A direction removed everywhere",
@@ -66,6 +68,8 @@ _ASKED = {
     "cross_model_patching": "Which single activation of one model, put into the other on the same prompt, carries its behaviour over?",
     "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
+    "generalisation": "Does a probe trained on one dataset tell the classes of another apart, better than shared words and untrained weights do, and are the directions one?",
+    "unsupervised": "Do directions that were found without labels tell the label, and what else do they tell?",
     "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
     "directional_ablation": "Does the behaviour go when the direction is taken out of the whole stream, and come where it is added?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
@@ -154,6 +158,14 @@ _LIMITS = {
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",
         "What is frozen on a path (see the title) is part of the question: freed, the same path may carry more or less.",
+    ),
+    "generalisation": (
+        "That two datasets share a direction does not say what it is: whatever goes with the label in both may be it.",
+        "One place and one kind of probe for all datasets: each may have a better one of its own.",
+    ),
+    "unsupervised": (
+        "Without labels nothing says which feature was meant, nor which end of it is which: an accuracy here was given its sign by labels.",
+        "Features that nobody named may be told better still.",
     ),
     "probe": (
         "What can be read need not be used: only the causal test speaks of use, and only through the answers to one question.",

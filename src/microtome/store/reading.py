@@ -90,6 +90,16 @@ class Store:
         """Which document each item is from, [item]; () where the data did not say."""
         return self.items.documents
 
+    def __query__(self) -> dict[str, Any]:
+        """What records say of it: the model and data it was made of, and the sites."""
+        return {
+            "store": {
+                "model": self.manifest["model"],
+                "data": self.manifest["data"],
+                "sites": list(self.sites),
+            }
+        }
+
     def __len__(self) -> int:
         return len(self.items)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from microtome.facade import Model
 
 TEMPLATES = (
-    "Text: {text}\nQuestion: {about} Answer with {negative} or {positive}.\nAnswer:",
-    "Which label fits this text, {positive} or {negative}? {about}\nText: {text}\nLabel:",
+    "Text: {text}\nDecide {about}. Answer with {negative} or {positive}.\nAnswer:",
+    "Decide {about}: {positive} or {negative}?\nText: {text}\nLabel:",
 )
 SHOT = "Text: {text}\nLabel:"
 
@@ -70,9 +70,8 @@ def wordings(model: Model, d: Design, ask: Ask, seed: int) -> list[Asked]:
 
 
 def _templates(model: Model, d: Design, ask: Ask, seed: int) -> list[tuple[str, str]]:
-    about = d.data.about.strip().rstrip(".")
-    said = f"{about[:1].upper()}{about[1:]}." if about else ""
-    fill = {"about": said, "negative": ask.words[0].strip(), "positive": ask.words[1].strip()}
+    about = d.data.about.strip().rstrip(".") or "which label fits"
+    fill = {"about": about, "negative": ask.words[0].strip(), "positive": ask.words[1].strip()}
     found = []
     for k, template in enumerate(ask.templates or TEMPLATES):
         text = template

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from microtome.tasks.encode import Encoder, Prompt
 
 if TYPE_CHECKING:
     from microtome.facade import Model
+    from microtome.store import Store
     from microtome.tasks.labelled import LabelledText
 
 MEAN, ATTENTION = "mean", "attention"
@@ -114,9 +116,7 @@ def capture(
                 value = (whole.nan_to_num(0.0) * keep).sum(1) / keep.sum(1).clamp_min(1)
             else:
                 value = trace[address(place)].float()
-            if value.dim() != 2:
-                raise TaskError(f"{place[0]} has {tuple(value.shape[1:])} values per position", why="a direction is one vector",
-                                instead="name heads, for example L*H*.z@-1")  # fmt: skip
+            _flat(value.shape[1:], place)
             if place not in out:
                 out[place] = np.empty((n, value.shape[1]), dtype=np.float32)
             out[place][rows] = value.detach().cpu().numpy()
@@ -124,6 +124,46 @@ def capture(
     for place, values in out.items():
         check_finite(values, address(place))
     return out
+
+
+def from_store(
+    store: Store, model: Model, data: LabelledText, places: Sequence[Place]
+) -> dict[Place, Matrix]:
+    """The places that a store of these very texts holds; for "mean" it must hold all positions of the site.
+
+    Raises
+    ------
+    ResourceError: a store of another model, tokenizer or data.
+    TaskError, ControlError: as `capture`.
+    """
+    store.check(model, data)
+    out: dict[Place, Matrix] = {}
+    for place in places:
+        bare, at = place
+        if at != MEAN and address(place) in store:
+            out[place] = np.array(store[address(place)], dtype=np.float32)
+        elif at == MEAN and bare in store:
+            out[place] = _means(store, bare)
+    for place, values in out.items():
+        _flat(values.shape[1:], place)
+        check_finite(values, address(place))
+    return out
+
+
+def _means(store: Store, bare: str) -> Matrix:
+    """Averages over each item's own tokens but the first, [item, d]."""
+    item, position = store.rows(bare)
+    lengths = np.bincount(item, minlength=len(store))
+    own = (position > 0) | (lengths[item] == 1)
+    values, begins = store[bare], np.concatenate([[0], np.cumsum(lengths)])
+    rows = [values[a:b][own[a:b]].mean(0, dtype=np.float64) for a, b in itertools.pairwise(begins.tolist())]
+    return np.array(rows, dtype=np.float32)
+
+
+def _flat(shape: Sequence[int], place: Place) -> None:
+    if len(shape) != 1:
+        raise TaskError(f"{place[0]} has {tuple(shape)} values per position", why="a direction is one vector",
+                        instead="name heads, for example L*H*.z@-1")  # fmt: skip
 
 
 def check_finite(values: Matrix, where: str) -> None:

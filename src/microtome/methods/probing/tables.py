@@ -196,21 +196,13 @@ def places(tensors: Mapping[str, Any], site: str, kind: str, moved: str) -> pd.D
     ])  # fmt: skip
 
 
-def asked(d: Design, scored: Sequence[tuple[Asked, FloatArray, float]]) -> pd.DataFrame:
-    """Every wording with its AUROC on validation and test texts."""
-    rows = []
-    for one, scores, held in scored:
-        test = float(auroc(scores[d.test], d.truth[d.test])[0])
-        rows.append(
-            {
-                "wording": one.name,
-                "validation": held,
-                "test": test,
-                "n": len(d.test),
-                "template": one.template,
-            }
-        )
-    return _table(rows)
+def asked(
+    d: Design, tried: Sequence[tuple[Asked, float]], best: Asked, scores: FloatArray, n: int
+) -> pd.DataFrame:
+    """Every wording with its AUROC on validation texts; the chosen one's on test texts too."""
+    test = float(auroc(scores[d.test], d.truth[d.test])[0])
+    return _table([{"wording": one.name, "validation": held, "n": n, "test": test if one is best else np.nan, "chosen": one is best, "template": one.template}
+                   for one, held in tried])  # fmt: skip
 
 
 def examples(d: Design, chosen: Cell, seed: int) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from microtome.methods.probing.capture import (
     address,
     capture,
     encoded,
+    from_store,
     own_token,
     places_of,
     sequences,
@@ -42,13 +43,17 @@ from microtome.results import seeds
 from microtome.results.result import Result
 from microtome.results.technique import progress, technique
 from microtome.results.verdicts import Control, verdict
+from microtome.tasks.lint import Lint, lint
 
 if TYPE_CHECKING:
     from microtome.facade import Model
+    from microtome.store import Store
     from microtome.tasks.labelled import LabelledText
 
 MANDATORY = ("split", "own_token", "shuffled_labels", "random_twin", "bag_of_words", "length")
-CONTROLS = (*MANDATORY, "random_direction", "shuffled_logistic", "ask", "selectivity", "causal")
+CONTROLS = (*MANDATORY, "lint", "random_direction", "shuffled_logistic", "ask", "selectivity", "causal")
+ASKED = 48
+"""Validation texts on which wordings of the question are compared."""
 TWIN = "that untrained weights carry the label as well: then it is in the words and the wiring"
 
 
@@ -71,6 +76,7 @@ def probe(
     sites: str | Sequence[str] = "L*.resid_post@-1",
     kinds: str | Sequence[str] = KINDS,
     ask: Ask | None = None,
+    store: Store | None = None,
     options: ProbeOptions | Mapping[str, Any] | None = None,
     alpha: float = 0.001,
     seed: int = 0,
@@ -83,6 +89,7 @@ def probe(
         own last token, whatever the padding.
     kinds: "mass_mean", "whitened", "ridge", "logistic" at every place; "mean_pooled": the same on the average over a text's own
         tokens (the first, BOS where there is one, left out); "attention": at the best sites only.
+    store: what `mt.store(model, data, sites)` kept of these texts; only places that it lacks are run.
     ask: words and wordings for asking the model itself; by default the names of the classes, where these are words.
 
     Returns a Result: effects [site, position, prompt, metric] on the test texts. Metrics are "<kind> auroc" (a weighted
@@ -102,7 +109,10 @@ def probe(
     places = places_of(model, sites)
     pooled: list[Place] = [(b, MEAN) for b in dict.fromkeys(p[0] for p in places)]
     every = [*places, *(pooled if "mean_pooled" in wanted else [])]
-    captured = capture(model, texts, every, batch=o.batch)
+    held = {} if store is None else from_store(store, model, data, every)
+    missing = [place for place in every if place not in held]
+    held |= capture(model, texts, missing, batch=o.batch) if missing else {}
+    captured = {place: held[place] for place in every}
     shuffles = shuffled_columns(
         d.truth,
         d.units,
@@ -119,6 +129,8 @@ def probe(
     chosen, closed = swept.best(), swept.best([k for k in vector if k in CLOSED])
     ran, p = _controls(d, swept, captured, linear, closed, o, seed)
     ran.append(own_token(model, texts, captured, seed))
+    linted = lint(data, [p.tolist() for p in d.parts], model.tokenizer, seed=seed)
+    ran.append(_linted(linted))
     baselines, twin = _baselines(model, d, texts, places, chosen, wanted, o, ran, seed)
     asked = _ask(model, d, ask, chosen, ran, baselines, seed)
     causal = causal_test(model, d, asked, swept, captured, o, seed)
@@ -129,6 +141,8 @@ def probe(
         "" if causal.places.empty else str(causal.places.loc[causal.places["chosen"], "site"].iloc[0]) + "@-1"
     )
     frames["places"] = tables.places(tensors, address(linear.place), linear.kind, moved)
+    if linted.findings:
+        frames["lint"] = linted.frame()
     if asked is not None:
         frames["asked"] = asked[1]
     if len(causal.table):
@@ -138,6 +152,14 @@ def probe(
         verdict=verdict(ran, MANDATORY, max(p, shuffles.smallest_p), alpha, shuffles.smallest_p),
         raw_examples=tables.examples(d, chosen, seed),
     )  # fmt: skip
+
+
+def _linted(found: Lint) -> Control:
+    """What the linter says of the data, before anything was fitted to it."""
+    errors = [f"{f.kind}: {f.detail}" for f in found.errors]
+    other = [f.kind for f in found.findings if f.severity == "warning"]
+    return Control("lint", "that the data give the label away, or one part of the split another", "no error among the linter's findings",
+                   {"errors": len(errors), "warnings": len(other)}, not errors, max(1, len(found.measured)), detail="; ".join(errors + other)[:400])  # fmt: skip
 
 
 def _controls(
@@ -279,18 +301,24 @@ def _ask(
     except MicrotomeError as error:
         ran.append(Control.not_run("ask", rules_out, expected, error.what + ": " + error.why))
         return None
-    rows = [*d.validation.tolist(), *d.test.tolist()]
-    scored = []
+    held = _few(d, d.validation, ASKED, seed)
+    tried = []
     for one in asked:
-        scores = np.zeros(len(d.data))
-        scores[rows] = readings(model, one, rows)
-        held = float(auroc(scores[d.validation], d.truth[d.validation])[0])
-        scored.append((one, scores, held))
-        progress(len(scored), len(asked), "wordings", "asking the model")
-    best = max(scored, key=lambda s: s[2])
-    baselines.append(Baseline("just ask", best[1], best[0].name))
-    ran.append(check.beats("ask", rules_out, d, chosen.scores, best[1], best[0].name))
-    return best[0], tables.asked(d, scored)
+        tried.append((one, float(auroc(readings(model, one, held), d.truth[held])[0])))
+        progress(len(tried), len(asked), "wordings", "asking the model")
+    best = max(tried, key=lambda t: t[1])[0]
+    scores = np.zeros(len(d.data))
+    scores[d.test] = readings(model, best, d.test.tolist())
+    baselines.append(Baseline("just ask", scores, best.name))
+    ran.append(check.beats("ask", rules_out, d, chosen.scores, scores, best.name))
+    return best, tables.asked(d, tried, best, scores, len(held))
+
+
+def _few(d: Design, part: np.ndarray, n: int, seed: int) -> list[int]:
+    """At most n texts, both classes alike."""
+    rng = seeds.rng(seed, "asked texts")
+    sides = [rng.permutation(part[d.truth[part] == side])[: n // 2] for side in (False, True)]
+    return sorted(int(i) for side in sides for i in side)
 
 
 def _tensors(swept: Swept, linear: Cell) -> dict[str, np.ndarray]:

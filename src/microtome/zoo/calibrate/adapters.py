@@ -28,6 +28,8 @@ SILENT = {
     "directional_ablation": "it tests one direction that it is given, and flags no part of the model",
     "cross_model_patching": "it needs two models, and a specimen is one; a planted difference is located in its own tests",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
+    "generalisation": "it compares datasets, and flags no part of a mechanism",
+    "unsupervised": "it finds directions at one site, and flags no part of a mechanism",
     "probe": "it reads a label that its texts bring, and flags no part of a mechanism",
     "steering": "it tests one direction that it is given, and flags no part of the model",
     "prompt_grid": "it varies prompts and flags factors of them, not parts of a model",
