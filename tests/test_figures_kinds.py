@@ -38,7 +38,7 @@ KINDS = {
     "heads": lambda: toy.heads(layers=4), "attribution": lambda: toy.heads("attribution_patching", layers=4), "direct": lambda: toy.direct(4),
     "lens": lambda: toy.lens(4), "ablation": lambda: toy.ablation(4), "attention": toy.attention, "all heads": lambda: toy.attention(all_heads=4),
     "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
-    "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "steering": toy.steering, "removal": toy.removal, "dissect": lambda: toy.dissect(layers=4),
+    "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "steering": toy.steering, "removal": toy.removal, "functions": toy.functions, "dissect": lambda: toy.dissect(layers=4),
 }  # fmt: skip
 
 

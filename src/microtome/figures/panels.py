@@ -33,6 +33,7 @@ MODULES = {
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
     "steering": "steering",
+    "function_vector": "functions",
     "directional_ablation": "removing",
     "training_dynamics": "dynamics",
     "dissect": "overview",

@@ -45,6 +45,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "about": (("name", "value"), ()),
     "dose": (("coefficient", "value", "perplexity", "repetition", "collapsed"), ("low", "high", "null_low", "null_high", "n")),
     "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
+    "layers": (("layer", "accuracy"), ("logprob",)),
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
     from microtome.methods.direct_attribution import direct_logit_attribution
+    from microtome.methods.functions import function_vector
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
@@ -34,6 +35,7 @@ _HOMES = {
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "directional_ablation": "removing",
+    "function_vector": "functions",
     "logit_lens": "lens",
     "path_patching": "paths",
     "steering": "steer",
@@ -49,6 +51,7 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "directional_ablation",
+    "function_vector",
     "logit_lens",
     "path_patching",
     "steering",

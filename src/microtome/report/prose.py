@@ -41,6 +41,7 @@ TITLE = {
     "distributed_alignment_search": "A subspace for a variable",
     "path_patching": "Path patching",
     "steering": "Steering",
+    "function_vector": "A task as a vector",
     "directional_ablation": "A direction removed everywhere",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
@@ -58,6 +59,7 @@ _ASKED = {
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "directional_ablation": "Does the behaviour go when the direction is taken out of the whole stream, and come where it is added?",
+    "function_vector": "Does one vector, taken from prompts with demonstrations, make the model do the task where there are none, on words it was not taken from?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
 }
@@ -125,6 +127,10 @@ _LIMITS = {
     "directional_ablation": (
         "A behaviour that goes without a direction may need much else besides it.",
         "Harmless prompts are a sample: text of another kind may change more.",
+    ),
+    "function_vector": (
+        "The first token of the answer is counted, not the whole of it.",
+        "A vector that does a task need not be what the model uses when demonstrations are there.",
     ),
     "steering": (
         "That a direction moves the output does not say that the model uses it by itself.",

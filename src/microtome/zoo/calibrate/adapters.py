@@ -27,6 +27,7 @@ SILENT = {
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
     "directional_ablation": "it tests one direction that it is given, and flags no part of the model",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
+    "function_vector": "it tests one vector of a whole task; no specimen of the zoo learns one from demonstrations",
     "steering": "it tests one direction that it is given, and flags no part of the model",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
 }
