@@ -62,6 +62,7 @@ KINDS = {
     "tokens": toy.attributed,
     "examples": toy.max_activating,
     "description": toy.score_description,
+    "functions": toy.functions,
 }
 
 

@@ -13,11 +13,13 @@ import aligned
 import diffed
 import planted
 import probed
+import relational
 import steerable
 import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
+from microtome.methods.functions import FunctionOptions
 from microtome.methods.removing import RemovalOptions
 from microtome.methods.steer import SteeringOptions
 from microtome.methods.steer_measures import Words
@@ -103,6 +105,7 @@ RECIPES = {
     "cross_model_patching": lambda m, t, s: methods.cross_model_patching(m, diffed.nudged(m), t, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
+    "function_vector": lambda m, t, s: methods.function_vector(relational.model(), relational.PAIRS, options=FunctionOptions(template=relational.TEMPLATE, shots=3, heads=1, prompts=4, nulls=3, randoms=3), seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
@@ -218,6 +221,9 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES} - STAGES))  # those that are no stage of a dissection
+@pytest.mark.parametrize(
+    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "steering", "function_vector", "directional_ablation"]
+)  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)
     assert _every_copied_python_draws_its_figure(result, tmp_path, monkeypatch) == len(pictures_of(result))

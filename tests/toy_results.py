@@ -572,6 +572,16 @@ def score_description(readers=("judge", "lexical", "embedding", "ngrams")):
               for r in readers for i, s in enumerate(("0-50 %", "50-95 %", "95-100 %"))]  # fmt: skip
     return detected("score_description", ("L12N5.neurons",), readers, {"predictors": predictors, "strata": levels},
                     ("disjoint", "random_directions", "shuffled_descriptions", "beyond_the_top", "ngrams"))  # fmt: skip
+def functions(layers=4):
+    """A function vector that works, its heads and where it was put."""
+    base = heads(layers=layers)
+    rows = [("zero-shot", 0.1), ("function vector", 0.7), ("task vector", 0.6), ("few-shot", 0.9), ("few-shot, shuffled labels", 0.3)]
+    accuracy = pd.DataFrame([{"part": "held-out pairs", "what": name, "value": v, "low": max(0, v - 0.2), "high": min(1, v + 0.2), "n": 20} for name, v in rows])
+    rng = np.random.default_rng(13)
+    nulls = pd.DataFrame([{"family": f, "value": float(v)} for f in ("vector, shuffled labels", "task, shuffled labels") for v in rng.uniform(0, 0.3, 19)])
+    where = pd.DataFrame({"layer": range(layers), "accuracy": np.linspace(0.1, 0.7, layers)})
+    tables = {"cells": base.tables["cells"], "accuracy": accuracy, "nulls": nulls, "layers": where}
+    return Result("function_vector", query("function_vector"), base.effects, tables, raw_examples=examples(), **judged((control("held_out", gates=True), control("in_context")), mandatory=("held_out", "in_context")))  # fmt: skip
 
 
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",

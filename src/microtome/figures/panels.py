@@ -45,6 +45,7 @@ MODULES = {
     "cross_model_patching": "cross_patching",
     "dissect": "overview",
     "score_description": "descriptions",
+    "function_vector": "functions",
 }
 
 

@@ -67,6 +67,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("low", "high", "null_low", "null_high", "n"),
     ),
     "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
+    "layers": (("layer", "accuracy"), ("logprob",)),
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
     "contexts": (("unit", "stratum", "rank", "index", "token", "value", "peak"), ()),

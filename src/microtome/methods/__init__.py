@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
     from microtome.methods.examples import max_activating
+    from microtome.methods.functions import function_vector
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
@@ -60,6 +61,7 @@ _HOMES = {
     "max_activating": "examples",
     "score_description": "describing",
     "unsupervised": "probing.unlabelled",
+    "function_vector": "functions",
 }
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "directional_ablation",
     "generalisation",
     "head_roles",
+    "function_vector",
     "logit_lens",
     "max_activating",
     "model_diff",

@@ -53,6 +53,7 @@ TITLE = {
     "dissect": "The whole",
     "max_activating": "Where units are most active",
     "score_description": "A description tried",
+    "function_vector": "A task as a vector",
 }
 
 _ASKED = {
@@ -72,6 +73,7 @@ _ASKED = {
     "unsupervised": "Do directions that were found without labels tell the label, and what else do they tell?",
     "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
     "directional_ablation": "Does the behaviour go when the direction is taken out of the whole stream, and come where it is added?",
+    "function_vector": "Does one vector, taken from prompts with demonstrations, make the model do the task where there are none, on words it was not taken from?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "token_attribution": "Which tokens of the prompt raise the answer, and does removing them in that order take it away faster than any order would?",
@@ -174,6 +176,10 @@ _LIMITS = {
     "directional_ablation": (
         "A behaviour that goes without a direction may need much else besides it.",
         "Harmless prompts are a sample: text of another kind may change more.",
+    ),
+    "function_vector": (
+        "The first token of the answer is counted, not the whole of it.",
+        "A vector that does a task need not be what the model uses when demonstrations are there.",
     ),
     "steering": (
         "That a direction moves the output does not say that the model uses it by itself.",

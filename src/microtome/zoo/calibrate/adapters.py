@@ -38,6 +38,7 @@ SILENT = {
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
     "max_activating": "it shows text, and flags no part; specimens read symbols at random, in which there is nothing to find",
     "score_description": "it tries a sentence about one unit on text, and flags no part",
+    "function_vector": "it tests one vector of a whole task; no specimen of the zoo learns one from demonstrations",
 }
 """Techniques that flag nothing, and why."""
 
