@@ -74,6 +74,7 @@ RECIPES = {
     "distributed_alignment_search": lambda m, t, s: methods.das(aligned.through_stream(), aligned.pairs(), variable="word", site="L1.resid_post@-1", k=3, steps=40, placebos=1, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
+    "head_roles": lambda m, t, s: methods.head_roles(m, [list(r) * 2 for r in t.clean.ids], context=12, prompts=3, ablate=2, random_sets=3, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
@@ -178,7 +179,7 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 
 @pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching"]
+    "name", ["ablation", "distributed_alignment_search", "head_roles", "logit_lens", "path_patching"]
 )  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)

@@ -284,6 +284,28 @@ def attention(n_heads=6, all_heads=0, tokens=TOKENS):
     return Result("attention_patterns", query("attention_patterns"), None, tables, tensors, **judged())
 
 
+def roles(layers=30, n_heads=9):
+    rng = np.random.default_rng(31)
+    heads = [(layer, head) for layer in range(layers) for head in range(n_heads)]
+    rows = []
+    for role in ("previous", "induction", "copying"):
+        predicted = rng.beta(1, 5, len(heads))
+        seen = np.clip(predicted + rng.normal(0, 0.1, len(heads)), 0, 1)
+        rows += [
+            {"site": f"L{layer}H{head}", "layer": layer, "head": head, "role": role, "predicted": predicted[k], "null_high": 0.4, "p": 0.01,
+             "flagged": bool(predicted[k] > 0.4), "through": "", "repeated": seen[k], "natural": seen[k] / 2, "repeated_null": 0.1, "natural_null": 0.08}
+            for k, (layer, head) in enumerate(heads)
+        ]  # fmt: skip
+    ranks = [{"role": role, "text": text, "spearman": 0.6, "null_low": -0.1, "null_high": 0.1, "p": 0.0001, "auroc": 0.97, "heads": len(heads), "doing": 9}
+             for role in ("previous", "induction", "copying") for text in ("repeated", "natural")]  # fmt: skip
+    sets = ["L1H0", "L2H3", "together", *(f"random {i}" for i in range(5))]
+    lost = [{"heads": name, "sites": name, "text": text, "where": where, "rise": 2.0 if where == "repeats" and "random" not in name else 0.05, "low": 0.0,
+             "high": 2.4, "null_low": -0.1 if name == "together" else np.nan, "null_high": 0.3 if name == "together" else np.nan, "p": 0.05, "n": 8}
+            for text in ("repeated", "natural") for where in ("repeats", "elsewhere") for name in sets]  # fmt: skip
+    tables = {"roles": pd.DataFrame(rows), "ranks": pd.DataFrame(ranks), "ablations": pd.DataFrame(lost)}
+    return Result("head_roles", query("head_roles"), None, tables, **judged())
+
+
 def components(n=16):
     k = np.arange(1, n + 1)
     value = 0.92 * (1 - np.exp(-k / 4.0))
