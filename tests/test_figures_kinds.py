@@ -63,6 +63,7 @@ KINDS = {
     "examples": toy.max_activating,
     "description": toy.score_description,
     "functions": toy.functions,
+    "roles": lambda: toy.roles(4),
 }
 
 

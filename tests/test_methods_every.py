@@ -221,9 +221,6 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 
 @pytest.mark.parametrize("name", sorted({*RECIPES} - STAGES))  # those that are no stage of a dissection
-@pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "steering", "function_vector", "directional_ablation"]
-)  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)
     assert _every_copied_python_draws_its_figure(result, tmp_path, monkeypatch) == len(pictures_of(result))

@@ -284,6 +284,28 @@ def attention(n_heads=6, all_heads=0, tokens=TOKENS):
     return Result("attention_patterns", query("attention_patterns"), None, tables, tensors, **judged())
 
 
+def roles(layers=30, n_heads=9):
+    rng = np.random.default_rng(31)
+    heads = [(layer, head) for layer in range(layers) for head in range(n_heads)]
+    rows = []
+    for role in ("previous", "induction", "copying"):
+        predicted = rng.beta(1, 5, len(heads))
+        seen = np.clip(predicted + rng.normal(0, 0.1, len(heads)), 0, 1)
+        rows += [
+            {"site": f"L{layer}H{head}", "layer": layer, "head": head, "role": role, "predicted": predicted[k], "null_high": 0.4, "p": 0.01,
+             "flagged": bool(predicted[k] > 0.4), "through": "", "repeated": seen[k], "natural": seen[k] / 2, "repeated_null": 0.1, "natural_null": 0.08}
+            for k, (layer, head) in enumerate(heads)
+        ]  # fmt: skip
+    ranks = [{"role": role, "text": text, "spearman": 0.6, "null_low": -0.1, "null_high": 0.1, "p": 0.0001, "auroc": 0.97, "heads": len(heads), "doing": 9}
+             for role in ("previous", "induction", "copying") for text in ("repeated", "natural")]  # fmt: skip
+    sets = ["L1H0", "L2H3", "together", *(f"random {i}" for i in range(5))]
+    lost = [{"heads": name, "sites": name, "text": text, "where": where, "rise": 2.0 if where == "repeats" and "random" not in name else 0.05, "low": 0.0,
+             "high": 2.4, "null_low": -0.1 if name == "together" else np.nan, "null_high": 0.3 if name == "together" else np.nan, "p": 0.05, "n": 8}
+            for text in ("repeated", "natural") for where in ("repeats", "elsewhere") for name in sets]  # fmt: skip
+    tables = {"roles": pd.DataFrame(rows), "ranks": pd.DataFrame(ranks), "ablations": pd.DataFrame(lost)}
+    return Result("head_roles", query("head_roles"), None, tables, **judged())
+
+
 def components(n=16):
     k = np.arange(1, n + 1)
     value = 0.92 * (1 - np.exp(-k / 4.0))
@@ -572,13 +594,39 @@ def score_description(readers=("judge", "lexical", "embedding", "ngrams")):
               for r in readers for i, s in enumerate(("0-50 %", "50-95 %", "95-100 %"))]  # fmt: skip
     return detected("score_description", ("L12N5.neurons",), readers, {"predictors": predictors, "strata": levels},
                     ("disjoint", "random_directions", "shuffled_descriptions", "beyond_the_top", "ngrams"))  # fmt: skip
+
+
 def functions(layers=4):
     """A function vector that works, its heads and where it was put."""
     base = heads(layers=layers)
-    rows = [("zero-shot", 0.1), ("function vector", 0.7), ("task vector", 0.6), ("few-shot", 0.9), ("few-shot, shuffled labels", 0.3)]
-    accuracy = pd.DataFrame([{"part": "held-out pairs", "what": name, "value": v, "low": max(0, v - 0.2), "high": min(1, v + 0.2), "n": 20} for name, v in rows])
+    rows = [
+        ("zero-shot", 0.1),
+        ("function vector", 0.7),
+        ("task vector", 0.6),
+        ("few-shot", 0.9),
+        ("few-shot, shuffled labels", 0.3),
+    ]
+    accuracy = pd.DataFrame(
+        [
+            {
+                "part": "held-out pairs",
+                "what": name,
+                "value": v,
+                "low": max(0, v - 0.2),
+                "high": min(1, v + 0.2),
+                "n": 20,
+            }
+            for name, v in rows
+        ]
+    )
     rng = np.random.default_rng(13)
-    nulls = pd.DataFrame([{"family": f, "value": float(v)} for f in ("vector, shuffled labels", "task, shuffled labels") for v in rng.uniform(0, 0.3, 19)])
+    nulls = pd.DataFrame(
+        [
+            {"family": f, "value": float(v)}
+            for f in ("vector, shuffled labels", "task, shuffled labels")
+            for v in rng.uniform(0, 0.3, 19)
+        ]
+    )
     where = pd.DataFrame({"layer": range(layers), "accuracy": np.linspace(0.1, 0.7, layers)})
     tables = {"cells": base.tables["cells"], "accuracy": accuracy, "nulls": nulls, "layers": where}
     return Result("function_vector", query("function_vector"), base.effects, tables, raw_examples=examples(), **judged((control("held_out", gates=True), control("in_context")), mandatory=("held_out", "in_context")))  # fmt: skip

@@ -23,6 +23,7 @@ MODULES = {
     "activation_patching": "patching",
     "attribution_patching": "attribution",
     "direct_logit_attribution": "logits",
+    "head_roles": "roles",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "ablation": "ablation",

@@ -19,7 +19,7 @@ from microtome.controls.directions import isotropic
 from microtome.controls.intervals import mean_interval
 from microtome.errors import TaskError
 from microtome.methods import function_parts as parts
-from microtome.methods.function_parts import Asked, Floats, Pair, Scored, ZeroShot, Writer
+from microtome.methods.function_parts import Asked, Floats, Pair, Scored, Writer, ZeroShot
 from microtome.methods.setting import settings
 from microtome.metrics import metric, scoring
 from microtome.replay.plan import Cell, Change
@@ -266,7 +266,9 @@ class _Study:
             "that the vector belongs to the way the prompt is written",
             "at least half of the gain with another template",
         )
-        tested = ZeroShot(self.model, Writer(self.model, self.o.other).ask([[] for _ in self.test], self.test))
+        tested = ZeroShot(
+            self.model, Writer(self.model, self.o.other).ask([[] for _ in self.test], self.test)
+        )
         plain, moved = tested.scored(), tested.scored(self.real.vector, self.real.layer)
         self.elsewhere = moved
         gain = moved.accuracy - plain.accuracy

@@ -31,6 +31,7 @@ TITLE = {
     "activation_patching": "Activation patching",
     "attribution_patching": "Attribution patching",
     "direct_logit_attribution": "Direct logit attribution",
+    "head_roles": "What heads are for, by their weights",
     "logit_lens": "Logit lens",
     "ablation": "Ablation",
     "attention_patterns": "What the heads attend to",
@@ -59,6 +60,7 @@ TITLE = {
 _ASKED = {
     "behaviour": "How often does the model prefer the answer to the wrong answer, and by how much?",
     "direct_logit_attribution": "Through the final norm, with its scale held fixed: how much does each part write directly towards the answer?",
+    "head_roles": "Which heads attend to the previous token, do induction and copy: do the weights alone say it, do the heads do it, and is it missed when they are taken away?",
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
@@ -108,6 +110,10 @@ _LIMITS = {
     "direct_logit_attribution": (
         "Only direct writing is counted. A part that works through later parts has a small piece.",
         "The scale of the final norm is held fixed.",
+    ),
+    "head_roles": (
+        "A head whose role comes from the stream that other parts write cannot be told from its own weights.",
+        "A head that does a thing need not be the only one: others may take over when it is gone.",
     ),
     "logit_lens": (
         "Early layers are not in the basis of the output: a low line there does not say that the answer is absent.",

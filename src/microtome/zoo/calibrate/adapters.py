@@ -39,6 +39,7 @@ SILENT = {
     "max_activating": "it shows text, and flags no part; specimens read symbols at random, in which there is nothing to find",
     "score_description": "it tries a sentence about one unit on text, and flags no part",
     "function_vector": "it tests one vector of a whole task; no specimen of the zoo learns one from demonstrations",
+    "head_roles": "roles of heads are known of one specimen alone, which its tests hold it to",
 }
 """Techniques that flag nothing, and why."""
 
