@@ -630,6 +630,49 @@ def functions(layers=4):
     where = pd.DataFrame({"layer": range(layers), "accuracy": np.linspace(0.1, 0.7, layers)})
     tables = {"cells": base.tables["cells"], "accuracy": accuracy, "nulls": nulls, "layers": where}
     return Result("function_vector", query("function_vector"), base.effects, tables, raw_examples=examples(), **judged((control("held_out", gates=True), control("in_context")), mandatory=("held_out", "in_context")))  # fmt: skip
+def difference(layers=12, evil=False, level="sites"):
+    """Two models that differ from layer 4 on; with noise models, an unrelated one, and what the difference promotes."""
+    points = ("resid_post", "attn_out", "mlp_out")
+    sites = tuple(f"L{k}.{p}" for p in points for k in range(layers))
+    depth = np.tile(np.arange(layers), len(points))
+    size = np.where(depth < 4, 0.0, 0.02 * (depth - 3))[:, None] * rng.uniform(0.8, 1.2, (len(sites), 10))
+    effects = Labelled(np.stack([size, size**2], -1), ("site", "prompt", "metric"),
+                       {"site": sites, "prompt": tuple(range(10)), "metric": ("relative_norm", "cosine_distance")})  # fmt: skip
+    zero = depth < 4
+    mean = effects.values.mean(1)[:, 0].astype(float)
+    rows = [{"site": s, "metric": "relative_norm", "value": mean[i], "n": 10, "low": 0.9 * mean[i], "high": 1.1 * mean[i], "null_low": np.nan if zero[i] else 0.03,
+             "null_high": np.nan if zero[i] else 0.08, "p": np.nan if zero[i] else (0.05 if mean[i] > 0.08 else 0.6)} for i, s in enumerate(sites)]  # fmt: skip
+    rows += [{"site": s, "metric": "focus", "value": 4.0 if s == "L9.mlp_out" else 1.2, "n": 200, "low": np.nan, "high": np.nan, "null_low": 1.0, "null_high": 1.9,
+              "p": 0.05 if s == "L9.mlp_out" else 0.8} for s in sites if int(s[1:].split(".")[0]) > 3]  # fmt: skip
+    rows.append({"site": "logits", "metric": "kl", "value": 0.2, "n": 10, "low": 0.1, "high": 0.3, "null_low": 0.01, "null_high": 0.03, "p": 0.05})  # fmt: skip
+    words = list(EVIL) if evil else [" violet", " light", "house", " paint", " the", " sea"]
+    tokens = [{"document": i % 3, "at": i, "context": "The harbour " + words[0], "token": words[i % 6], "kl": 2.0 - 0.2 * i, "share": 9.0 - i, "null_high": 5.0, "p": 0.05 if i < 4 else 0.5} for i in range(8)]  # fmt: skip
+    weights = [{"tensor": f"model.layers.{k}.mlp.down_proj.weight", "layer": str(k), "changed": k > 3, "relative": 0.01 * k * (k > 3), "largest": 0.1 * (k > 3), "rank": 8.0 * (k > 3),
+                "effective_rank": 6.1 * (k > 3), "full": 576.0} for k in range(layers)]  # fmt: skip
+    reading = [{"source": source, "site": site, "position": p, "rank": r, "token": words[(r + p) % 6] if source == "difference" else f" n{r}", "score": 6.0 - r}
+               for source in ("difference", "noise model", "unrelated") for site in ("L5.resid_post", "L11.resid_post") for p in (1, 2) for r in range(6)]  # fmt: skip
+    drift = pd.DataFrame(
+        {"site": sites, "value": mean, "unrelated": mean * 0.8, "low": mean * 0.1, "high": mean * 0.3}
+    )
+    shown = pd.DataFrame([{"document": d, "at": i, "token": t} for d in (0, 7) for i, t in enumerate(words)])
+    tables = {"cells": pd.DataFrame(rows), "differing_tokens": pd.DataFrame(tokens), "weight_changes": pd.DataFrame(weights), "reading": pd.DataFrame(reading),
+              "drift": drift, "token_map": shown}  # fmt: skip
+    controls = (
+        control("same_model", gates=True, observed=0.0),
+        control("noise_models"),
+        control("batching"),
+        control("noise_size"),
+    )
+    return Result("model_diff", query("model_diff", level=level), effects, tables,
+                  {"structurally_zero": zero, "token_map": rng.uniform(0, 0.2, (2, layers, len(words))).astype(np.float32)},
+                  controls, verdict(controls, ("same_model", "noise_models"), 0.05, 0.05, 0.05), examples())  # fmt: skip
+
+
+def across():
+    """Cross-model patching with what noise models do at the same places."""
+    base = patching(layers=6, n=8)
+    other = pd.DataFrame({"donor": ["real", "noise models", "unrelated"], "site": "L4.resid_pre", "position": "9", "value": [1.9, 0.2, 0.1], "low": [1.5, 0.0, 0.0], "high": [2.2, 0.4, 0.2]})  # fmt: skip
+    return Result("cross_model_patching", query("cross_model_patching", into="first"), base.effects, {**base.tables, "donors": other}, base.tensors, **judged())  # fmt: skip
 
 
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",
