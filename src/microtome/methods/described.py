@@ -44,7 +44,11 @@ def kind_of(description: Description) -> str:
             return "regex"
         if description.strip():
             return "text"
-    elif description and all(isinstance(word, str) and word.strip() for word in description):
+    elif (
+        isinstance(description, list | tuple)
+        and description
+        and all(isinstance(word, str) and word.strip() for word in description)
+    ):
         return "keywords"
     raise ControlError(f"the description is {description!r}", why="it says nothing that could be tried", instead='text, ["some", "keywords"] or "/a pattern/"')  # fmt: skip
 
