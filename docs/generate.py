@@ -88,7 +88,23 @@ A family, a task, a dataset, a metric or a technique is one file and one registr
 point in the group `microtome.families`, `microtome.tasks`, `microtome.datasets`, `microtome.metrics` or
 `microtome.techniques`; nothing in Microtome changes. CONTRIBUTING.md has an example of each in about 20 lines. This page lists what is installed here.
 
-{chr(10).join(parts)}"""
+{chr(10).join(parts)}
+{_word_pairs()}"""
+
+
+def _word_pairs() -> str:
+    """Relations of words and corpora: no registry, a table all the same."""
+    from microtome.tasks.corpus import CORPORA
+    from microtome.tasks.word_pairs import KINDS, word_pairs
+
+    # WordNet is the user's own: whether it is there must not change this page
+    made = {name: word_pairs(name) for name in KINDS if name != "antonyms_wordnet"}
+    rows = [(f"`{name}`", w.relation, len(w), w.source) for name, w in made.items()]
+    rows.append(("`antonyms_wordnet`", "word -> its opposite", "", "the user's own WordNet, where there is one"))
+    pairs = _table(("name", "relation", "pairs", "source"), rows)
+    corpora = _table(("call", "what it holds"), [(f"`{call}`", what) for call, what in CORPORA.items()])
+    head = "`microtome.tasks.word_pairs.word_pairs(NAME, model)`; pairs of your own are a list."
+    return f"## Word pairs\n\n{head}\n\n{pairs}\n## Corpora\n\n{corpora}"
 
 
 def _owners(kind: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from microtome.figures import (
     attention,
     attribution,
     behaviour,
+    diffing,
     lens,
     logits,
     overview,
@@ -50,7 +51,9 @@ KINDS = {
     "alignment": toy.alignment,
     "evaluation": toy.evaluation,
     "robustness": toy.robustness,
-    "unsupervised": toy.unsupervised, "generalisation": toy.generalisation, "probe": toy.probe,
+    "unsupervised": toy.unsupervised,
+    "generalisation": toy.generalisation,
+    "probe": toy.probe,
     "paths": lambda: toy.paths(12),
     "dynamics": toy.dynamics,
     "dissect": lambda: toy.dissect(layers=4),
@@ -58,6 +61,12 @@ KINDS = {
     "steering": toy.steering,
     "removal": toy.removal,
     "tokens": toy.attributed,
+    "examples": toy.max_activating,
+    "description": toy.score_description,
+    "functions": toy.functions,
+    "roles": lambda: toy.roles(4),
+    "difference": toy.difference,
+    "across": toy.across,
 }
 
 
@@ -154,6 +163,35 @@ def test_optional_columns_may_be_missing_and_others_are_asked_for_by_name(kind):
             except MicrotomeError as error:
                 said.append(error.what)
         assert any(repr(must[-1]) in what and name in what for what in said), (name, must[-1], said)
+
+
+def test_a_difference_stands_on_its_null_layer_by_layer_and_says_what_no_weight_reaches():
+    result = toy.difference()
+    figure = diffing.draw(result)
+    lines = [t for t in figure.data if t.mode == "lines+markers"]
+    assert (
+        len(lines) == 3 and list(lines[0].y[:4]) == [0.0] * 4 and lines[0].marker.symbol[3] == "circle-open"
+    )
+    assert np.allclose(lines[0].y, result.effects.values[:12, :, 0].mean(1), atol=1e-6)
+    assert "noise models" in words(figure) and "no changed weight reaches it" in words(figure)
+    rows = result.tables["differing_tokens"]
+    bars = {
+        y: x for t in diffing.tokens(result).data if t.type == "bar" for y, x in zip(t.y, t.x, strict=True)
+    }
+    assert [bars[i] for i in range(8)] == rows["share"].tolist()
+    assert "4 of 12 tensors are equal to the bit" in words(diffing.weights(result)) and "low-rank" in words(
+        diffing.weights(result)
+    )
+    heat = [t for t in diffing.by_token(result, 7).data if t.type == "heatmap"][1]
+    assert np.allclose(np.array(heat.z, float), result.tensors["token_map"][1])
+    with pytest.raises(ResultError, match="text 3"):
+        diffing.by_token(result, 3)
+
+
+def test_hostile_tokens_of_a_difference_are_inert():
+    for picture in pictures_of(toy.difference(evil=True)):
+        drawn = picture.draw().to_json()
+        assert not any(text in drawn for text in ("<script>", "<img", "<b>bold"))
 
 
 def test_a_figure_module_per_kind_with_draw():

@@ -13,11 +13,13 @@ import aligned
 import diffed
 import planted
 import probed
+import relational
 import steerable
 import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
+from microtome.methods.functions import FunctionOptions
 from microtome.methods.removing import RemovalOptions
 from microtome.methods.steer import SteeringOptions
 from microtome.methods.steer_measures import Words
@@ -81,6 +83,14 @@ def steered():
 
 GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
 
+SMALL = {"context": 12, "draws": 19, "k": 4}
+
+
+def corpus(model):
+    """Documents of random tokens."""
+    return np.random.default_rng(0).integers(1, model.facts.d_vocab, (24, 12)).tolist()
+
+
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
@@ -95,6 +105,7 @@ RECIPES = {
     "cross_model_patching": lambda m, t, s: methods.cross_model_patching(m, diffed.nudged(m), t, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
+    "function_vector": lambda m, t, s: methods.function_vector(relational.model(), relational.PAIRS, options=FunctionOptions(template=relational.TEMPLATE, shots=3, heads=1, prompts=4, nulls=3, randoms=3), seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
@@ -106,6 +117,10 @@ RECIPES = {
     "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
+
+
+STAGES = {"activation_patching", "attention_patterns", "attribution_patching", "behaviour", "circuit_discovery", "circuit_evaluation",
+          "circuit_robustness", "component_set", "direct_logit_attribution", "training_dynamics"}  # fmt: skip
 
 
 def test_every_technique_has_a_recipe() -> None:
@@ -205,9 +220,7 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
     assert _every_copied_python_draws_its_figure(dissected[0], tmp_path, monkeypatch) >= 15
 
 
-@pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching", "generalisation", "probe", "unsupervised", "steering"]
-)  # those that are no stage of a dissection
+@pytest.mark.parametrize("name", sorted({*RECIPES} - STAGES))  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)
     assert _every_copied_python_draws_its_figure(result, tmp_path, monkeypatch) == len(pictures_of(result))

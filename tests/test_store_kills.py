@@ -177,12 +177,10 @@ def killed(count: int, tmp_path: Path, lengths: list[int]) -> int:
     return folders
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_real_kill(tmp_path):
     killed(3, tmp_path, LENGTHS)
 
 
 @pytest.mark.long
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_two_hundred_real_kills(tmp_path):
     assert killed(200, tmp_path, LENGTHS * 8) >= 50

@@ -16,11 +16,27 @@ import microtome as mt
 from microtome.errors import MicrotomeError, ResourceError, TaskError
 from microtome.results import registry
 from microtome.tasks import sets
+from microtome.tasks.lint_duplicates import words
+from microtome.tasks.sets.numbers import spelled
 
 TEXTS = ["good film", "bad film", "good book", "bad book"]
 ROWS = [{"text": t, "label": t.split()[0], "entity": t.split()[1]} for t in TEXTS]
 # sets whose words tell nothing: each stands equally often in either class
-HIDDEN = ("cities", "cities_conj", "cities_disj", "neg_cities")
+HIDDEN = (
+    *(
+        "capital_of",
+        "cities",
+        "cities_conj",
+        "cities_disj",
+        "continents",
+        "currencies",
+        "elements",
+        "larger_than",
+        "likely",
+        "neg_cities",
+    ),
+    *("populations", "sentiment_negated", "smaller_than", "sp_en_trans", "sums"),
+)
 
 
 def csv_of(rows, path):
@@ -211,10 +227,10 @@ def test_every_set_is_balanced_grouped_and_the_same_again(name):
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-@pytest.mark.parametrize("n", [4, 16, 62, 400])
+@pytest.mark.parametrize("n", [8, 16, 64, 100])
 def test_no_word_tells_the_class(name, n):
     data = mt.labelled(name, n=n, seed=n)
-    counts = Counter((w, v) for t, v in zip(data.texts, data.labels, strict=True) for w in t.split())
+    counts = Counter((w, v) for t, v in zip(data.texts, data.labels, strict=True) for w in words(t))
     assert all(counts[w, 0] == counts[w, 1] for w, _ in counts)
 
 
@@ -228,7 +244,71 @@ def test_statements_are_true_when_they_say_so():
             assert (known[city] in text) == bool(label ^ flip), text
 
 
+def test_statements_about_countries_numbers_and_sums_are_true_when_they_say_so():
+    from microtome.tasks.sets.countries import continents
+    from microtome.tasks.sets.places import country_facts
+
+    rows, of = country_facts(), dict(continents())
+    for name, right in [
+        ("capital_of", lambda c: rows[c]["capital"]),
+        ("continents", of.__getitem__),
+        ("currencies", lambda c: rows[c]["currencyname"].lower()),
+    ]:
+        data = mt.labelled(name, seed=2)
+        for text, label, country in zip(data.texts, data.labels, data.groups["entity"], strict=True):
+            rest = text.replace(country, "")
+            assert (right(country) in rest) == bool(label), text
+    data = mt.labelled("populations", n=300, seed=2)
+    for text, label, pair in zip(data.texts, data.labels, data.groups["entity"], strict=True):
+        large, small = pair.split("|")
+        assert rows[large]["population"] >= 2 * rows[small]["population"]
+        says_less = any(w in text for w in ("ewer", "below", "smaller"))
+        first_is_large = (
+            text.replace(large, "#", 1).find("#") < text.replace(small, "#", 1).find("#")
+            if small not in large
+            else None
+        )
+        if first_is_large is not None and large not in small:
+            assert bool(label) == (first_is_large != says_less), text
+    value = {spelled(i): i for i in range(100)}
+    for name, sign in (("larger_than", 1), ("smaller_than", -1)):
+        data = mt.labelled(name, seed=2)
+        for text, label, at in zip(data.texts, data.labels, data.spans["subject"], strict=True):
+            said = text[slice(*at)].lower()
+            other = next(w for w in data.groups["entity"][data.texts.index(text)].split("|") if w != said)
+            assert bool(label) == (sign * (value[said] - value[other]) > 0), text
+    data = mt.labelled("sums", seed=2)
+    for text, label, x in zip(data.texts, data.labels, data.groups["entity"], strict=True):
+        a, b = (value[w] for w in x.split(" plus "))
+        assert bool(label) == (
+            re.search(rf"(?<![\w-]){spelled(a + b)}(?![\w-])", text.lower().replace(x, "")) is not None
+        ), text
+
+
+def test_conjunctions_and_disjunctions_follow_their_clauses():
+    from microtome.tasks.sets.places import cities
+
+    known = dict(cities())
+    kinds = Counter()
+    for name, whole in (("cities_conj", all), ("cities_disj", any)):
+        data = mt.labelled(name, seed=5)
+        for text, label in zip(data.texts, data.labels, strict=True):
+            clauses = re.findall(
+                r"the city of (.+?) is in ([A-Z][\w]*(?: [A-Z][\w]*| and Herzegovina)*)", text
+            )
+            assert len(clauses) == 2, text
+            truths = [known[city] == country for city, country in clauses]
+            kinds[name, tuple(truths)] += 1
+            assert bool(label) == whole(truths), text
+    # every combination of the mixed class is there
+    assert len(kinds) == 8 and min(kinds.values()) >= 40
+
+
 # Hugging Face datasets
+
+
+def _no_network(*_):
+    raise AssertionError("the network was asked")
 
 
 def test_a_dataset_saved_here_and_one_that_is_not(tmp_path, monkeypatch):
@@ -253,7 +333,8 @@ def test_a_dataset_saved_here_and_one_that_is_not(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(TaskError, match="holds no dataset"):
         mt.labelled(f"hf:{tmp_path / 'empty'}")
-    with pytest.raises(ResourceError, match="MICROTOME_ONLINE"):
+    with monkeypatch.context() as offline, pytest.raises(ResourceError, match="MICROTOME_ONLINE"):
+        offline.setattr("socket.socket.connect", _no_network)
         mt.labelled("hf:nobody/nothing-of-that-name")
     assert not datasets.config.HF_HUB_OFFLINE
     monkeypatch.setitem(sys.modules, "datasets", None)

@@ -240,7 +240,7 @@ def test_natural_text_is_measured_beside_repeated_tokens(specimen) -> None:
     gen = np.random.default_rng(0)
     texts = [gen.integers(1, 33, 30).tolist() for _ in range(6)]
     found = methods.head_roles(specimen, texts, context=12, prompts=2, ablate=0, seed=0)
-    assert set(found.tables["agreement"].text) == {"repeated", "natural"}
+    assert set(found.tables["ranks"].text) == {"repeated", "natural"}
     assert "ablations" not in found.tables and {"natural", "natural_null"} <= set(
         found.tables["roles"].columns
     )

@@ -284,6 +284,28 @@ def attention(n_heads=6, all_heads=0, tokens=TOKENS):
     return Result("attention_patterns", query("attention_patterns"), None, tables, tensors, **judged())
 
 
+def roles(layers=30, n_heads=9):
+    rng = np.random.default_rng(31)
+    heads = [(layer, head) for layer in range(layers) for head in range(n_heads)]
+    rows = []
+    for role in ("previous", "induction", "copying"):
+        predicted = rng.beta(1, 5, len(heads))
+        seen = np.clip(predicted + rng.normal(0, 0.1, len(heads)), 0, 1)
+        rows += [
+            {"site": f"L{layer}H{head}", "layer": layer, "head": head, "role": role, "predicted": predicted[k], "null_high": 0.4, "p": 0.01,
+             "flagged": bool(predicted[k] > 0.4), "through": "", "repeated": seen[k], "natural": seen[k] / 2, "repeated_null": 0.1, "natural_null": 0.08}
+            for k, (layer, head) in enumerate(heads)
+        ]  # fmt: skip
+    ranks = [{"role": role, "text": text, "spearman": 0.6, "null_low": -0.1, "null_high": 0.1, "p": 0.0001, "auroc": 0.97, "heads": len(heads), "doing": 9}
+             for role in ("previous", "induction", "copying") for text in ("repeated", "natural")]  # fmt: skip
+    sets = ["L1H0", "L2H3", "together", *(f"random {i}" for i in range(5))]
+    lost = [{"heads": name, "sites": name, "text": text, "where": where, "rise": 2.0 if where == "repeats" and "random" not in name else 0.05, "low": 0.0,
+             "high": 2.4, "null_low": -0.1 if name == "together" else np.nan, "null_high": 0.3 if name == "together" else np.nan, "p": 0.05, "n": 8}
+            for text in ("repeated", "natural") for where in ("repeats", "elsewhere") for name in sets]  # fmt: skip
+    tables = {"roles": pd.DataFrame(rows), "ranks": pd.DataFrame(ranks), "ablations": pd.DataFrame(lost)}
+    return Result("head_roles", query("head_roles"), None, tables, **judged())
+
+
 def components(n=16):
     k = np.arange(1, n + 1)
     value = 0.92 * (1 - np.exp(-k / 4.0))
@@ -442,7 +464,11 @@ def generalisation(evil=False):
          "words": 0.52, "twin": 0.49, "n": 40}
         for a in names for j, b in enumerate(names)
     ]  # fmt: skip
-    cosines = [{"first": a, "second": b, "value": 1.0 if a == b else 0.3, "null_high": np.nan if a == b else 0.2} for a in names for b in names]
+    cosines = [
+        {"first": a, "second": b, "value": 1.0 if a == b else 0.3, "null_high": np.nan if a == b else 0.2}
+        for a in names
+        for b in names
+    ]
     tables = {"matrix": pd.DataFrame(rows), "cosines": pd.DataFrame(cosines)}
     return Result("generalisation", query("generalisation"), None, tables, **judged())
 
@@ -533,6 +559,123 @@ def removal(tokens=TOKENS):
         "about": base.tables["about"],
     }
     return Result("directional_ablation", query("directional_ablation"), base.effects, tables, raw_examples=examples(tokens), **judged((control("gone", gates=True), control("harmless_kl")), mandatory=("gone", "harmless_kl")))  # fmt: skip
+
+
+def detected(kind, names, metrics, tables, controls):
+    """Cells of areas under the ROC beside random directions."""
+    cells = [{"site": site, "metric": metric, "value": 0.83 - 0.04 * i, "low": 0.78 - 0.04 * i, "high": 0.87 - 0.04 * i, "null_low": 0.46, "null_high": 0.71, "n": 2048}
+             for i, (site, metric) in enumerate((s, m) for s in names for m in metrics)]  # fmt: skip
+    made = tuple(control(name, gates=name in ("same_alone", "disjoint")) for name in controls)
+    return Result(kind, query(kind), None, {"cells": pd.DataFrame(cells), **{k: pd.DataFrame(v) for k, v in tables.items()}},
+                  raw_examples=examples(), **judged(made, mandatory=controls[:3]))  # fmt: skip
+
+
+def max_activating(tokens=TOKENS, names=("L12N5.neurons", "L12N9.neurons")):
+    rng = np.random.default_rng(5)
+    strata = ("0-50 %", "50-95 %", "95-100 %")
+    contexts = [{"unit": u, "stratum": s, "rank": r, "index": i, "token": t, "value": float(rng.normal()) + (6.0 if i == 9 and s == "top" else 0.0),
+                 "peak": i == 9, "document": "a"}
+                for u in names for s, n in (("top", 4), *((s, 1) for s in strata), ("random", 2)) for r in range(n) for i, t in enumerate(tokens)]  # fmt: skip
+    ends = np.linspace(-1, 7, 17)
+    histogram = [{"unit": u, "left": a, "right": b, "share": float(np.exp(-abs(a)) / 3), "null": float(np.exp(-a * a) / 3)}
+                 for u in names for a, b in zip(ends, ends[1:], strict=False)]  # fmt: skip
+    levels = [{"unit": u, "stratum": s, "from": -1 + 2 * i, "to": 1 + 2 * i, "predicted": 0.4 + 0.2 * i, "n": 900} for u in names for i, s in enumerate(strata)]  # fmt: skip
+    logits = [{"unit": u, "side": side, "rank": r, "token": tokens[r], "value": sign * (2.0 - 0.3 * r), "null": sign * 1.4}
+              for u in names for side, sign in (("top", 1), ("bottom", -1)) for r in range(4)]  # fmt: skip
+    tables = {"contexts": contexts, "histogram": histogram, "strata": levels, "logits": logits}
+    return detected("max_activating", names, ("detection",), tables, ("same_alone", "disjoint", "random_directions", "first_token", "beyond_the_top"))  # fmt: skip
+
+
+def score_description(readers=("judge", "lexical", "embedding", "ngrams")):
+    predictors = [{"reader": r, "value": 0.83 - 0.04 * i, "low": 0.78 - 0.04 * i, "high": 0.87 - 0.04 * i, "random_low": 0.46, "random_high": 0.71,
+                   "shuffled_low": 0.45 if r != "ngrams" else np.nan, "shuffled_high": 0.56 if r != "ngrams" else np.nan, "top_only": 0.97, "n": 2048, "main": not i}
+                  for i, r in enumerate(readers)]  # fmt: skip
+    levels = [{"unit": r, "stratum": s, "from": -1 + 2 * i, "to": 1 + 2 * i, "predicted": 0.4 + 0.2 * i, "n": 900}
+              for r in readers for i, s in enumerate(("0-50 %", "50-95 %", "95-100 %"))]  # fmt: skip
+    return detected("score_description", ("L12N5.neurons",), readers, {"predictors": predictors, "strata": levels},
+                    ("disjoint", "random_directions", "shuffled_descriptions", "beyond_the_top", "ngrams"))  # fmt: skip
+
+
+def functions(layers=4):
+    """A function vector that works, its heads and where it was put."""
+    base = heads(layers=layers)
+    rows = [
+        ("zero-shot", 0.1),
+        ("function vector", 0.7),
+        ("task vector", 0.6),
+        ("few-shot", 0.9),
+        ("few-shot, shuffled labels", 0.3),
+    ]
+    accuracy = pd.DataFrame(
+        [
+            {
+                "part": "held-out pairs",
+                "what": name,
+                "value": v,
+                "low": max(0, v - 0.2),
+                "high": min(1, v + 0.2),
+                "n": 20,
+            }
+            for name, v in rows
+        ]
+    )
+    rng = np.random.default_rng(13)
+    nulls = pd.DataFrame(
+        [
+            {"family": f, "value": float(v)}
+            for f in ("vector, shuffled labels", "task, shuffled labels")
+            for v in rng.uniform(0, 0.3, 19)
+        ]
+    )
+    where = pd.DataFrame({"layer": range(layers), "accuracy": np.linspace(0.1, 0.7, layers)})
+    tables = {"cells": base.tables["cells"], "accuracy": accuracy, "nulls": nulls, "layers": where}
+    return Result("function_vector", query("function_vector"), base.effects, tables, raw_examples=examples(), **judged((control("held_out", gates=True), control("in_context")), mandatory=("held_out", "in_context")))  # fmt: skip
+
+
+def difference(layers=12, evil=False, level="sites"):
+    """Two models that differ from layer 4 on; with noise models, an unrelated one, and what the difference promotes."""
+    rng = np.random.default_rng(13)
+    points = ("resid_post", "attn_out", "mlp_out")
+    sites = tuple(f"L{k}.{p}" for p in points for k in range(layers))
+    depth = np.tile(np.arange(layers), len(points))
+    size = np.where(depth < 4, 0.0, 0.02 * (depth - 3))[:, None] * rng.uniform(0.8, 1.2, (len(sites), 10))
+    effects = Labelled(np.stack([size, size**2], -1), ("site", "prompt", "metric"),
+                       {"site": sites, "prompt": tuple(range(10)), "metric": ("relative_norm", "cosine_distance")})  # fmt: skip
+    zero = depth < 4
+    mean = effects.values.mean(1)[:, 0].astype(float)
+    rows = [{"site": s, "metric": "relative_norm", "value": mean[i], "n": 10, "low": 0.9 * mean[i], "high": 1.1 * mean[i], "null_low": np.nan if zero[i] else 0.03,
+             "null_high": np.nan if zero[i] else 0.08, "p": np.nan if zero[i] else (0.05 if mean[i] > 0.08 else 0.6)} for i, s in enumerate(sites)]  # fmt: skip
+    rows += [{"site": s, "metric": "focus", "value": 4.0 if s == "L9.mlp_out" else 1.2, "n": 200, "low": np.nan, "high": np.nan, "null_low": 1.0, "null_high": 1.9,
+              "p": 0.05 if s == "L9.mlp_out" else 0.8} for s in sites if int(s[1:].split(".")[0]) > 3]  # fmt: skip
+    rows.append({"site": "logits", "metric": "kl", "value": 0.2, "n": 10, "low": 0.1, "high": 0.3, "null_low": 0.01, "null_high": 0.03, "p": 0.05})  # fmt: skip
+    words = list(EVIL) if evil else [" violet", " light", "house", " paint", " the", " sea"]
+    tokens = [{"document": i % 3, "at": i, "context": "The harbour " + words[0], "token": words[i % 6], "kl": 2.0 - 0.2 * i, "share": 9.0 - i, "null_high": 5.0, "p": 0.05 if i < 4 else 0.5} for i in range(8)]  # fmt: skip
+    weights = [{"tensor": f"model.layers.{k}.mlp.down_proj.weight", "layer": str(k), "changed": k > 3, "relative": 0.01 * k * (k > 3), "largest": 0.1 * (k > 3), "rank": 8.0 * (k > 3),
+                "effective_rank": 6.1 * (k > 3), "full": 576.0} for k in range(layers)]  # fmt: skip
+    reading = [{"source": source, "site": site, "position": p, "rank": r, "token": words[(r + p) % 6] if source == "difference" else f" n{r}", "score": 6.0 - r}
+               for source in ("difference", "noise model", "unrelated") for site in ("L5.resid_post", "L11.resid_post") for p in (1, 2) for r in range(6)]  # fmt: skip
+    drift = pd.DataFrame(
+        {"site": sites, "value": mean, "unrelated": mean * 0.8, "low": mean * 0.1, "high": mean * 0.3}
+    )
+    shown = pd.DataFrame([{"document": d, "at": i, "token": t} for d in (0, 7) for i, t in enumerate(words)])
+    tables = {"cells": pd.DataFrame(rows), "differing_tokens": pd.DataFrame(tokens), "weight_changes": pd.DataFrame(weights), "reading": pd.DataFrame(reading),
+              "drift": drift, "token_map": shown}  # fmt: skip
+    controls = (
+        control("same_model", gates=True, observed=0.0),
+        control("noise_models"),
+        control("batching"),
+        control("noise_size"),
+    )
+    return Result("model_diff", query("model_diff", level=level), effects, tables,
+                  {"structurally_zero": zero, "token_map": rng.uniform(0, 0.2, (2, layers, len(words))).astype(np.float32)},
+                  controls, verdict(controls, ("same_model", "noise_models"), 0.05, 0.05, 0.05), examples())  # fmt: skip
+
+
+def across():
+    """Cross-model patching with what noise models do at the same places."""
+    base = patching(layers=6, n=8)
+    other = pd.DataFrame({"donor": ["real", "noise models", "unrelated"], "site": "L4.resid_pre", "position": "9", "value": [1.9, 0.2, 0.1], "low": [1.5, 0.0, 0.0], "high": [2.2, 0.4, 0.2]})  # fmt: skip
+    return Result("cross_model_patching", query("cross_model_patching", into="first"), base.effects, {**base.tables, "donors": other}, base.tensors, **judged())  # fmt: skip
 
 
 STAGES = ("behaviour", "residual stream", "attention outputs", "components", "attribution", "direct logit attribution", "logit lens",

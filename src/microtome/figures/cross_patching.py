@@ -9,7 +9,6 @@ from .maps import draw_map, draw_strongest
 from .panels import Picture
 from .patching import draw_donors
 from .snippet import call
-from .tables import table_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,7 +49,7 @@ def pictures(result: Result) -> tuple[Picture, ...]:
         Picture("map", "Below the first changed weight both models are the same: hatched.", partial(draw, result)),
         Picture("strongest", "The same numbers with their intervals.", partial(strongest, result), call("cross_patching", "strongest"), secondary=True),
     ]  # fmt: skip
-    if table_of(result, "donors") is not None:
+    if len(result.tables.get("donors", ())):
         made.append(Picture("donors", "A place counts where the other model does what noise of the same size does not.",
                             partial(donors, result), call("cross_patching", "donors")))  # fmt: skip
     return tuple(made)

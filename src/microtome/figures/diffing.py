@@ -16,7 +16,7 @@ from .panels import Picture
 from .rows import Row, draw_bars
 from .sheet import Panel, Sheet, axis
 from .snippet import call
-from .tables import need, table_of
+from .tables import need
 from .text import inert, number, unit, visible
 
 if TYPE_CHECKING:
@@ -248,9 +248,8 @@ def drift(result: Result) -> go.Figure:
     rows = []
     for i in order.tolist():
         r = table.iloc[i]
-        name = visible(r["site"], most=20) + (
-            f" @ {int(r['position'])}" if np.isfinite(r["position"]) else ""
-        )
+        blank = r["position"] == "" or r["position"] != r["position"]
+        name = visible(r["site"], most=20) + ("" if blank else f" @ {r['position']}")
         low, high = float(r["low"]), float(r["high"])
         clear = None if not np.isfinite(low) else bool(low > 0 or high < 0)
         rows.append(Row(name, float(gap[i]), low, high, clear=clear,
@@ -274,7 +273,7 @@ def pictures(result: Result) -> tuple[Picture, ...]:
     made = [Picture("difference", "Grey is what models do whose weights were moved as far in random directions.", partial(draw, result))]  # fmt: skip
     drawn = {"tokens": tokens, "weights": weights, "reading": reading, "drift": drift}
     for table, name, caption in _OTHERS:
-        if table_of(result, table) is not None:
+        if len(result.tables.get(table, ())):
             made.append(Picture(name, caption, partial(drawn[name], result), call("diffing", name)))
     cells = result.tables.get("cells")
     if cells is not None and "metric" in cells.columns and (cells["metric"] == "focus").any():

@@ -23,6 +23,7 @@ MODULES = {
     "activation_patching": "patching",
     "attribution_patching": "attribution",
     "direct_logit_attribution": "logits",
+    "head_roles": "roles",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "ablation": "ablation",
@@ -32,6 +33,7 @@ MODULES = {
     "circuit_evaluation": "circuit_tests",
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
+    "max_activating": "examples",
     "path_patching": "paths",
     "generalisation": "generalisation",
     "probe": "probing",
@@ -43,6 +45,8 @@ MODULES = {
     "training_dynamics": "dynamics",
     "cross_model_patching": "cross_patching",
     "dissect": "overview",
+    "score_description": "descriptions",
+    "function_vector": "functions",
 }
 
 

@@ -41,7 +41,10 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
     "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),
     "reliability": (("predicted", "observed"), ("low", "high", "n")),
-    "matrix": (("trained", "tested", "value"), ("low", "high", "null_low", "null_high", "p", "words", "twin", "n")),
+    "matrix": (
+        ("trained", "tested", "value"),
+        ("low", "high", "null_low", "null_high", "p", "words", "twin", "n"),
+    ),
     "cosines": (("first", "second", "value"), ("null_high",)),
     "predicts": (("direction", "target", "value"), ("null_high", "n")),
     "causal": (("way", "family", "value"), ()),
@@ -64,8 +67,17 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("low", "high", "null_low", "null_high", "n"),
     ),
     "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
+    "layers": (("layer", "accuracy"), ("logprob",)),
     "baselines": (("name", "value"), ("low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
+    "contexts": (("unit", "stratum", "rank", "index", "token", "value", "peak"), ()),
+    "histogram": (("unit", "left", "right", "share"), ("null",)),
+    "logits": (("unit", "side", "token", "value"), ("null",)),
+    "strata": (("unit", "stratum", "from", "predicted"), ("n",)),
+    "predictors": (("reader", "value", "top_only"), ("low", "high", "shuffled_low", "shuffled_high")),
+    "roles": (("site", "role", "predicted", "flagged"), ("null_high", "p")),
+    "ranks": (("role", "text", "spearman", "p"), ("null_low", "null_high", "auroc")),
+    "ablations": (("heads", "text", "where", "rise"), ("low", "high", "null_low", "null_high", "p", "n")),
 }
 _TEXT = frozenset({"metric", "position", "note", "detail", "why", "kind"})
 

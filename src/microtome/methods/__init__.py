@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.describing import score_description
     from microtome.methods.diff_copies import merged_copy as merged_copy
     from microtome.methods.diff_copies import quantised_copy as quantised_copy
     from microtome.methods.diff_patching import cross_model_patching
     from microtome.methods.diffing import DiffOptions as DiffOptions
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
+    from microtome.methods.examples import max_activating
+    from microtome.methods.functions import function_vector
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
@@ -55,7 +58,10 @@ _HOMES = {
     "steering": "steer",
     "prompt_grid": "grids",
     "token_attribution": "token_attributing",
+    "max_activating": "examples",
+    "score_description": "describing",
     "unsupervised": "probing.unlabelled",
+    "function_vector": "functions",
 }
 
 __all__ = [
@@ -69,13 +75,16 @@ __all__ = [
     "das",
     "direct_logit_attribution",
     "directional_ablation",
+    "function_vector",
     "generalisation",
     "head_roles",
     "logit_lens",
+    "max_activating",
     "model_diff",
     "path_patching",
     "probe",
     "prompt_grid",
+    "score_description",
     "steering",
     "token_attribution",
     "unsupervised",

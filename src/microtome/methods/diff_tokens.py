@@ -30,7 +30,7 @@ class TokenizerDiff:
 
     same: vocabularies agree and every text has the same ids; same_here: only the latter. sizes: of the two vocabularies;
     only_first, only_second: how many tokens one has alone, with a few of them; moved: tokens with another id; specials: those that
-    differ; first: the first text with two tokenisations, and both of them; differing: how many texts have.
+    differ; differing: texts with other ids; first: the first text that is cut into other pieces, and both ways.
     """
 
     same: bool
@@ -55,9 +55,11 @@ class TokenizerDiff:
         if self.moved:
             said.append(f"{self.moved:,} tokens with another id")
         said += self.specials
+        if self.differing:
+            said.append(f"{self.differing} of the texts have other ids")
         if self.first is not None:
             text, one, other = self.first
-            said.append(f"{self.differing} of the texts are cut otherwise, first {text!r}: {list(one)} against {list(other)}")  # fmt: skip
+            said.append(f"the first that is cut otherwise is {text!r}: {list(one)} against {list(other)}")
         return "; ".join(said) or "the tokenizers are the same"
 
 
@@ -92,9 +94,12 @@ def tokenizer_diff(a: Any, b: Any, texts: Sequence[str]) -> TokenizerDiff:
 
 def _parting(
     text: str, one: Sequence[str], other: Sequence[str]
-) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """Both tokenisations around the first token in which they part."""
-    at = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), min(len(one), len(other)))  # fmt: skip
+) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
+    """Both tokenisations around the first piece in which they part; None where only the ids differ."""
+    if list(one) == list(other):
+        return None
+    shorter = min(len(one), len(other))
+    at = next((i for i in range(shorter) if one[i] != other[i]), shorter)
     window = slice(max(0, at - 1), at + 3)
     return text[:60], tuple(one[window]), tuple(other[window])
 

@@ -31,6 +31,7 @@ TITLE = {
     "activation_patching": "Activation patching",
     "attribution_patching": "Attribution patching",
     "direct_logit_attribution": "Direct logit attribution",
+    "head_roles": "What heads are for, by their weights",
     "logit_lens": "Logit lens",
     "ablation": "Ablation",
     "attention_patterns": "What the heads attend to",
@@ -51,11 +52,15 @@ TITLE = {
     "token_attribution": "What each token adds",
     "training_dynamics": "Training, step by step",
     "dissect": "The whole",
+    "max_activating": "Where units are most active",
+    "score_description": "A description tried",
+    "function_vector": "A task as a vector",
 }
 
 _ASKED = {
     "behaviour": "How often does the model prefer the answer to the wrong answer, and by how much?",
     "direct_logit_attribution": "Through the final norm, with its scale held fixed: how much does each part write directly towards the answer?",
+    "head_roles": "Which heads attend to the previous token, do induction and copy: do the weights alone say it, do the heads do it, and is it missed when they are taken away?",
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
@@ -70,10 +75,13 @@ _ASKED = {
     "unsupervised": "Do directions that were found without labels tell the label, and what else do they tell?",
     "probe": "Can the label be read from these activations on texts of other groups, better than from the words, from untrained weights or by asking, and does the model use what is read?",
     "directional_ablation": "Does the behaviour go when the direction is taken out of the whole stream, and come where it is added?",
+    "function_vector": "Does one vector, taken from prompts with demonstrations, make the model do the task where there are none, on words it was not taken from?",
     "steering": "If a direction is added to the stream, does the text change as the concept says, more than with directions that carry nothing, and before it falls apart?",
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "token_attribution": "Which tokens of the prompt raise the answer, and does removing them in that order take it away faster than any order would?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
+    "max_activating": "On which tokens is each unit largest, what does it do on all the others, and do tokens say where it is active better than for a random direction?",
+    "score_description": "Does this description say at which tokens of held-out text the unit is most active, better than it says so of random directions and than other descriptions would?",
 }
 _WAYS = {
     "gradient": "one gradient, to first order",
@@ -102,6 +110,10 @@ _LIMITS = {
     "direct_logit_attribution": (
         "Only direct writing is counted. A part that works through later parts has a small piece.",
         "The scale of the final norm is held fixed.",
+    ),
+    "head_roles": (
+        "A head whose role comes from the stream that other parts write cannot be told from its own weights.",
+        "A head that does a thing need not be the only one: others may take over when it is gone.",
     ),
     "logit_lens": (
         "Early layers are not in the basis of the output: a low line there does not say that the answer is absent.",
@@ -171,6 +183,10 @@ _LIMITS = {
         "A behaviour that goes without a direction may need much else besides it.",
         "Harmless prompts are a sample: text of another kind may change more.",
     ),
+    "function_vector": (
+        "The first token of the answer is counted, not the whole of it.",
+        "A vector that does a task need not be what the model uses when demonstrations are there.",
+    ),
     "steering": (
         "That a direction moves the output does not say that the model uses it by itself.",
         "A score is not the text: read the samples.",
@@ -178,6 +194,15 @@ _LIMITS = {
     "training_dynamics": (
         "One training from one seed: another may take other steps, or arrive elsewhere.",
         "A measure that rises before the accuracy need not be what the accuracy waits for.",
+    ),
+    "max_activating": (
+        "The largest activations are a small part of all: a story that fits them may fit nothing below.",
+        "Another corpus has other examples; what a unit reads is not what it is used for.",
+        "Logits are direct writing through the final norm's linear part: its division, biases, a softcap and later layers are left out.",
+    ),
+    "score_description": (
+        "A description that predicts where a unit is active does not say what the unit does.",
+        "Words are looked for in the text, and their likeness measured by the model's own embeddings: a true description in other words may score low without a judge.",
     ),
 }
 _ALWAYS = ("One model, one task, one kind of counterfactual: another may tell another story.",)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from microtome.errors import ModelError, ResourceError, SiteError
+from microtome.errors import ModelError, ResourceError, SiteError, TaskError
 from microtome.model import paths
 from microtome.model.checkpoint import available_memory
 from microtome.model.tokens import pack
@@ -69,6 +69,8 @@ def capture(
     TaskError, SiteError, ModelError: data, sites or a model that cannot be run; activations that are not finite (which
     site, item and position). ResourceError: too little disk, or a folder that holds something else.
     """  # fmt: skip
+    if long == "whole":
+        raise TaskError('long="whole"', why="what exceeds the context cannot be run", instead='long="cut"')
     wanted = expand_all(sites, model.facts)
     items = items_of(model, data, wanted, long)
     job = _prepared(model, items, wanted, batch, long, attention)

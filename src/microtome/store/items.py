@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Items", "Long", "items_of"]
 
-Long = Literal["refuse", "cut"]
+Long = Literal["refuse", "cut", "whole"]
 Span = tuple[int, int]
 _AT_ONCE = 256  # texts that the tokenizer gets in one call
 
@@ -69,6 +69,21 @@ class Items:
             digest.update(repr((name, self.spans[name])).encode())
         return digest.hexdigest()
 
+    def blocks(self, size: int, tokens: int) -> Items:
+        """Every item cut into blocks of at most `size` tokens, of at most `tokens` tokens together, in order.
+
+        What was one item is one document; spans are dropped. The last block of an item may be short.
+        """
+        named = self.documents or tuple(range(len(self)))
+        starts, documents = [0], []
+        for item, (low, high) in enumerate(
+            zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True)
+        ):
+            for begin in range(low, min(high, tokens), size):
+                starts.append(min(begin + size, high, tokens))
+                documents.append(named[item])
+        return Items(self.ids[: starts[-1]], np.asarray(starts, np.int64), {}, tuple(documents), self.about)
+
     def spans_of(self, item: int) -> dict[str, Span | None]:
         """The spans of one item."""
         return {name: where[item] for name, where in self.spans.items()}
@@ -102,7 +117,8 @@ def items_of(model: Model, data: Any, sites: Sequence[Site] = (), long: Long = "
     """Tokens of texts, ids, blocks of a corpus, a corpus, labelled text or a side of a task.
 
     sites: those asked for; spans that none of them names are not looked up.
-    long: "refuse" or "cut" what exceeds the model's context (the first tokens are kept, and it is said which).
+    long: "refuse" or "cut" what exceeds the model's context (the first tokens are kept, and it is said which); "whole" keeps
+        it for a caller that will cut it into blocks.
 
     Raises
     ------
@@ -231,12 +247,12 @@ def _packed(
     n_ctx: int | None,
     long: Long,
 ) -> Items:
-    if long not in ("refuse", "cut"):
+    if long not in ("refuse", "cut", "whole"):
         raise TaskError(f"long={long!r}", why='text longer than the context is refused or cut', instead='long="refuse" or long="cut"')  # fmt: skip
     kept: list[np.ndarray] = []
     starts, cut = [0], []
     for item, ids in enumerate(rows):
-        if n_ctx is not None and len(ids) > n_ctx:
+        if n_ctx is not None and len(ids) > n_ctx and long != "whole":
             if long == "refuse":
                 raise TaskError(f"item {item} has {len(ids)} tokens", why=f"this model's context is {n_ctx} tokens",
                                 instead='long="cut" keeps the first ones and notes where; or split it into several items')  # fmt: skip

@@ -97,7 +97,9 @@ class InFolder:
         """Write the rows of one window, force them to the disk, then count them."""
         digests = {}
         home = {site: shard for shard in self.shards for site in shard.begins}
-        handles = {s.name: os.open(self._path(s), os.O_RDWR) for s in self.shards}
+        handles = {
+            s.name: os.open(self._path(s), os.O_RDWR | getattr(os, "O_BINARY", 0)) for s in self.shards
+        }
         try:
             for column in self.columns:
                 content = memoryview(raw(buffers[column.site])).cast("B")
@@ -195,6 +197,6 @@ def _fresh(path: Path, shard: Shard) -> None:
 
 
 def _write_all(handle: int, content: memoryview, at: int) -> None:
+    os.lseek(handle, at, os.SEEK_SET)
     while len(content):
-        written = os.pwrite(handle, content, at)
-        content, at = content[written:], at + written
+        content = content[os.write(handle, content) :]

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from microtome.tasks.blocks import Passages
 
 Wanted = Callable[[str], bool]
+CORPORA = {
+    "mt.corpus()": "the running Python's standard library: docstrings, comments, code, topics of help()",
+    "mt.corpus(FILE or FOLDER)": ".txt, .md, .rst and .py files; rows of .jsonl and .parquet",
+    "mt.corpus([text, ...])": "texts of your own",
+    'mt.corpus("hf:NAME")': "a Hugging Face dataset, streamed: from the local cache, a folder, or with MICROTOME_ONLINE=1 the hub",
+}
 
-__all__ = ["Block", "Corpus", "Document", "corpus", "digest"]
+__all__ = ["CORPORA", "Block", "Corpus", "Document", "corpus", "digest"]
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def lint(
     found = [
         *_overlap(parts),
         *_leaks(shared, {m.kind: m for m in measured}, level),
-        *duplicates.find(data, parts),
+        *duplicates.find(data, parts, context.spelled),
         *_balance(data, parts),
         *(_of_chance(m) for m in measured if m.p <= level and not m.kind.startswith("leak:")),
         *_groups(data),

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from microtome.tasks.labelled import LabelledText
     from microtome.tasks.lint import Finding
 
-__all__ = ["NEAR", "find", "normalised", "words"]
+__all__ = ["NEAR", "find", "words"]
 
 NEAR = 0.8  # weighted Jaccard from which on two texts are near duplicates
 _OFTEN = 20  # one text in so many has a word that counts in full
-_LEAST = 3  # distinct words that both must have
+_LEAST = 3  # distinct words that a text must have, and texts that a template must have to be known as one
 _KEYS = 3  # rarest words of a text by which its neighbours are looked up
 _COMMON = 64  # a word that more texts have finds no neighbours
 _SHOWN = 3
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def words(text: str) -> list[str]:
@@ -32,15 +32,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
-def normalised(text: str) -> str:
-    """The text as its words, for telling copies."""
-    return " ".join(words(text)) or text.strip()
-
-
-def find(data: LabelledText, parts: Mapping[str, Sequence[int]]) -> list[Finding]:
-    """Equal and nearly equal texts in different parts; without a split, anywhere."""
+def find(
+    data: LabelledText, parts: Mapping[str, Sequence[int]], spelled: Sequence[Sequence[str]]
+) -> list[Finding]:
+    """Equal and nearly equal texts in different parts; without a split, anywhere. spelled: the `words` of each text."""
     home = {i: part for part, members in parts.items() for i in members}
-    spelled = [words(t) for t in data.texts]
     keys = [" ".join(w) or t.strip() for w, t in zip(spelled, data.texts, strict=True)]
     by: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
@@ -50,7 +46,11 @@ def find(data: LabelledText, parts: Mapping[str, Sequence[int]]) -> list[Finding
         (i, j) for m in by.values() if len(m) > 1 for i, j in _crossing(m, home)
     ] if parts else equal  # fmt: skip
     split = [(i, j) for i, j in equal if data.labels[i] != data.labels[j]]
-    near = [(i, j) for i, j in _near(spelled) if keys[i] != keys[j]]
+    near = [
+        (i, j)
+        for i, j in _near(_without_template(spelled, data.groups.get("template")))
+        if keys[i] != keys[j]
+    ]
     if parts:
         near = [(i, j) for i, j in near if i in home and j in home and home[i] != home[j]]
     return [
@@ -66,6 +66,20 @@ def _crossing(members: Sequence[int], home: Mapping[int, str]) -> Iterator[tuple
     for j in inside[1:]:
         if home[j] != home[inside[0]]:
             yield inside[0], j
+
+
+def _without_template(spelled: Sequence[Sequence[str]], template: Sequence[str] | None) -> list[list[str]]:
+    """Texts without the words that half or more of their template's texts have: those are the template's, not theirs."""
+    if template is None:
+        return [list(w) for w in spelled]
+    often: dict[str, Counter[str]] = {}
+    size = Counter(template)
+    for w, name in zip(spelled, template, strict=True):
+        often.setdefault(name, Counter()).update(set(w))
+    return [
+        [x for x in w if size[t] < _LEAST or 2 * often[t][x] < size[t]]
+        for w, t in zip(spelled, template, strict=True)
+    ]
 
 
 def _near(spelled: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Context", "Measured", "group_tells", "measure", "prepare"]
 
+_ALWAYS = 500  # so many of the commonest words are compared in any case
 _CHUNK = 1 << 22  # numbers held at once when draws are counted
 _TRUE_FALSE = {"true", "false", "yes", "no", "0", "1"}  # names of classes that texts hold for other reasons
 
@@ -126,9 +128,12 @@ def _words(context: Context) -> Measured | None:
     has = sparse.csr_matrix(
         (np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(n, len(vocabulary))
     )
-    # a word that one text has says at most one text's worth: without loss it is left out where others have more
     often = np.asarray(has.sum(axis=0)).ravel()
-    keep = np.flatnonzero((often > 1) & (often < n))
+    # The gap of a word is at most its texts over the smallest class. One that stays under the spread that a common word has by
+    # chance could never be the maximum: left out, unless few are common.
+    smallest = min(context.data.labels.count(c) for c in set(context.data.labels))
+    enough = min(smallest / math.sqrt(n), float(np.sort(often)[-_ALWAYS:][0]))
+    keep = np.flatnonzero((often >= max(2, enough)) & (often < n))
     if not len(keep):
         return None
     has = has[:, keep].T.tocsr()
@@ -197,12 +202,11 @@ def _holds(row: Sequence[str], spelled: Sequence[str]) -> bool:
 
 
 def _places(texts: Sequence[str], row: Sequence[tuple[int, int] | None]) -> dict[str, list[float]]:
-    """Where a span stands: from the front, from the end, as a share of the text, how long it is, whether it is there."""
+    """Where a span stands: from the front, from the end, as a share of the text, whether it is there."""
     middle: dict[str, Callable[[str, tuple[int, int]], float]] = {
         "characters before it": lambda t, at: at[0],
         "characters after it": lambda t, at: len(t) - at[1],
         "its place as a share of the text": lambda t, at: at[0] / len(t),
-        "its length": lambda t, at: at[1] - at[0],
     }
     there = [at is not None for at in row]
     out = {}

@@ -15,7 +15,7 @@ from microtome.tasks.checks import quote
 from microtome.tasks.corpus import digest
 from microtome.tasks.rng import shuffled
 
-__all__ = ["KINDS", "WordPairs", "word_pairs"]
+__all__ = ["KINDS", "WordPairs", "describe", "word_pairs"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +141,20 @@ def word_pairs(
         "seed": seed,
     }
     return replace(found, pairs=tuple(pairs), provenance={**found.provenance, **told})
+
+
+def describe() -> list[dict[str, object]]:
+    """Every relation: name, relation, number of pairs, source; of one whose data is not here, why."""
+    out: list[dict[str, object]] = []
+    for name, make in KINDS.items():
+        try:
+            found = make()
+            out.append(
+                {"name": name, "relation": found.relation, "pairs": len(found), "source": found.source}
+            )
+        except TaskError as error:
+            out.append({"name": name, "relation": "", "pairs": 0, "source": f"{error.what}; {error.instead}"})
+    return out
 
 
 def _one_token(model: Any, word: str) -> bool:
@@ -575,8 +589,155 @@ def _past() -> WordPairs:
     return _inflected("past_tense", _VERBS, "VBD", "verb -> its past tense")
 
 
+def _gerund() -> WordPairs:
+    return _inflected("gerund", _VERBS, "VBG", "verb -> its -ing form")
+
+
+_ADJECTIVES = [
+    "big",
+    "small",
+    "tall",
+    "short",
+    "fast",
+    "slow",
+    "happy",
+    "sad",
+    "rich",
+    "poor",
+    "young",
+    "old",
+    "light",
+    "dark",
+    "heavy",
+    "hard",
+    "soft",
+    "strong",
+    "weak",
+    "early",
+    "late",
+    "high",
+    "low",
+    "wide",
+    "narrow",
+    "thick",
+    "thin",
+    "deep",
+    "shallow",
+    "clean",
+    "dirty",
+    "dry",
+    "wet",
+    "full",
+    "loud",
+    "quiet",
+    "near",
+    "good",
+    "bad",
+    "brave",
+    "kind",
+    "polite",
+    "safe",
+    "cheap",
+    "easy",
+    "simple",
+    "rough",
+    "smooth",
+    "sharp",
+    "sweet",
+    "fresh",
+    "bright",
+    "tight",
+    "loose",
+    "calm",
+    "proud",
+    "wise",
+    "lazy",
+    "lucky",
+    "healthy",
+    "hungry",
+    "warm",
+    "cool",
+    "cold",
+    "hot",
+    "long",
+    "new",
+    "great",
+    "large",
+    "angry",
+    "busy",
+    "funny",
+    "noisy",
+    "pretty",
+    "ugly",
+    "tiny",
+    "nice",
+    "pale",
+    "rare",
+    "rude",
+    "sick",
+    "tame",
+    "tough",
+    "wild",
+]
+
+
+def _comparative() -> WordPairs:
+    return _inflected("comparative", _ADJECTIVES, "JJR", "adjective -> its comparative")
+
+
+def _continent() -> WordPairs:
+    from microtome.tasks.sets.countries import continents
+    from microtome.tasks.sets.places import SOURCE
+
+    return WordPairs("country_continent", tuple(continents()), "country -> its continent", SOURCE)
+
+
+def _currency() -> WordPairs:
+    from microtome.tasks.sets.countries import currencies
+    from microtome.tasks.sets.places import SOURCE
+
+    return WordPairs("country_currency", tuple(currencies()), "country -> the name of its currency", SOURCE)
+
+
+def _english() -> WordPairs:
+    from microtome.tasks.sets.facts import SPANISH
+
+    return WordPairs("es_en", SPANISH, "Spanish word -> English", "hand-written list")
+
+
+def _spanish() -> WordPairs:
+    from microtome.tasks.sets.facts import SPANISH
+
+    return WordPairs(
+        "en_es", tuple((b, a) for a, b in SPANISH), "English word -> Spanish", "hand-written list"
+    )
+
+
+def _antonyms() -> WordPairs:
+    from microtome.tasks.antonyms import listed
+
+    return WordPairs("antonyms", tuple(listed()), "word -> its opposite", "hand-written list")
+
+
+def _antonyms_wordnet() -> WordPairs:
+    from microtome.tasks.antonyms import from_wordnet, wordnet_folder
+
+    pairs = tuple(from_wordnet(wordnet_folder()))
+    return WordPairs(
+        "antonyms_wordnet", pairs, "word -> its opposite", "WordNet (Princeton University), as installed here"
+    )
+
+
 KINDS: dict[str, Callable[[], WordPairs]] = {
+    "antonyms": _antonyms,
+    "antonyms_wordnet": _antonyms_wordnet,
     "capitals": _capitals,
+    "comparative": _comparative,
+    "country_currency": _currency,
+    "country_continent": _continent,
+    "gerund": _gerund,
+    "en_es": _spanish,
+    "es_en": _english,
     "past_tense": _past,
     "plural": _plural,
 }

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from microtome.zoo.checkpoints import dynamics, training_dynamics
     from microtome.zoo.decoys import Decoys
     from microtome.zoo.mechanism import Mechanism, Variable
-    from microtome.zoo.narrow import narrow
     from microtome.zoo.specimen import Specimen
+    from microtome.zoo.tuned import narrow
 
 _HOME = {"build": "catalog", "entries": "catalog", "Specimen": "specimen", "Decoys": "decoys", "Mechanism": "mechanism", "Variable": "mechanism",
-         "dynamics": "checkpoints", "narrow": "narrow", "training_dynamics": "checkpoints"}  # fmt: skip
+         "dynamics": "checkpoints", "narrow": "tuned", "training_dynamics": "checkpoints"}  # fmt: skip
 __all__ = [
     "Decoys",
     "Mechanism",

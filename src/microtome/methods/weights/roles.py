@@ -1,4 +1,9 @@
-"""Which heads attend to the previous token, do induction and copy: predicted from weights, measured, confirmed by ablation."""
+"""Which heads attend to the previous token, do induction and copy: predicted from weights, measured, confirmed by ablation.
+
+Roles are those of Elhage et al. 2021 (A mathematical framework for transformer circuits) and Olsson et al. 2022 (arXiv
+2209.11895). The previous-token score of rotary heads was chosen among five while looking at one model (SmolLM2-135M), so
+agreement there is the best of five; the others were written down before they were measured.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +67,7 @@ def head_roles(
     random_sets: sets of as many other heads of the same thirds of the layers, the null of the ablations.
 
     Tables: "roles" (head x role: predicted score, its null and p, flagged at 1 %, measured on each kind of text with the null
-    of shuffled keys), "agreement" (role x text: Spearman's rank correlation, AUROC against heads that measure 0.4 or more, p
+    of shuffled keys), "ranks" (role x text: Spearman's rank correlation, AUROC against heads that measure 0.4 or more, p
     by permuting heads within thirds of the layers), "ablations" (set x text: rise of the loss where induction can tell the next
     token and elsewhere, nats). The verdict's p is the smallest of the agreements on repeated tokens, times their number.
 
@@ -103,7 +108,7 @@ def head_roles(
     p = min(1.0, len(tested) * min(float(a["p"]) for a in tested))  # type: ignore[arg-type]
     return Result(
         "head_roles",
-        tables={"roles": _roles(circuits, found, seen), "agreement": _frame(agreement), **({"ablations": _frame(rises)} if rises else {}),
+        tables={"roles": _roles(circuits, found, seen), "ranks": _frame(agreement), **({"ablations": _frame(rises)} if rises else {}),
                 "transforms": _frame([{"transform": k, "what": v} for k, v in circuits.transforms.items()])},
         controls=ran, verdict=verdict(ran, MANDATORY, p, alpha, min(1.0, len(tested) * _least(circuits))),
         raw_examples=_shown(model, kinds, seed),

@@ -9,11 +9,28 @@ from microtome.results import registry
 __all__ = ["describe", "names"]
 
 SETS = {
+    "capital_of": "countries:CAPITALS",
     "cities": "cities:CITIES",
     "cities_conj": "cities:CITIES_CONJ",
     "cities_disj": "cities:CITIES_DISJ",
     "cities_placebo": "cities:CITIES_PLACEBO",
+    "continents": "countries:CONTINENTS_OF",
+    "currencies": "countries:CURRENCIES",
+    "elements": "facts:ELEMENTS",
+    "formality": "style:FORMALITY",
+    "happiness": "style:HAPPINESS",
+    "language": "style:LANGUAGE",
+    "larger_than": "numbers:LARGER_THAN",
+    "likely": "facts:LIKELY",
     "neg_cities": "cities:NEG_CITIES",
+    "number": "grammar:NUMBER",
+    "populations": "countries:POPULATIONS",
+    "sentiment": "style:SENTIMENT",
+    "sentiment_negated": "style:SENTIMENT_NEGATED",
+    "smaller_than": "numbers:SMALLER_THAN",
+    "sp_en_trans": "facts:SP_EN_TRANS",
+    "sums": "numbers:SUMS",
+    "tense": "grammar:TENSE",
 }
 
 for _name, _path in SETS.items():

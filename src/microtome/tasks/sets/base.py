@@ -20,7 +20,7 @@ from microtome.tasks.rng import rng, shuffled
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Dataset", "Row", "deranged", "fill", "shares", "statements"]
+__all__ = ["Dataset", "Row", "compared", "contrasts", "dealt", "deranged", "fill", "shares", "statements"]
 
 T = TypeVar("T")
 DEFAULT_N = 400
@@ -153,6 +153,59 @@ def statements(
             for value, right in ((y, True), (other, False)):
                 text, at = fill(templates[index], x=x, y=value)
                 rows.append(Row(text, int(right != negated), f"{name}-{index:02d}", x, at))
+    return rows
+
+
+def compared(
+    pairs: Sequence[tuple[str, str]],
+    templates: Sequence[str],
+    n: int,
+    seed: int,
+    *,
+    name: str,
+) -> list[Row]:
+    """n pairs (larger, smaller), each said both ways round by one template, [2 rows per pair]: the words are the same.
+
+    templates: with {x}, which they call the larger, and {y}; one that begins with "<" calls {x} the smaller.
+    """
+    drawn = shuffled(pairs, seed, f"{name}/pairs")[:n]
+    rows: list[Row] = []
+    for index, size in enumerate(shares(n, len(templates), 1)):
+        template = templates[index].removeprefix("<")
+        for large, small in drawn[len(rows) // 2 : len(rows) // 2 + size]:
+            for x, y in ((large, small), (small, large)):
+                text, at = fill(template, x=x, y=y)
+                right = (x == large) != (template != templates[index])
+                rows.append(Row(text, int(right), f"{name}-{index:02d}", f"{large}|{small}", at))
+    return rows
+
+
+def contrasts(
+    pairs: Mapping[str, tuple[str, ...]],
+    contexts: Sequence[str],
+    templates: Sequence[str],
+    n: int,
+    seed: int,
+    *,
+    name: str,
+    labels: Sequence[int] = (0, 1),
+) -> list[Row]:
+    """n times a pair in a context, one text per wording, the rest of the text the same.
+
+    pairs: entity -> its wordings, of classes `labels`. templates: with {x} for the wording and {z} for the context. A pair is with one
+    template in all its contexts; contexts take turns.
+    """
+    names = shuffled(list(pairs), seed, f"{name}/pairs")
+    sizes = shares(min(n, len(names)), len(templates), 1)
+    template = [index for index, size in enumerate(sizes) for _ in range(size)]
+    rows = []
+    for k in sorted(range(n), key=lambda k: (template[k % len(template)], k)):
+        entity = names[k % len(template)]
+        turn = shuffled(contexts, seed, f"{name}/contexts/{entity}")[k // len(template)]
+        index = template[k % len(template)]
+        for wording, label in zip(pairs[entity], labels, strict=True):
+            text, at = fill(templates[index], x=wording, z=turn)
+            rows.append(Row(text, label, f"{name}-{index:02d}", entity, at))
     return rows
 
 

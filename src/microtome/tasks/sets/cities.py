@@ -79,7 +79,8 @@ def _made_up() -> list[str]:
 
 def _placebo(n: int, seed: int) -> list[Row]:
     random = rng(seed, "cities_placebo")
-    names = [_made_up()[int(i)] for i in random.permutation(len(_made_up()))[:n]]
+    every = _made_up()
+    names = [every[int(i)] for i in random.permutation(len(every))[:n]]
     pool = sorted({country for _, country in cities()})
     values = [pool[int(i)] for i in random.integers(len(pool), size=n)]
     facts = list(zip(names, values, strict=True))

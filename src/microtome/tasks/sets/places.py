@@ -25,7 +25,8 @@ _LEFT_OUT = {
     "Victoria",
     "Santiago",
     "Georgetown",
-    "San José",
+    "Sevastopol",
+    "Simferopol",
 }
 
 

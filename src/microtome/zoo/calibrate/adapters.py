@@ -36,6 +36,10 @@ SILENT = {
     "model_diff": "it compares two models, and a specimen is one; planted differences are recovered in its own tests",
     "token_attribution": "it scores tokens of prompts, and a mechanism of the zoo names parts of a model",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
+    "max_activating": "it shows text, and flags no part; specimens read symbols at random, in which there is nothing to find",
+    "score_description": "it tries a sentence about one unit on text, and flags no part",
+    "function_vector": "it tests one vector of a whole task; no specimen of the zoo learns one from demonstrations",
+    "head_roles": "roles of heads are known of one specimen alone, which its tests hold it to",
 }
 """Techniques that flag nothing, and why."""
 
