@@ -12,7 +12,7 @@ import relational as rel
 import steerable as st
 from microtome.errors import TaskError
 from microtome.methods import function_parts, functions
-from microtome.methods.function_parts import ZeroShot, Writer, demonstrations, halves
+from microtome.methods.function_parts import Writer, ZeroShot, demonstrations, halves
 from microtome.methods.functions import FunctionOptions, function_vector
 
 FEW = FunctionOptions(

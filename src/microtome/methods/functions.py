@@ -19,7 +19,7 @@ from microtome.controls.directions import isotropic
 from microtome.controls.intervals import mean_interval
 from microtome.errors import TaskError
 from microtome.methods import function_parts as parts
-from microtome.methods.function_parts import Asked, Floats, Pair, Scored, ZeroShot, Writer
+from microtome.methods.function_parts import Asked, Floats, Pair, Scored, Writer, ZeroShot
 from microtome.methods.setting import settings
 from microtome.metrics import metric, scoring
 from microtome.replay.plan import Cell, Change
