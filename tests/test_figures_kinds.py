@@ -37,7 +37,7 @@ KINDS = {
     "behaviour": toy.behaviour, "residual": lambda: toy.patching(layers=2), "parts": lambda: toy.patching(("attn_out", "mlp_out"), 2),
     "heads": lambda: toy.heads(layers=4), "attribution": lambda: toy.heads("attribution_patching", layers=4), "direct": lambda: toy.direct(4),
     "lens": lambda: toy.lens(4), "ablation": lambda: toy.ablation(4), "attention": toy.attention, "all heads": lambda: toy.attention(all_heads=4),
-    "roles": lambda: toy.roles(4), "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
+    "composition": lambda: toy.composed(4), "roles": lambda: toy.roles(4), "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
     "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "dissect": lambda: toy.dissect(layers=4),
 }  # fmt: skip
 

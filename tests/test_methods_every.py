@@ -70,6 +70,7 @@ RECIPES = {
     "attribution_patching": lambda m, t, s: methods.attribution_patching(m, t, sites=SITES, exact=s, seed=0),
     "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
     "attention_patterns": lambda m, t, s: methods.attention_patterns(m, t, texts={}, show=["L1H2"], seed=0),
+    "composition": lambda m, t, s: methods.composition(m, draws=19, seed=0),
     "behaviour": lambda m, t, s: methods.behaviour(m, t, seed=0),
     "distributed_alignment_search": lambda m, t, s: methods.das(aligned.through_stream(), aligned.pairs(), variable="word", site="L1.resid_post@-1", k=3, steps=40, placebos=1, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
@@ -179,7 +180,7 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
 
 
 @pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "head_roles", "logit_lens", "path_patching"]
+    "name", ["ablation", "composition", "distributed_alignment_search", "head_roles", "logit_lens", "path_patching"]
 )  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)

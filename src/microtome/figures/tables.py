@@ -39,6 +39,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accuracy": (("part", "what", "value"), ("low", "high", "n")),
     "training": (("run", "step", "loss"), ()),
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
+    "pairs": (("kind", "sender", "reader", "score", "z", "p"), ("null_low", "null_high")),
     "roles": (("site", "role", "predicted", "flagged"), ("null_high", "p")),
     "ranks": (("role", "text", "spearman", "p"), ("null_low", "null_high", "auroc")),
     "ablations": (("heads", "text", "where", "rise"), ("low", "high", "null_low", "null_high", "p", "n")),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.sets import component_set
+    from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
     "component_set": "sets",
+    "composition": "weights.composing",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
     "head_roles": "weights.roles",
@@ -44,6 +46,7 @@ __all__ = [
     "attribution_patching",
     "behaviour",
     "component_set",
+    "composition",
     "das",
     "direct_logit_attribution",
     "head_roles",

@@ -25,6 +25,7 @@ FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
+    "composition": "it says which heads could read which, where a specimen's mechanism says which do on its task",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
     "head_roles": "roles of heads are known of one specimen alone, which its tests hold it to",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
