@@ -25,6 +25,7 @@ MODULES = {
     "direct_logit_attribution": "logits",
     "head_roles": "roles",
     "logit_lens": "lens",
+    "model_diff": "diffing",
     "ablation": "ablation",
     "attention_patterns": "attention",
     "component_set": "sets",
@@ -33,9 +34,20 @@ MODULES = {
     "circuit_evaluation": "circuit_tests",
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
+    "max_activating": "examples",
     "path_patching": "paths",
+    "generalisation": "generalisation",
+    "probe": "probing",
+    "unsupervised": "unsupervised",
+    "steering": "steering",
+    "prompt_grid": "prompts",
+    "directional_ablation": "removing",
+    "token_attribution": "tokens",
     "training_dynamics": "dynamics",
+    "cross_model_patching": "cross_patching",
     "dissect": "overview",
+    "score_description": "descriptions",
+    "function_vector": "functions",
 }
 
 
