@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from microtome.methods.probing.unlabelled import unsupervised
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
-    from microtome.methods.weights.composing import composition
     from microtome.methods.steer import steering
     from microtome.methods.token_attributing import token_attribution
+    from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
