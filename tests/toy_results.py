@@ -641,8 +641,11 @@ def functions(layers=4):
     where = pd.DataFrame({"layer": range(layers), "accuracy": np.linspace(0.1, 0.7, layers)})
     tables = {"cells": base.tables["cells"], "accuracy": accuracy, "nulls": nulls, "layers": where}
     return Result("function_vector", query("function_vector"), base.effects, tables, raw_examples=examples(), **judged((control("held_out", gates=True), control("in_context")), mandatory=("held_out", "in_context")))  # fmt: skip
+
+
 def difference(layers=12, evil=False, level="sites"):
     """Two models that differ from layer 4 on; with noise models, an unrelated one, and what the difference promotes."""
+    rng = np.random.default_rng(13)
     points = ("resid_post", "attn_out", "mlp_out")
     sites = tuple(f"L{k}.{p}" for p in points for k in range(layers))
     depth = np.tile(np.arange(layers), len(points))
