@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
     from microtome.methods.token_attributing import token_attribution
+    from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
     "component_set": "sets",
+    "composition": "weights.composing",
     "cross_model_patching": "diff_patching",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
@@ -71,6 +73,7 @@ __all__ = [
     "attribution_patching",
     "behaviour",
     "component_set",
+    "composition",
     "cross_model_patching",
     "das",
     "direct_logit_attribution",
