@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from microtome.methods.diff_copies import merged_copy as merged_copy
     from microtome.methods.diff_copies import quantised_copy as quantised_copy
     from microtome.methods.diff_patching import cross_model_patching
+    from microtome.methods.diff_reading import difference_direction as difference_direction
     from microtome.methods.diffing import DiffOptions as DiffOptions
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
@@ -93,7 +94,12 @@ __all__ = [
     "unsupervised",
 ]
 
-_HELPERS = {"DiffOptions": "diffing", "merged_copy": "diff_copies", "quantised_copy": "diff_copies"}
+_HELPERS = {
+    "DiffOptions": "diffing",
+    "difference_direction": "diff_reading",
+    "merged_copy": "diff_copies",
+    "quantised_copy": "diff_copies",
+}
 """What techniques take, and what makes it."""
 
 _NAMES = {"das": "distributed_alignment_search"}
