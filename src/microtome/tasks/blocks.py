@@ -125,7 +125,11 @@ def _shortened(block: Block, encoder: Encoder, before: int, n: int) -> Block:
     """The block's first n tokens after BOS."""
     if n == len(block.ids) - before:
         return block
-    return Block(block.ids[:n], block.document, block.kind, block.start, block.text, True)
+    ids, offsets = _encoded(encoder, block.text)
+    # a text that begins inside a document can be cut into other tokens than it was there: then all of it is named
+    same = tuple(ids) == block.ids[before:]
+    text = block.text[: offsets[n - 1][1]] if same else block.text
+    return Block(block.ids[: before + n], block.document, block.kind, block.start, text, True)
 
 
 @dataclass(frozen=True)
@@ -168,8 +172,3 @@ def passages(corpus: Corpus, model: Any, n: int, context: int, seed: int) -> Pas
     ids = tuple(tuple(b.ids) for b in found)
     mark = digest([corpus.hash, *(" ".join(map(str, row)) for row in ids)])
     return Passages(corpus.name, ids, tuple(b.document.partition("#")[0] for b in found), mark)
-    ids, offsets = _encoded(encoder, block.text)
-    # a text that begins inside a document can be cut into other tokens than it was there: then all of it is named
-    same = tuple(ids) == block.ids[before:]
-    text = block.text[: offsets[n - 1][1]] if same else block.text
-    return Block(block.ids[: before + n], block.document, block.kind, block.start, text, True)

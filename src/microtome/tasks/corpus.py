@@ -17,8 +17,8 @@ from microtome.tasks.checks import quote
 from microtome.tasks.rng import child
 
 if TYPE_CHECKING:
-    from microtome.tasks.blocks import Passages
     from microtome.model.tokens import Bos
+    from microtome.tasks.blocks import Passages
 
 Wanted = Callable[[str], bool]
 CORPORA = {
