@@ -221,3 +221,16 @@ def test_a_streamed_dataset(tmp_path):
         assert corpus.hash == mt.corpus(f"hf:{tmp_path / folder}", column="body").hash
     with pytest.raises(TaskError, match="body"):
         mt.corpus(f"hf:{tmp_path / 'files'}")
+
+
+def test_methods_take_blocks_of_one_length_from_many_files():
+    from microtome.methods.texts import blocks_of
+
+    model = bpe()
+    found = blocks_of(model, mt.corpus(), context=32, most=6, seed=0)
+    assert len(found) == 6 and {len(row) for row in found.ids} == {32} and len(set(found.documents)) >= 4
+    assert all(row[0] == model.tokenizer.bos_token_id for row in found.ids)
+    few = blocks_of(model, mt.corpus(TEXTS), context=32, most=50, seed=0)
+    assert 4 < len(few) <= 50 and {len(row) for row in few.ids} == {32}
+    with pytest.raises(TaskError, match="no block of 200 tokens"):
+        blocks_of(model, mt.corpus(["John gave a book"]), context=200, most=5, seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,18 @@ def donors(result: Result) -> go.Figure:
 
     Raises ResultError when no donor controls ran.
     """
+    return draw_donors(result, DONORS, "The same cells, other donors", call("patching", "donors"))
+
+
+def draw_donors(result: Result, meanings: Mapping[str, str], title: str, again: str) -> go.Figure:
+    """Several donors at the same cells (tables["donors"]), in the order of `meanings`, which are written in the key.
+
+    Raises ResultError where there is no such table.
+    """
     table = need(result, "donors")
     groups: dict[str, list[Row]] = {}
     cells = cells_of(result)
-    order = [*DONORS, *sorted(set(map(str, table["donor"])) - set(DONORS))]
+    order = [*meanings, *sorted(set(map(str, table["donor"])) - set(meanings))]
     for row in sorted(table.to_dict("records"), key=lambda r: order.index(str(r["donor"]))):
         position = row.get("position")
         blank = position is None or position != position or position == ""
@@ -72,15 +81,16 @@ def donors(result: Result) -> go.Figure:
         groups.setdefault(name, []).append(
             Row(visible(row["donor"]).replace("_", " "), float(row["value"]), low, high)
         )
-    sheet = Sheet(result, "The same cells, other donors", call("patching", "donors"))
+    sheet = Sheet(result, title, again)
     draw_points(sheet, list(groups.items()), f"effect, {unit(cells.metric)}")
-    _donor_key(sheet, groups)
+    _donor_key(sheet, groups, meanings)
     return sheet.figure()
 
 
-def _donor_key(sheet: Sheet, groups: dict[str, list[Row]]) -> None:
+def _donor_key(sheet: Sheet, groups: dict[str, list[Row]], meanings: Mapping[str, str]) -> None:
+    said = {name.replace("_", " "): text for name, text in meanings.items()}
     for i, name in enumerate(dict.fromkeys(row.name for rows in groups.values() for row in rows)):
-        meaning = DONORS.get(name.replace(" ", "_"), "")
+        meaning = said.get(name, "")
         sheet.key(GLYPHS[i % len(GLYPHS)], series(i)[0], f"{name}: {meaning}" if meaning else name)
 
 

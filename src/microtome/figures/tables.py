@@ -39,12 +39,47 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accuracy": (("part", "what", "value"), ("low", "high", "n")),
     "training": (("run", "step", "loss"), ()),
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
+    "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),
+    "reliability": (("predicted", "observed"), ("low", "high", "n")),
+    "matrix": (
+        ("trained", "tested", "value"),
+        ("low", "high", "null_low", "null_high", "p", "words", "twin", "n"),
+    ),
+    "cosines": (("first", "second", "value"), ("null_high",)),
+    "predicts": (("direction", "target", "value"), ("null_high", "n")),
+    "causal": (("way", "family", "value"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),
+    "wordings": (("wording", "value"), ("low", "high", "n")),
+    "deletion": (("order", "share", "value"), ("null_low", "null_high")),
+    "tokens": (("prompt", "position", "token"), ()),
+    "by_wording": (("site", "wording", "value"), ()),
+    "differing_tokens": (("document", "at", "context", "token", "kl", "share"), ("null_high", "p")),
+    "weight_changes": (("tensor", "changed", "relative", "largest", "rank", "effective_rank", "full"), ()),
+    "reading": (("source", "site", "position", "rank", "token", "score"), ()),
+    "drift": (("site", "value", "unrelated"), ("position", "low", "high")),
+    "token_map": (("document", "at", "token"), ()),
+    "headline": (("label", "value"), ("low", "high", "null_low", "null_high", "null", "unit", "n")),
     "stages": (("stage",), ("n", "seconds", "note")),
     "checks": (("check", "outcome"), ("detail",)),
     "about": (("name", "value"), ()),
+    "dose": (
+        ("coefficient", "value", "perplexity", "repetition", "collapsed"),
+        ("low", "high", "null_low", "null_high", "n"),
+    ),
+    "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
+    "layers": (("layer", "accuracy"), ("logprob",)),
+    "baselines": (("name", "value"), ("low", "high", "n")),
+    "samples": (("coefficient", "prompt", "text"), ()),
+    "contexts": (("unit", "stratum", "rank", "index", "token", "value", "peak"), ()),
+    "histogram": (("unit", "left", "right", "share"), ("null",)),
+    "logits": (("unit", "side", "token", "value"), ("null",)),
+    "strata": (("unit", "stratum", "from", "predicted"), ("n",)),
+    "predictors": (("reader", "value", "top_only"), ("low", "high", "shuffled_low", "shuffled_high")),
+    "roles": (("site", "role", "predicted", "flagged"), ("null_high", "p")),
+    "ranks": (("role", "text", "spearman", "p"), ("null_low", "null_high", "auroc")),
+    "ablations": (("heads", "text", "where", "rise"), ("low", "high", "null_low", "null_high", "p", "n")),
 }
-_TEXT = frozenset({"metric", "position", "note", "detail", "why"})
+_TEXT = frozenset({"metric", "position", "note", "detail", "why", "kind"})
 
 
 def table_of(result: Result, name: str) -> pd.DataFrame | None:

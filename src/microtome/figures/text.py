@@ -18,6 +18,7 @@ _UNITS = {
     "prob_diff": "probability difference",
     "prob": "probability",
     "kl": "KL divergence (nats)",
+    "frequency": "share of samples",
 }
 
 

@@ -14,13 +14,29 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.describing import score_description
+    from microtome.methods.diff_copies import merged_copy as merged_copy
+    from microtome.methods.diff_copies import quantised_copy as quantised_copy
+    from microtome.methods.diff_patching import cross_model_patching
+    from microtome.methods.diffing import DiffOptions as DiffOptions
+    from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
+    from microtome.methods.examples import max_activating
+    from microtome.methods.functions import function_vector
     from microtome.methods.gradient_attribution import attribution_patching
+    from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
+    from microtome.methods.probing.generalising import generalisation
+    from microtome.methods.probing.technique import probe
+    from microtome.methods.probing.unlabelled import unsupervised
+    from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
+    from microtome.methods.steer import steering
+    from microtome.methods.token_attributing import token_attribution
+    from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
     "ablation": "ablating",
@@ -29,10 +45,23 @@ _HOMES = {
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
     "component_set": "sets",
+    "cross_model_patching": "diff_patching",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
+    "directional_ablation": "removing",
+    "head_roles": "weights.roles",
+    "generalisation": "probing.generalising",
     "logit_lens": "lens",
+    "model_diff": "diffing",
     "path_patching": "paths",
+    "probe": "probing.technique",
+    "steering": "steer",
+    "prompt_grid": "grids",
+    "token_attribution": "token_attributing",
+    "max_activating": "examples",
+    "score_description": "describing",
+    "unsupervised": "probing.unlabelled",
+    "function_vector": "functions",
 }
 
 __all__ = [
@@ -42,11 +71,27 @@ __all__ = [
     "attribution_patching",
     "behaviour",
     "component_set",
+    "cross_model_patching",
     "das",
     "direct_logit_attribution",
+    "directional_ablation",
+    "function_vector",
+    "generalisation",
+    "head_roles",
     "logit_lens",
+    "max_activating",
+    "model_diff",
     "path_patching",
+    "probe",
+    "prompt_grid",
+    "score_description",
+    "steering",
+    "token_attribution",
+    "unsupervised",
 ]
+
+_HELPERS = {"DiffOptions": "diffing", "merged_copy": "diff_copies", "quantised_copy": "diff_copies"}
+"""What techniques take, and what makes it."""
 
 _NAMES = {"das": "distributed_alignment_search"}
 """Techniques whose function has a shorter name."""
@@ -60,8 +105,10 @@ for _name, _file in _HOMES.items():
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"microtome.methods.{_HOMES[name]}"), name)
+    if name in _HELPERS:
+        return getattr(import_module(f"microtome.methods.{_HELPERS[name]}"), name)
     raise AttributeError(f"microtome.methods has no technique {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_HELPERS])

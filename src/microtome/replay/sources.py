@@ -124,6 +124,22 @@ class _Anywhere:
 
 
 @dataclass(frozen=True)
+class OtherModel(_Anywhere):
+    """Values of the same prompts in another model of the same shape.
+
+    binding: of that model. A cell whose value is the same in both is swept like any other: nothing is known from tokens.
+    """
+
+    binding: Binding
+
+    def build(self, wanted: Wanted) -> Source:
+        """Run the other model once on the group's prompts."""
+        rows = [list(wanted.base_ids[p]) for p in wanted.group.prompts]
+        store = capture(self.binding, rows, wanted.points, wanted.eager)
+        return Source(partial(_gather, store), self.agree(wanted.group, wanted.base_ids))
+
+
+@dataclass(frozen=True)
 class Zero(_Anywhere):
     """Zeros."""
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from microtome.errors import ModelError, TaskError
 from microtome.model.tokens import Bos, encode
 from microtome.tasks import checks
-from microtome.tasks.corpus import Block, Document
+from microtome.tasks.corpus import Block, Document, digest
 from microtome.tasks.encode import Encoder
 from microtome.tasks.rng import child, shuffled
 
 if TYPE_CHECKING:
     from microtome.tasks.corpus import Corpus
 
-__all__ = ["blocks"]
+__all__ = ["Passages", "blocks", "passages"]
 
 PASSAGE = 16  # characters of a passage per token of context: three to six blocks
 _STAGGER = 3
 _BREAKS = ("\n\n", "\n", " ")
 
 
-def blocks(corpus: Corpus, model: Any, context: int, tokens: int, seed: int, bos: Bos) -> Iterator[Block]:
+def blocks(
+    corpus: Corpus, model: Any, context: int, tokens: int, seed: int, bos: Bos = "model"
+) -> Iterator[Block]:
     """See `Corpus.blocks`. The arguments are checked at once, not when the first block is taken."""
     checks.count(tokens, "tokens")
     longest = model.facts.n_ctx
@@ -129,3 +132,45 @@ def _shortened(block: Block, encoder: Encoder, before: int, n: int) -> Block:
     same = tuple(ids) == block.ids[before:]
     text = block.text[: offsets[n - 1][1]] if same else block.text
     return Block(block.ids[: before + n], block.document, block.kind, block.start, text, True)
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Stretches of a corpus as prompts: each one's tokens and the file that it is from, by which statistics cluster.
+
+    Shapes: ids [item][pos]; documents [item]. name, hash: of the corpus and of these very tokens.
+    """
+
+    name: str
+    ids: tuple[tuple[int, ...], ...]
+    documents: tuple[str, ...]
+    hash: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def texts(self) -> tuple[tuple[int, ...], ...]:
+        """What a model is run on."""
+        return self.ids
+
+
+def passages(corpus: Corpus, model: Any, n: int, context: int, seed: int) -> Passages:
+    """See `Corpus.passages`."""
+    checks.count(n, "n")
+    found: list[Block] = []
+    seen: dict[str, int] = {}
+    for block in blocks(corpus, model, context, 1 << 62, seed):
+        # one per document and passage: neighbours in a text are no independent sample
+        if len(block.ids) < context // 2 or seen.get(block.document) == block.start // (context * PASSAGE):
+            continue
+        seen[block.document] = block.start // (context * PASSAGE)
+        found.append(block)
+        if len(found) == n:
+            break
+    if len(found) < n:
+        raise TaskError(f"the corpus {corpus.name} gives {len(found)} passages of {context} tokens, and {n} were asked for",
+                        why="one is taken per stretch of a document", instead="fewer, a smaller context, or more text")  # fmt: skip
+    ids = tuple(tuple(b.ids) for b in found)
+    mark = digest([corpus.hash, *(" ".join(map(str, row)) for row in ids)])
+    return Passages(corpus.name, ids, tuple(b.document.partition("#")[0] for b in found), mark)

@@ -18,6 +18,7 @@ from microtome.tasks.rng import child
 
 if TYPE_CHECKING:
     from microtome.model.tokens import Bos
+    from microtome.tasks.blocks import Passages
 
 Wanted = Callable[[str], bool]
 CORPORA = {
@@ -176,6 +177,17 @@ class Corpus:
         from microtome.tasks.blocks import blocks
 
         return blocks(self, model, context, tokens, seed, bos)
+
+    def passages(self, model: Any, n: int, context: int = 64, seed: int = 0) -> Passages:
+        """n blocks of at least half of `context` tokens, one per stretch of a document, as prompts.
+
+        Raises
+        ------
+        TaskError: the corpus has fewer, or as `blocks`.
+        """
+        from microtome.tasks.blocks import passages
+
+        return passages(self, model, n, context, seed)
 
 
 def digest(parts: Sequence[str]) -> str:

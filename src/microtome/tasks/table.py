@@ -16,6 +16,7 @@ from microtome.errors import TaskError
 from microtome.tasks.checks import quote
 
 __all__ = ["NEEDED", "OPTIONAL", "PAIRS", "Layout", "Row", "check_columns", "read"]
+__all__ = ["NEEDED", "OPTIONAL", "Row", "check_columns", "read", "read_text", "unique"]
 
 NEEDED = ("clean", "corrupt", "answer", "wrong")
 OPTIONAL = ("template", "entity", "group")
@@ -85,7 +86,7 @@ def read(path: str | Path, layout: Layout = PAIRS) -> list[Row]:
     if kind == "parquet":
         rows = _parquet(file, layout)
     else:
-        text = _text(file)
+        text = read_text(file)
         if not text.strip():
             raise TaskError(
                 f"{quote(file.name)} is empty", why=f"it holds no {layout.noun}", instead=layout.example
@@ -113,7 +114,8 @@ def _parquet(file: Path, layout: Layout) -> list[Row]:
     return [(f"{file.name} row {i}", row) for i, row in enumerate(found.to_pylist())]
 
 
-def _text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """A file's text, a byte order mark left out. Raises TaskError where it cannot be read or is not UTF-8."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -243,7 +245,7 @@ def _jsonl(text: str, name: str, layout: Layout) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=partial(_once, where=f"{name} line {number}"))
+            row = json.loads(line, object_pairs_hook=partial(unique, where=f"{name} line {number}"))
         except (ValueError, RecursionError) as error:
             raise TaskError(
                 f"{name} line {number} is not JSON: {quote(line)}",
@@ -254,18 +256,18 @@ def _jsonl(text: str, name: str, layout: Layout) -> list[Row]:
     return rows
 
 
-def _once(cells: Sequence[tuple[Any, Any]], where: str) -> dict[Any, Any]:
+def unique(cells: Sequence[tuple[Any, Any]], where: str, what: str = "column") -> dict[Any, Any]:
     """A mapping from its cells; JSON and YAML would keep the last of two that have one name, without a word."""
     names = [name for name, _ in cells]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
-        raise _twice(str(twice[0]), where)
+        raise _twice(str(twice[0]), where, what)
     return dict(cells)
 
 
-def _twice(name: str, where: str) -> TaskError:
+def _twice(name: str, where: str, what: str = "column") -> TaskError:
     return TaskError(
-        f"{where}: the column {quote(name)} is there twice",
+        f"{where}: the {what} {quote(name)} is there twice",
         why="one of them would be lost",
         instead="remove one",
     )
@@ -279,7 +281,7 @@ def _yaml(text: str, name: str, layout: Layout) -> list[Row]:
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            _once([(key, None) for key in names], f"{name} line {node.start_mark.line + 1}")
+            unique([(key, None) for key in names], f"{name} line {node.start_mark.line + 1}")
             return super().construct_mapping(node, deep)
 
     try:

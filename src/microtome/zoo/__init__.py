@@ -12,10 +12,21 @@ if TYPE_CHECKING:
     from microtome.zoo.decoys import Decoys
     from microtome.zoo.mechanism import Mechanism, Variable
     from microtome.zoo.specimen import Specimen
+    from microtome.zoo.tuned import narrow
 
 _HOME = {"build": "catalog", "entries": "catalog", "Specimen": "specimen", "Decoys": "decoys", "Mechanism": "mechanism", "Variable": "mechanism",
-         "dynamics": "checkpoints", "training_dynamics": "checkpoints"}  # fmt: skip
-__all__ = ["Decoys", "Mechanism", "Specimen", "Variable", "build", "dynamics", "entries", "training_dynamics"]
+         "dynamics": "checkpoints", "narrow": "tuned", "training_dynamics": "checkpoints"}  # fmt: skip
+__all__ = [
+    "Decoys",
+    "Mechanism",
+    "Specimen",
+    "Variable",
+    "build",
+    "dynamics",
+    "entries",
+    "narrow",
+    "training_dynamics",
+]
 
 registry.register(
     "techniques", "training_dynamics", registry.Lazy("microtome.zoo.checkpoints:training_dynamics")

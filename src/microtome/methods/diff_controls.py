@@ -1,0 +1,155 @@
+"""The controls of a model diff, and the tests against noise models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from microtome.controls.draws import DrawTest, against_draws, combined_p
+from microtome.controls.signflip import sign_flip
+from microtome.methods.diff_runs import Lockstep, distance
+from microtome.results.verdicts import Control
+
+if TYPE_CHECKING:
+    from microtome.methods.diff_runs import Compared
+    from microtome.methods.diff_tables import View
+
+TINY = 1e-12
+SIZE_TOLERANCE = 0.01
+ABOVE_FLOOR = 10.0
+UNRELATED_ALPHA = 0.05
+
+
+def families(view: View, real: Compared, draws: Sequence[Compared], alpha: float) -> dict[str, DrawTest]:
+    """The tests against the noise models; empty without draws.
+
+    "sites": how large the difference is, on a log scale. "focus": how few tokens it sits on. "tokens": each token's share of the
+    outputs' KL. The latter two do not depend on its size: a backdoor is smaller than noise, and all of it on a few tokens.
+    """
+    if not draws:
+        return {}
+    zero = view.zero(real, draws).reshape(-1)
+    outside = np.concatenate([zero, np.zeros(len(view.labels), bool)])
+    every = (real, *draws)
+    size = np.log([view.cells(c).mean(-1).ravel() + TINY for c in every])
+    out = {"sites": against_draws(size[0], size[1:], alpha=alpha, outside=outside)}
+    if not view.each:
+        focus = np.log([view.focus(c) for c in every])
+        out["focus"] = against_draws(focus[0], focus[1:], alpha=alpha, outside=outside)
+    shares = np.array([view.shares(c) for c in every])
+    if shares.shape[1] > 1 and shares[0].any():
+        out["tokens"] = against_draws(shares[0], shares[1:], alpha=alpha, studentised=False)
+    return out
+
+
+def p_of(
+    tests: dict[str, DrawTest], reading: DrawTest | None, *, moved: bool
+) -> tuple[float | None, float | None]:
+    """(p of all families together, the smallest that so many draws can reach); (1, 0) for models that are the same."""
+    every = [*tests.values(), *([reading] if reading is not None else [])]
+    if not every:
+        return (None, None) if moved else (1.0, 0.0)
+    return combined_p(every), every[0].smallest_p
+
+
+def same_model(lock: Lockstep) -> Control:
+    """The first model against itself, through the same code as the other: exactly 0. Gates."""
+    batch = lock.batches()[0]
+    base = lock.whole(lock.binding, batch)
+    again = lock.other(lock.binding, batch, base)
+    worst = max(float((again.values[s] - base.values[s]).abs().max()) for s in lock.sites)
+    worst = max(worst, float((again.log_probs - base.log_probs).abs().max()))
+    return Control("same_model", "that the comparison itself makes a difference", "the first model against itself differs by exactly 0",
+                   worst, worst == 0.0, len(batch.docs), gates=True)  # fmt: skip
+
+
+def noise_size(sizes: Sequence[float]) -> Control:
+    """Every tensor of every noise model was moved as far as it really was. sizes: ratios, one per tensor and draw."""
+    rules_out, expected = "that the null is of another size than the difference", f"each tensor moved as far as it really was, within {SIZE_TOLERANCE:.0%}"  # fmt: skip
+    if not sizes:
+        return Control.not_run("noise_size", rules_out, expected, "no tensor differs, so there is no noise to match")  # fmt: skip
+    off = float(np.abs(np.asarray(sizes) - 1).max())
+    return Control("noise_size", rules_out, expected, off, off <= SIZE_TOLERANCE, len(sizes),
+                   detail="the largest relative error, after rounding to the model's dtype")  # fmt: skip
+
+
+def strongest(view: View, real: Compared) -> tuple[int, float]:
+    """(site, value) of the largest mean relative difference."""
+    means = view.means(real.relative).mean(-1).max(1)
+    at = int(means.argmax())
+    return at, float(means[at])
+
+
+def batching(lock: Lockstep, view: View, found: tuple[int, float]) -> Control:
+    """What another batch shape does to the same activations of the same model, at the strongest site."""
+    at, value = found
+    site, batches = lock.sites[at], lock.batches()
+    worst, n = 0.0, 0
+    for batch in (batches[0], batches[-1]):
+        together = lock.whole(lock.binding, batch)
+        for row, doc in list(enumerate(batch.docs))[:2]:
+            alone = lock.whole(lock.binding, lock.batch([doc]))
+            length = batch.lengths[row]
+            gap, _ = distance(together.values[site][row, :length], alone.values[site][0, :length])
+            worst, n = max(worst, float(gap.mean())), n + 1
+    return Control("batching", "that rounding is taken for a difference of the models", f"the largest difference ({site}) is over {ABOVE_FLOOR:g} times what another batch shape does",
+                   {"difference": value, "batch shape": worst}, value > ABOVE_FLOOR * worst, n)  # fmt: skip
+
+
+def noise(view: View, tests: dict[str, DrawTest], alpha: float, *, moved: bool) -> Control:
+    """Whether anything exceeds models moved as far in random directions."""
+    rules_out, expected = (
+        "that any change of the weights of this size does the same",
+        f"a difference that is larger, or sits on fewer tokens, than every noise model's (family-wise p at most {alpha:g})",
+    )
+    if not tests and moved:
+        return Control.not_run("noise_models", rules_out, expected, "the weights are equal, the configs are not: there is no noise to match")  # fmt: skip
+    if not tests:
+        return Control("noise_models", rules_out, expected, "the weights are equal to the bit", False, 1)
+    p = combined_p(list(tests.values()))
+    names = [f"{s}@{q}" if view.each else s for s, q in view.names()]
+    counts = {f"{k} above": int(t.significant.sum()) for k, t in tests.items()}
+    far = []
+    for kind in ("sites", "focus"):
+        if kind in tests:
+            z = tests[kind].statistic
+            at = int(np.nanargmax(z))
+            far.append(f"{names[at]} {'in size' if kind == 'sites' else 'in focus'} by {z[at]:.1f}")
+    draws = tests["sites"].n_draws
+    return Control("noise_models", rules_out, expected, {"p": p, **counts}, p <= alpha, draws,
+                   detail=f"{draws} noise models reach p = {1 / (draws + 1):.2g} at best; furthest above them, in their standard deviations: {', '.join(far)}")  # fmt: skip
+
+
+def unrelated(
+    view: View, real: Compared, third: Compared | None, tests: dict[str, DrawTest], seed: int
+) -> Control:
+    """Whether some cell differs more than in an unrelated fine-tune, document by document."""
+    rules_out, expected = (
+        "that any fine-tuning moves the model as much (general drift)",
+        f"a cell where the difference exceeds the unrelated one's over documents (family-wise p at most {UNRELATED_ALPHA:g})",
+    )
+    if third is None:
+        return Control.not_run(
+            "unrelated", rules_out, expected, "no unrelated fine-tune was given (unrelated=)"
+        )
+    mine, other = (x.reshape(-1, x.shape[-1]) for x in (view.cells(real), view.cells(third)))
+    gap = mine - other
+    zero = (gap == 0).all(1)
+    if zero.all() or len(set(view.texts.clusters)) < 6:
+        why = "the two differ nowhere" if zero.all() else "fewer than six documents cannot reach the level"
+        return Control.not_run("unrelated", rules_out, expected, why)
+    test = sign_flip(gap, list(view.texts.clusters), seed=seed, alpha=UNRELATED_ALPHA, structurally_zero=zero)
+    above, below = test.significant & (gap.mean(1) > 0), test.significant & (gap.mean(1) < 0)
+    ratio = float(np.exp(np.mean(np.log(mine.mean(1)[~zero] + TINY) - np.log(other.mean(1)[~zero] + TINY))))
+    return Control("unrelated", rules_out, expected, {"above": int(above.sum()), "below": int(below.sum()), "ratio": ratio}, bool(above.any()), len(gap),
+                   detail=f"p {test.min_p:.2g}; ratio is the geometric mean over cells")  # fmt: skip
+
+
+NOT_PAIRED = Control.not_run(
+    "paired",
+    "that one model is no better a predictor of these texts than the other",
+    "a difference of the loss over documents",
+    "activations were compared instead (level='sites')",
+)
