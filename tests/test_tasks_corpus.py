@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tracemalloc
 from collections import Counter
 from itertools import islice
 
@@ -234,3 +235,17 @@ def test_methods_take_blocks_of_one_length_from_many_files():
     assert 4 < len(few) <= 50 and {len(row) for row in few.ids} == {32}
     with pytest.raises(TaskError, match="no block of 200 tokens"):
         blocks_of(model, mt.corpus(["John gave a book"]), context=200, most=5, seed=0)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    peaks = []
+    for size in (2, 8):
+        (tmp_path / f"{size}.txt").write_text("Mary went to the store and gave a book.\n" * (25_000 * size))
+        corpus = mt.corpus(tmp_path / f"{size}.txt")
+        tracemalloc.start()
+        assert (
+            sum(len(b.ids) - 1 for b in corpus.blocks(bpe(), context=128, tokens=4000 * size)) == 4000 * size
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.25 * peaks[0]
