@@ -15,13 +15,17 @@ from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import ControlError, EditError, ResourceError, TaskError
 from microtome.methods.probing import capture as reading
 from microtome.methods.probing import controls as check
+from microtome.methods.probing import technique
 from microtome.methods.probing.design import design, split_control
-from microtome.methods.probing.options import ProbeOptions
+from microtome.methods.probing.options import Ask, ProbeOptions
 from microtome.methods.probing.reading import direction_of
 from microtome.methods.probing.sweeping import sweep_places
+from microtome.methods.probing.twin import random_twin
 from microtome.tasks.labelled import LabelledText, of_lists
+from microtome.tasks.lint import lint
 from microtome.trace.edits import Steer
 from microtome.trace.trace import Trace
+from microtome.zoo import planted
 
 LIGHT = {**probed.FAST, "causal": False}
 
@@ -218,3 +222,83 @@ def test_a_store_gives_the_same_numbers_and_another_datas_is_refused(model, tmp_
     np.testing.assert_allclose(some.effects.values, plain.effects.values, atol=1e-3)
     with pytest.raises(ResourceError):
         methods.probe(model, probed.texts(seed=1), store=kept, options=LIGHT)
+
+
+def _seen(model, data=None, **changes):
+    return controls(
+        methods.probe(model, probed.texts() if data is None else data, **{"options": LIGHT} | changes)
+    )
+
+
+def test_a_direction_that_any_would_be_fails_the_random_direction(model):
+    """At the embedding of the subject's own place words differ by the sign and little else once everything else is cut out."""
+    seen = _seen(planted_direction_alone(), sites="L*.resid_post@-1", kinds=("mass_mean",))
+    assert not seen["random_direction"].passed
+
+
+def planted_direction_alone():
+    """The planted model without decoys: its last token varies along one direction only, which every direction reads."""
+    kept = dict(planted.SUBJECTS)
+    planted.SUBJECTS.update(
+        {side: tuple(f"{side}{k}" for k in range(probed.WORDS)) for side in ("good", "bad")}
+    )
+    try:
+        return planted.planted_direction(seed=0, n=4).model
+    finally:
+        planted.SUBJECTS.update(kept)
+
+
+def test_a_trained_model_swapped_for_an_untrained_one_fails_against_its_twin(model):
+    assert not _seen(random_twin(model, 7))["random_twin"].passed
+
+
+def test_a_probe_that_knows_words_by_heart_is_not_selective():
+    rng = np.random.default_rng(0)
+    data = of_lists(
+        [f"text {i}" for i in range(240)],
+        [i // 3 % 2 for i in range(240)],
+        {"word": [i // 3 for i in range(240)]},
+    )
+    d = design(data, ProbeOptions.of(LIGHT), 0)
+    values = {("L0.resid_post", -1): rng.standard_normal((80, 150))[np.arange(240) // 3].astype(np.float32)}
+    cell = sweep_places(values, d, ("whitened",), None, ProbeOptions()).best()
+    control = check.selectivity(cell, values[cell.place], d, ProbeOptions(), 0)
+    assert not control.passed and control.observed["control labels"] > 0.9
+
+
+def test_a_question_that_tells_as_much_fails_ask_and_one_that_cannot_be_put_says_why(model):
+    assert not _seen(model, ask=probed.ASK)["ask"].passed
+    digits = replace(probed.texts(), classes=("0", "1"))
+    assert "no words" in _seen(model, digits)["ask"].detail
+    assert "token" in _seen(model, ask=Ask(("good", "good"), ("{text}",)))["ask"].detail
+
+
+def test_a_direction_that_the_model_does_not_read_fails_the_causal_test(model):
+    """The filler at the first place can be read off the stream; the answer does not depend on it."""
+    data = probed.texts()
+    loud = [int(t.split()[0] > "n") for t in data.texts]
+    other = replace(data, labels=tuple(loud), groups={})
+    seen = _seen(model, other, ask=probed.ASK, options=probed.FAST)
+    assert seen["causal"].passed is False
+
+
+def test_logistic_regression_on_labels_that_mean_nothing_fails_its_shuffles(model):
+    assert not _seen(model, probed.relabelled(probed.texts(), seed=5))["shuffled_logistic"].passed
+
+
+def test_the_linter_is_heard(model):
+    data = probed.texts()
+    named = replace(
+        data,
+        texts=tuple(f"{t} {'near' if y else 'late'}" for t, y in zip(data.texts, data.labels, strict=True)),
+    )
+    found = lint(named, seed=0)
+    assert found.errors or not found.clean
+    control = technique._linted(
+        lint(
+            replace(data, texts=(data.texts[0], *data.texts[1:-1], data.texts[0])),
+            [range(100), range(100, 150), range(150, 199)],
+            seed=0,
+        )
+    )
+    assert not control.passed and "duplicate" in control.detail

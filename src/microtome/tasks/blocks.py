@@ -160,7 +160,7 @@ def passages(corpus: Corpus, model: Any, n: int, context: int, seed: int) -> Pas
     checks.count(n, "n")
     found: list[Block] = []
     seen: dict[str, int] = {}
-    for block in blocks(corpus, model, context, 1 << 62, seed):
+    for block in blocks(corpus, model, context, 1 << 62, seed, "model"):
         # one per document and passage: neighbours in a text are no independent sample
         if len(block.ids) < context // 2 or seen.get(block.document) == block.start // (context * PASSAGE):
             continue
