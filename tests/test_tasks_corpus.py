@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tracemalloc
 from collections import Counter
 from itertools import islice
 
@@ -221,3 +222,31 @@ def test_a_streamed_dataset(tmp_path):
         assert corpus.hash == mt.corpus(f"hf:{tmp_path / folder}", column="body").hash
     with pytest.raises(TaskError, match="body"):
         mt.corpus(f"hf:{tmp_path / 'files'}")
+
+
+def test_methods_take_blocks_of_one_length_from_many_files():
+    from microtome.methods.texts import blocks_of
+
+    model = bpe()
+    found = blocks_of(model, mt.corpus(), context=32, most=6, seed=0)
+    assert len(found) == 6 and {len(row) for row in found.ids} == {32} and len(set(found.documents)) >= 4
+    assert all(row[0] == model.tokenizer.bos_token_id for row in found.ids)
+    few = blocks_of(model, mt.corpus(TEXTS), context=32, most=50, seed=0)
+    assert 4 < len(few) <= 50 and {len(row) for row in few.ids} == {32}
+    with pytest.raises(TaskError, match="no block of 200 tokens"):
+        blocks_of(model, mt.corpus(["John gave a book"]), context=200, most=5, seed=0)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    peaks = []
+    model = bpe()  # made before anything is counted
+    for size in (4, 12):
+        (tmp_path / f"{size}.txt").write_text("Mary went to the store and gave a book.\n" * (25_000 * size))
+        corpus = mt.corpus(tmp_path / f"{size}.txt")
+        tracemalloc.start()
+        assert (
+            sum(len(b.ids) - 1 for b in corpus.blocks(model, context=128, tokens=1000 * size)) == 1000 * size
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.25 * peaks[0]

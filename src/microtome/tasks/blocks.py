@@ -23,7 +23,9 @@ _STAGGER = 3
 _BREAKS = ("\n\n", "\n", " ")
 
 
-def blocks(corpus: Corpus, model: Any, context: int, tokens: int, seed: int, bos: Bos) -> Iterator[Block]:
+def blocks(
+    corpus: Corpus, model: Any, context: int, tokens: int, seed: int, bos: Bos = "model"
+) -> Iterator[Block]:
     """See `Corpus.blocks`. The arguments are checked at once, not when the first block is taken."""
     checks.count(tokens, "tokens")
     longest = model.facts.n_ctx
