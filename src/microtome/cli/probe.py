@@ -38,6 +38,10 @@ def probe(
     positive: Annotated[
         str, typer.Option(help="The class to tell from the others.", show_default=False)
     ] = "",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Groupings that may not straddle the split; repeat for more.", show_default="all"),
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     dtype: Dtype = None,
@@ -54,9 +58,20 @@ def probe(
     folder = job.folder(out, "probe", *[row.name for row in rows][:3])
     loaded = inputs.load(model, dtype, device)
     job.say_origin(loaded, to_stderr=json)
-    options = {"model": model, "texts": texts, "site": sites, "kind": kind, "words": words, "positive": positive or None, "seed": seed,
+    options = {"model": model, "texts": texts, "site": sites, "kind": kind, "words": words, "positive": positive or None, "by": by, "seed": seed,
                "dtype": dtype, "device": device}  # fmt: skip
-    result = job.run(lambda: _probe(loaded, rows, sites, kind, _ask(words), positive, seed), folder)
+    result = job.run(
+        lambda: _probe(
+            loaded,
+            rows,
+            sites,
+            kind,
+            _ask(words),
+            {"positive": positive, "by": tuple(by) if by else None},
+            seed,
+        ),
+        folder,
+    )
     job.finish(result, folder, job.command(["probe", *data], options), json=json)
 
 
@@ -71,12 +86,11 @@ def _ask(words: str | None) -> Any:
     return Ask((parts[0], parts[1]))
 
 
-def _probe(model: Any, rows: list[Any], sites: Any, kinds: Any, ask: Any, positive: str, seed: int) -> Result:
+def _probe(model: Any, rows: list[Any], sites: Any, kinds: Any, ask: Any, options: Any, seed: int) -> Result:
     from microtome import methods
     from microtome.methods.probing.options import KINDS
 
     where, which = sites or "L*.resid_post@-1", tuple(kinds or KINDS)
-    options = {"positive": positive}
     if len(rows) == 1:
         return methods.probe(model, rows[0], sites=where, kinds=which, ask=ask, options=options, seed=seed)
     return methods.generalisation(
