@@ -64,6 +64,7 @@ KINDS = {
     "examples": toy.max_activating,
     "description": toy.score_description,
     "functions": toy.functions,
+    "composition": lambda: toy.composed(4),
     "roles": lambda: toy.roles(4),
     "difference": toy.difference,
     "across": toy.across,

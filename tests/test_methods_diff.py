@@ -15,7 +15,7 @@ import planted
 import tiny
 from microtome import methods
 from microtome.controls.draws import against_draws, combined_p
-from microtome.errors import ControlError, ModelError, SiteError, TaskError
+from microtome.errors import ControlError, EditError, ModelError, ResultError, SiteError, TaskError
 from microtome.facade import Model
 from microtome.methods import DiffOptions, diff_controls, diff_runs, diffing
 from microtome.methods.diff_runs import Lockstep
@@ -267,6 +267,29 @@ def test_the_reading_finds_a_planted_word_and_not_another():
     bare = [Model(load_module(m.hf)) for m in (a, b)]
     with pytest.raises(TaskError, match="tokenizer"):
         methods.model_diff(*bare, ROWS, words=["good"], options=diffed.FEW)
+
+
+def test_the_difference_steers_the_first_model_towards_the_second():
+    """A constant added to the last MLP's bias is the difference, at every token; adding it gives the other model."""
+    import microtome as mt
+
+    a = Model(load_module(tiny.build("llama-bias")))
+
+    def push(hf):
+        hf.model.layers[2].mlp.down_proj.bias += torch.linspace(-1, 1, 24)
+
+    b = diffed.changed(a, push)
+    r = methods.model_diff(a, b, ROWS, options=diffed.FEW, seed=0)
+    found = methods.difference_direction(r, "L2.resid_post")
+    torch.testing.assert_close(found.vector, torch.linspace(-1, 1, 24), atol=1e-5, rtol=1e-5)
+    assert found.model == a.hash and found.made["second"] == b.hash
+    steered = a.run([ROWS[0]], edits=[mt.Steer("L2.resid_post", found.vector, 1.0)]).logits
+    torch.testing.assert_close(steered, b.run([ROWS[0]]).logits, atol=1e-4, rtol=1e-4)
+    for site, position in (("L2.mlp_out", None), ("L2.resid_post", 9)):
+        with pytest.raises(ResultError, match="kept"):
+            methods.difference_direction(r, site, position)
+    with pytest.raises(EditError):
+        methods.difference_direction(r, "L1.resid_post")
 
 
 # ---------------------------------------------------------------------------- data, options and bad input

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import tiny
 from microtome import methods, zoo
 from microtome.errors import ControlError, ModelError, TaskError
-from microtome.methods.weights import HeadCircuits, behave, predict, role_controls, roles
+from microtome.methods.weights import HeadCircuits, behave, composing, predict, role_controls, roles
 from microtome.model.factored import FactoredMatrix
 
 
@@ -214,6 +215,74 @@ def test_where_induction_can_tell() -> None:
         False,
         True,
     ]
+
+
+# composition
+
+
+def test_composition_scores_are_those_of_dense_products() -> None:
+    model = tiny.loaded("llama")
+    c = HeadCircuits(model)
+    found = composing.scores(c)
+    at = {head: k for k, head in enumerate(c.heads)}
+    for sender, reader in (((0, 0), (1, 3)), ((1, 2), (2, 1)), ((0, 3), (2, 2))):
+        a, qk, ov = c.ov(*sender).dense(), c.qk(*reader).dense(), c.ov(*reader).dense()
+        for kind, b in (("Q", qk), ("K", qk.T), ("V", ov)):
+            assert found[kind][at[sender], at[reader]] == pytest.approx(
+                float((a @ b).norm() / (a.norm() * b.norm())), rel=1e-5
+            )
+    assert np.isnan(found["Q"][at[1, 0], at[1, 1]]) and np.isnan(found["V"][at[2, 0], at[1, 1]])
+
+
+def test_moments_and_tail_under_a_random_rotation_are_as_stated() -> None:
+    gen = torch.Generator().manual_seed(0)
+    d, n = 24, 20000
+    s, t = (
+        v / v.sum() for v in (torch.rand(1, 6, generator=gen, dtype=torch.float64) ** 3 for _ in range(2))
+    )
+    frames = torch.linalg.qr(torch.randn(n, d, 6, generator=gen, dtype=torch.float64))[0].square()[:, :6]
+    drawn = (s @ frames @ t.T)[:, 0, 0]
+    variance = float(composing.rotation_variance(s, t, d))
+    assert float(drawn.mean()) == pytest.approx(1 / d, rel=0.03) and float(drawn.var()) == pytest.approx(
+        variance, rel=0.1
+    )
+    shape = 1 / (d**2 * variance)
+    for level in (0.05, 0.01):
+        limit = stats.gamma.isf(level, shape, scale=1 / (d * shape))
+        assert 0.6 * level < float((drawn > limit).double().mean()) < 1.4 * level
+
+
+def test_planted_composition_is_found_and_nothing_else(specimen) -> None:
+    r = methods.composition(specimen, draws=19, seed=0)
+    top = r.tables["pairs"].iloc[0]
+    assert (top.kind, top.sender, top.reader) == ("K", "L0H0", "L1H0") and r.verdict == "supported"
+    assert (r.tables["pairs"].p[1:] > 0.05).all()
+
+
+def test_random_weights_that_compose_fail(specimen, monkeypatch) -> None:
+    """Weights that are not random at all: the control says so."""
+    c = HeadCircuits(specimen)
+    assert composing._random_weights(c, 0).passed
+    monkeypatch.setattr(role_controls.RandomHeads, "_like", lambda self, weight: weight)
+    assert composing._random_weights(c, 0).passed is False
+
+
+def test_scores_as_low_as_at_the_start_fail() -> None:
+    import pandas as pd
+
+    base = pd.DataFrame({"kind": list("QKV"), "family": "kaiming", "largest": 0.2})
+    low, high = ({k: np.array([[np.nan, v]]) for k in "QKV"} for v in (0.1, 0.3))
+    assert composing._kaiming(high, base).passed and composing._kaiming(low, base).passed is False
+
+
+def test_composition_needs_two_layers_and_draws(specimen) -> None:
+    with pytest.raises(ControlError, match="draws"):
+        methods.composition(specimen, draws=3, seed=0)
+    from microtome.facade import Model
+    from microtome.model.load import load_module
+
+    with pytest.raises(ControlError, match="earlier"):
+        methods.composition(Model(load_module(tiny.build("gpt2", n_layer=1))), seed=0)
 
 
 # bad input

@@ -306,6 +306,27 @@ def roles(layers=30, n_heads=9):
     return Result("head_roles", query("head_roles"), None, tables, **judged())
 
 
+def composed(layers=30, n_heads=9):
+    rng = np.random.default_rng(32)
+    names = [f"L{layer}H{head}" for layer in range(layers) for head in range(n_heads)]
+    layer = np.repeat(np.arange(layers), n_heads)
+    arrays = {
+        k: np.where(layer[:, None] < layer[None], rng.uniform(0.02, 0.2, (len(names),) * 2), np.nan)
+        for k in "QKV"
+    }
+    pairs = [{"kind": "QKV"[i % 3], "sender": names[i], "reader": names[-1 - i], "score": 0.3 / (1 + i), "null_low": 0.03, "null_high": 0.05,
+              "z": 9.0 - i, "p": 0.0001 if i < 5 else 0.4} for i in range(9)]  # fmt: skip
+    heads = pd.DataFrame({"site": names, "layer": layer, "head": [int(n.split("H")[1]) for n in names]})
+    return Result(
+        "composition",
+        query("composition"),
+        None,
+        {"pairs": pd.DataFrame(pairs), "heads": heads},
+        arrays,
+        **judged(),
+    )
+
+
 def components(n=16):
     k = np.arange(1, n + 1)
     value = 0.92 * (1 - np.exp(-k / 4.0))

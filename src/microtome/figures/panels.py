@@ -29,6 +29,7 @@ MODULES = {
     "ablation": "ablation",
     "attention_patterns": "attention",
     "component_set": "sets",
+    "composition": "composition",
     "circuit_discovery": "discovery",
     "circuit_evaluation": "circuit_tests",
     "circuit_robustness": "robustness",

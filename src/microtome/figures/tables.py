@@ -39,6 +39,10 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "accuracy": (("part", "what", "value"), ("low", "high", "n")),
     "training": (("run", "step", "loss"), ()),
     "progress": (("step", "measure", "value"), ("null_low", "null_high")),
+    "pairs": (("kind", "sender", "reader", "score", "z", "p"), ("null_low", "null_high")),
+    "roles": (("site", "role", "predicted", "flagged"), ("null_high", "p")),
+    "ranks": (("role", "text", "spearman", "p"), ("null_low", "null_high", "auroc")),
+    "ablations": (("heads", "text", "where", "rise"), ("low", "high", "null_low", "null_high", "p", "n")),
     "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),
     "reliability": (("predicted", "observed"), ("low", "high", "n")),
     "matrix": (
@@ -75,9 +79,6 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "logits": (("unit", "side", "token", "value"), ("null",)),
     "strata": (("unit", "stratum", "from", "predicted"), ("n",)),
     "predictors": (("reader", "value", "top_only"), ("low", "high", "shuffled_low", "shuffled_high")),
-    "roles": (("site", "role", "predicted", "flagged"), ("null_high", "p")),
-    "ranks": (("role", "text", "spearman", "p"), ("null_low", "null_high", "auroc")),
-    "ablations": (("heads", "text", "where", "rise"), ("low", "high", "null_low", "null_high", "p", "n")),
 }
 _TEXT = frozenset({"metric", "position", "note", "detail", "why", "kind"})
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from microtome.methods.diff_copies import merged_copy as merged_copy
     from microtome.methods.diff_copies import quantised_copy as quantised_copy
     from microtome.methods.diff_patching import cross_model_patching
+    from microtome.methods.diff_reading import difference_direction as difference_direction
     from microtome.methods.diffing import DiffOptions as DiffOptions
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
     from microtome.methods.token_attributing import token_attribution
+    from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
@@ -45,6 +47,7 @@ _HOMES = {
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
     "component_set": "sets",
+    "composition": "weights.composing",
     "cross_model_patching": "diff_patching",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
@@ -71,6 +74,7 @@ __all__ = [
     "attribution_patching",
     "behaviour",
     "component_set",
+    "composition",
     "cross_model_patching",
     "das",
     "direct_logit_attribution",
@@ -90,7 +94,12 @@ __all__ = [
     "unsupervised",
 ]
 
-_HELPERS = {"DiffOptions": "diffing", "merged_copy": "diff_copies", "quantised_copy": "diff_copies"}
+_HELPERS = {
+    "DiffOptions": "diffing",
+    "difference_direction": "diff_reading",
+    "merged_copy": "diff_copies",
+    "quantised_copy": "diff_copies",
+}
 """What techniques take, and what makes it."""
 
 _NAMES = {"das": "distributed_alignment_search"}

@@ -52,7 +52,7 @@ class Blocks:
 def blocks_of(model: Model, texts: Any, *, context: int, most: int, seed: int) -> Blocks:
     """At most `most` blocks of exactly `context` tokens, in random order, from different documents first.
 
-    texts: a corpus with `.blocks(model, context=, tokens=, seed=)`, or a list of texts or of id lists (each one document).
+    texts: a corpus (`mt.corpus()`; its files count as documents), or a list of texts or of id lists (each one document).
     A text's last incomplete block is left out; what the tokenizer puts in front of a text stands in its first block only.
 
     Raises
@@ -72,8 +72,7 @@ def blocks_of(model: Model, texts: Any, *, context: int, most: int, seed: int) -
             instead="a shorter context",
         )
     if hasattr(texts, "blocks"):
-        found = texts.blocks(model, context=context, tokens=context * most, seed=seed)
-        return _given(found)
+        return _of_corpus(model, texts, context, most, seed)
     if isinstance(texts, str) or not isinstance(texts, Sequence) or not len(texts):
         raise TaskError(
             "no texts were given",
@@ -98,17 +97,20 @@ def blocks_of(model: Model, texts: Any, *, context: int, most: int, seed: int) -
     return Blocks(tuple(block for *_, block in chosen), tuple(f"text {d}" for _, _, d, _ in chosen))
 
 
-def _given(found: Any) -> Blocks:
-    ids = getattr(found, "ids", found)
-    documents = getattr(found, "documents", None)
-    rows = tuple(tuple(int(i) for i in row) for row in ids)
-    if not rows:
+def _of_corpus(model: Model, corpus: Any, context: int, most: int, seed: int) -> Blocks:
+    """The beginnings of a corpus's blocks; those that are shorter than the context are passed over."""
+    longest = 2 * context if model.facts.n_ctx is None else min(2 * context, model.facts.n_ctx)
+    ids, documents = [], []
+    for block in corpus.blocks(model, context=longest, tokens=16 * context * most, seed=seed):
+        if len(block.ids) >= context:
+            ids.append(tuple(block.ids[:context]))
+            documents.append(str(block.document).partition("#")[0])
+        if len(ids) == most:
+            break
+    if not ids:
         raise TaskError(
-            "the corpus gave no block", why="it has no text of this length", instead="a larger corpus"
+            f"the corpus has no text of {context} tokens",
+            why="all of its documents are shorter",
+            instead="a smaller context",
         )
-    return Blocks(
-        rows,
-        tuple(map(str, documents))
-        if documents is not None
-        else tuple(f"block {i}" for i in range(len(rows))),
-    )
+    return Blocks(tuple(ids), tuple(documents))

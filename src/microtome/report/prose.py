@@ -37,6 +37,7 @@ TITLE = {
     "attention_patterns": "What the heads attend to",
     "component_set": "The smallest set found",
     "circuit_discovery": "A circuit of edges",
+    "composition": "Which heads read which",
     "circuit_evaluation": "A circuit tested",
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
@@ -64,6 +65,7 @@ _ASKED = {
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
+    "composition": "By the weights alone: how much of what each head writes do later heads read by their queries, keys and values, and how much would they if one were turned at random?",
     "circuit_discovery": "Which edges does the model need: what one part writes and another reads, everything else carrying the corrupt prompt's values?",
     "circuit_evaluation": "Do these edges carry the behaviour, all of it and nothing else, and would other edges have done as well?",
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
@@ -138,6 +140,10 @@ _LIMITS = {
     "component_set": (
         "A faithful set is not the only one: parts that are backups of each other can be left out in turn.",
         "Faithfulness is about these prompts, this metric and this replacement for everything else.",
+    ),
+    "composition": (
+        "A large score says that one head could read another, not that it does on any text.",
+        "Two heads may share a direction that everything writes and everything reads.",
     ),
     "circuit_discovery": (
         "Other edges may do the same work when these are gone, and under another of the six choices others may be found.",

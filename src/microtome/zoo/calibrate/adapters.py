@@ -25,6 +25,7 @@ FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
+    "composition": "it says which heads could read which, where a specimen's mechanism says which do on its task",
     "directional_ablation": "it tests one direction that it is given, and flags no part of the model",
     "cross_model_patching": "it needs two models, and a specimen is one; a planted difference is located in its own tests",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
