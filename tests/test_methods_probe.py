@@ -68,7 +68,7 @@ def test_its_direction_is_a_value_that_steers(model, found):
         steer = Steer(f"{direction.site}@-1", direction.vector, coefficient)
         last = model.run([text], edits=[steer], logits="last").logits[0, -1]
         assert float(last[good] - last[bad]) * sign > 1.0
-    assert direction_of(found).site.point == "resid_post"
+    assert methods.direction_of(found).site.point == "resid_post" and methods.Ask is Ask
     with pytest.raises(EditError):
         direction.check("another model", model.facts.d_model)
     with pytest.raises(EditError):
