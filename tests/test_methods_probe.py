@@ -11,6 +11,7 @@ import torch
 import microtome as mt
 import probed
 from microtome import methods
+from microtome.controls.discrimination import auroc
 from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import ControlError, EditError, ResourceError, TaskError
 from microtome.methods.probing import capture as reading
@@ -67,7 +68,7 @@ def test_its_direction_is_a_value_that_steers(model, found):
         steer = Steer(f"{direction.site}@-1", direction.vector, coefficient)
         last = model.run([text], edits=[steer], logits="last").logits[0, -1]
         assert float(last[good] - last[bad]) * sign > 1.0
-    assert direction_of(found).site.point == "resid_post"
+    assert methods.direction_of(found).site.point == "resid_post" and methods.Ask is Ask
     with pytest.raises(EditError):
         direction.check("another model", model.facts.d_model)
     with pytest.raises(EditError):
@@ -95,6 +96,16 @@ def test_a_leaked_split_makes_the_result_invalid(model):
     data = probed.texts()
     result = methods.probe(model, data, options={**LIGHT, "by": ()})
     assert result.verdict == "invalid" and not controls(result)["split"].passed
+
+
+def test_a_split_by_some_groupings_is_a_choice_that_is_said(model):
+    data = probed.texts()
+    first = tuple(t.split()[0] for t in data.texts)
+    both = replace(data, groups={**data.groups, "first": first})
+    control = controls(methods.probe(model, both, kinds=("mass_mean",), options={**LIGHT, "by": ("word",)}))[
+        "split"
+    ]
+    assert control.passed and "as asked" in control.detail
 
 
 def test_a_leak_shows_in_shuffled_labels_too():
@@ -302,3 +313,37 @@ def test_the_linter_is_heard(model):
         )
     )
     assert not control.passed and "duplicate" in control.detail
+
+
+def test_an_average_leaves_out_the_first_token_and_every_pad(model):
+    data = replace(
+        probed.texts().subset(range(6)),
+        texts=("is", "red is", "good0 is", "red good1 is", "bad0 red is", "old good2 is"),
+        groups={},
+    )
+    texts = reading.encoded(model, data)
+    (place,) = [("L2.resid_post", reading.MEAN)]
+    pooled = reading.capture(model, texts, [place])[place]
+    for i, ids in enumerate(texts.ids):
+        alone = model.run([list(ids)], ["L2.resid_post"], logits=None)["L2.resid_post"][0].numpy()
+        np.testing.assert_allclose(pooled[i], alone[1:].mean(0), atol=1e-5)
+    values, mask = reading.sequences(model, texts, "L2.resid_post")
+    assert mask.sum(1).tolist() == [len(ids) - 1 for ids in texts.ids] and not mask[:, 0].any()
+    np.testing.assert_allclose(
+        (values * mask[..., None]).sum(1) / mask.sum(1, keepdims=True), pooled, atol=1e-5
+    )
+
+
+def test_the_place_is_chosen_on_validation_texts_so_the_test_owes_nothing_to_the_choice():
+    """Forty places of noise: the chosen one's AUROC on test texts is at chance on average, its validation AUROC is not."""
+    rng = np.random.default_rng(0)
+    data = of_lists([f"text {i}" for i in range(60)], [i % 2 for i in range(60)])
+    options = ProbeOptions()
+    held, tested = [], []
+    for run in range(60):
+        d = design(data, options, run)
+        values = {("L0.resid_post", k): rng.standard_normal((60, 4)).astype(np.float32) for k in range(40)}
+        best = sweep_places(values, d, ("mass_mean",), None, options).best()
+        held.append(best.validation)
+        tested.append(float(auroc(best.scores[d.test], d.truth[d.test])[0]))
+    assert np.mean(held) > 0.85 and abs(np.mean(tested) - 0.5) < 4 * np.std(tested) / np.sqrt(60)

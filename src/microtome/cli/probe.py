@@ -1,14 +1,13 @@
-"""`microtome probe`: whether a label can be read from activations, where, and whether the model uses what is read."""
+"""`microtome probe`: is a label readable from activations, better than without them, and does the model use what is read."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import inputs, job, output
-from microtome.cli.inputs import DEFAULT, Device, Dtype, Json, ModelName, Seed
+from microtome.cli import inputs, job
+from microtome.cli.inputs import Device, Dtype, Json, ModelName, Seed
 from microtome.cli.job import Out
 
 if TYPE_CHECKING:
@@ -16,71 +15,84 @@ if TYPE_CHECKING:
 
 __all__ = ["probe"]
 
-SITES = "L*.resid_post@-1"
+Data = Annotated[list[str], typer.Argument(help="Labelled text: a file, or a built-in dataset (cities, ...); several give a matrix.", show_default=False)]  # fmt: skip
 
 
 def probe(
-    data: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="DATA|FILE...",
-            help="Datasets by name (microtome tasks datasets) or files with the columns text and label; several give a matrix.",
-            show_default=False,
-        ),
-    ],
-    model: ModelName = DEFAULT,
-    site: Annotated[
+    data: Data,
+    model: ModelName = inputs.DEFAULT,
+    texts: Annotated[
+        int, typer.Option("-n", "--texts", min=20, help="How many texts of each dataset.")
+    ] = 400,
+    sites: Annotated[
         list[str] | None,
-        typer.Option(help=f"Where to read; repeat for more. Default: {SITES}.", show_default=False),
+        typer.Option("--site", help="Where to read; repeat for more.", show_default="L*.resid_post@-1"),
     ] = None,
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "-n",
-            "--texts",
-            min=8,
-            help="Texts of each dataset; default: 400, of a file all.",
-            show_default=False,
-        ),
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Kinds of probe; repeat for more.", show_default="all")
     ] = None,
-    causal: Annotated[bool, typer.Option(help="Test whether the model uses the direction.")] = True,
+    words: Annotated[
+        str | None,
+        typer.Option(help="Answers that stand for the classes: NEGATIVE,POSITIVE.", show_default=False),
+    ] = None,
+    positive: Annotated[
+        str, typer.Option(help="The class to tell from the others.", show_default=False)
+    ] = "",
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Groupings that may not straddle the split; repeat for more.", show_default="all"),
+    ] = None,
     seed: Seed = 0,
     out: Out = None,
     dtype: Dtype = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Read a label from activations, beside shuffled labels, a random twin of the model, surface features and asking the model.
+    """Train probes on labelled text and hold them against shuffled labels, an untrained twin, words, length and asking.
 
-    With several datasets also: whether a probe of one works on the others. Writes OUT/report.html and OUT/result.
-    """  # fmt: skip
-    sets = [inputs.labels(name, n, seed) for name in data]
-    folder = job.folder(out, *(s.name for s in sets[:3]), Path(model).name)
+    Writes OUT/report.html and OUT/result.
+    """
+    from microtome.tasks.dataset import labelled
+
+    rows = [labelled(one, n=texts, seed=seed) for one in data]
+    folder = job.folder(out, "probe", *[row.name for row in rows][:3])
     loaded = inputs.load(model, dtype, device)
     job.say_origin(loaded, to_stderr=json)
-    for one in sets:
-        job.stream(json).print(output.visible(repr(one)), soft_wrap=True)
-    sites = tuple(site or [SITES])
-    result = job.run(lambda: _probe(loaded, sets, sites, causal, seed), folder)
-    options = {
-        "model": model,
-        "site": site,
-        "texts": n,
-        "no-causal": not causal,
-        "seed": seed,
-        "dtype": dtype,
-        "device": device,
-    }
+    options = {"model": model, "texts": texts, "site": sites, "kind": kind, "words": words, "positive": positive or None, "by": by, "seed": seed,
+               "dtype": dtype, "device": device}  # fmt: skip
+    result = job.run(
+        lambda: _probe(
+            loaded,
+            rows,
+            sites,
+            kind,
+            _ask(words),
+            {"positive": positive, "by": tuple(by) if by else None},
+            seed,
+        ),
+        folder,
+    )
     job.finish(result, folder, job.command(["probe", *data], options), json=json)
 
 
-def _probe(model: Any, sets: list[Any], sites: tuple[str, ...], causal: bool, seed: int) -> Result:
+def _ask(words: str | None) -> Any:
+    if words is None:
+        return None
+    from microtome.methods.probing.options import Ask
+
+    parts = [part.strip() for part in words.split(",")]
+    if len(parts) != 2 or not all(parts):
+        raise typer.BadParameter(f"--words {words}: two answers, NEGATIVE,POSITIVE")
+    return Ask((parts[0], parts[1]))
+
+
+def _probe(model: Any, rows: list[Any], sites: Any, kinds: Any, ask: Any, options: Any, seed: int) -> Result:
     from microtome import methods
     from microtome.methods.probing.options import KINDS
 
-    options = {"causal": causal}
-    if len(sets) == 1:
-        return methods.probe(model, sets[0], sites=sites, options=options, seed=seed)
+    where, which = sites or "L*.resid_post@-1", tuple(kinds or KINDS)
+    if len(rows) == 1:
+        return methods.probe(model, rows[0], sites=where, kinds=which, ask=ask, options=options, seed=seed)
     return methods.generalisation(
-        model, sets, sites=sites, kinds=KINDS, each=True, options=options, seed=seed
+        model, rows, sites=where, kinds=which, each=True, options=options, seed=seed
     )

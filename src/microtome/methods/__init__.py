@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.probing.generalising import generalisation
+    from microtome.methods.probing.options import Ask as Ask
+    from microtome.methods.probing.options import ProbeOptions as ProbeOptions
+    from microtome.methods.probing.reading import direction_of as direction_of
     from microtome.methods.probing.technique import probe
     from microtome.methods.probing.unlabelled import unsupervised
     from microtome.methods.removing import directional_ablation
@@ -95,8 +98,11 @@ __all__ = [
 ]
 
 _HELPERS = {
+    "Ask": "probing.options",
     "DiffOptions": "diffing",
+    "ProbeOptions": "probing.options",
     "difference_direction": "diff_reading",
+    "direction_of": "probing.reading",
     "merged_copy": "diff_copies",
     "quantised_copy": "diff_copies",
 }
