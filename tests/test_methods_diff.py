@@ -17,7 +17,7 @@ from microtome import methods
 from microtome.controls.draws import against_draws, combined_p
 from microtome.errors import ControlError, EditError, ModelError, ResultError, SiteError, TaskError
 from microtome.facade import Model
-from microtome.methods import DiffOptions, diff_controls, diff_runs, diffing
+from microtome.methods import DiffOptions, diff_runs, diff_words, diffing
 from microtome.methods.diff_runs import Lockstep
 from microtome.methods.diff_tokens import tokenizer_diff
 from microtome.methods.diff_weights import weight_diff
@@ -354,6 +354,48 @@ def test_other_tokenizers_are_told_apart_and_text_is_still_compared():
         methods.model_diff(a, b, ROWS, level="text")
 
 
+def test_activations_are_compared_at_the_ends_of_words_where_both_have_them(monkeypatch):
+    """One tokenizer cuts words into letters, the other does not; both read the same embedding at the end of a word."""
+    hf = tiny.build("llama")
+    a, b = (
+        Model(load_module(hf, tokenizer=_letters())),
+        Model(load_module(copy.deepcopy(hf), tokenizer=_letters("a0"))),
+    )
+    texts = [f"a{k % 9} b{k % 7} a0 c{k % 5} b{k % 3}" for k in range(12)]
+    with pytest.raises(ModelError, match="level 'sites'") as error:
+        methods.model_diff(a, b, texts)
+    assert "level='words'" in error.value.instead and "level='text'" in error.value.instead
+    r = methods.model_diff(a, b, texts, sites="L*.resid_post", level="words", seed=0)
+    assert r.verdict == "supported" and r.control("other_words").observed["sites where it is"] == 3
+    cells = r.tables["cells"]
+    assert (cells["null_low"] > r.effects.values.mean(1)[:, 0]).all()
+    r.figure()
+    monkeypatch.setattr(
+        diff_words.np, "roll", lambda x, n: x
+    )  # the null of other words that are the same ones
+    assert (
+        methods.model_diff(a, b, texts, sites="L*.resid_post", level="words", seed=0).verdict != "supported"
+    )
+    monkeypatch.undo()
+    with pytest.raises(TaskError, match="2 words"):
+        methods.model_diff(a, b, ["a1 b2", "a1 b2 c3 a4"], level="words")
+    other = Model(load_module(tiny.build("llama", num_hidden_layers=2), tokenizer=_letters("a0")))
+    with pytest.raises(ModelError, match="no common places") as error:
+        methods.model_diff(a, other, texts, level="words")
+    assert "3 layers of width 24 against 2 of 24" in error.value.why
+
+
+def _letters(*whole):
+    """Words cut into letters and digits, but for those in `whole`; the same ids for the pieces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {c: 3 + i for i, c in enumerate("abc0123456789?")} | {w: 60 + i for i, w in enumerate(whole)}
+    made = Tokenizer(models.BPE(vocab, [("a", "0")] if whole else [], unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made)
+
+
 def test_the_first_text_that_is_cut_otherwise_is_shown():
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -445,4 +487,3 @@ def test_an_adapter_is_merged_into_a_copy(llama):
 
 def test_no_control_is_declared_and_never_judged(found):
     assert {c.name for c in found.controls} == set(methods.model_diff.spec.controls)
-    assert diff_controls.NOT_PAIRED.passed is None

@@ -22,6 +22,7 @@ from microtome.methods.diff_runs import Compared, Lockstep
 from microtome.methods.diff_text import outputs, text_level
 from microtome.methods.diff_tokens import Comparable, Level, check_level, comparable
 from microtome.methods.diff_weights import WeightDiff, weight_diff
+from microtome.methods.diff_words import word_level
 from microtome.methods.setting import sites_of
 from microtome.model.binding import Binding, bind
 from microtome.model.copies import Noise, copy_of, noise_like, put, tensors_of
@@ -59,7 +60,7 @@ class DiffOptions:
     memory: int = 1 << 30
 
 
-@technique("model_diff", "1", controls=(*MANDATORY, "unrelated", "reading", "paired"), mandatory=("same_model",),
+@technique("model_diff", "1", controls=(*MANDATORY, "unrelated", "reading", "paired", "other_words"), mandatory=("same_model",),
            figure="microtome.figures.diffing:draw", random=True)  # fmt: skip
 def model_diff(
     a: Model,
@@ -84,7 +85,8 @@ def model_diff(
     sites: points of layers with a value per token.
     unrelated: another fine-tune of `a` of about the same size: what any training does.
     words: what `b` may have been trained on; whether the difference promotes them is tested.
-    level: "sites"; "outputs" where only tokens agree, and "text" where nothing does: what is left is then compared.
+    level: "sites"; "outputs" where only tokens agree; "words" (ends of words) where layers and width agree; "text" where nothing
+        does: what is left is then compared, against another null.
     alpha: level; with 19 noise models the smallest p is 0.05.
 
     Returns a Result: effects [site, (position,) prompt, metric]: relative_norm, the norm of the difference over the mean of both
@@ -104,6 +106,8 @@ def model_diff(
     check_level(found, level)
     if level == "text":
         return text_level(a, b, texts, found, alpha, seed)
+    if level == "words":
+        return word_level(a, b, texts, sites_of(a, sites), found, alpha, seed)
     if level == "outputs":
         return outputs(a, b, texts, found, alpha, seed)
     if o.positions and not texts.aligned:
@@ -144,7 +148,7 @@ def _sites(q: _Question, unrelated: Model | None, words: tuple[str, ...]) -> Res
         judged.noise(view, tests, q.alpha, moved=strongest[1] > 0),
         judged.unrelated(view, real, third, tests, q.seed),
         reading.control(q.alpha),
-        judged.NOT_PAIRED,
+        *judged.OTHER_LEVELS,
     ]
     p, least = judged.p_of(tests, reading.test, moved=strongest[1] > 0)
     mandatory = MANDATORY if draws else ("same_model", "noise_models")
