@@ -201,6 +201,12 @@ def memory(folder: str, sizes: tuple[int, ...], budget: int) -> list[dict]:
     return rows
 
 
+def probes() -> dict:
+    """Seconds of a sweep of probes, in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.probes"], check=True, capture_output=True, text=True, cwd=HERE.parent)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 def machine() -> dict:
     """Where this was measured."""
     names = [
@@ -225,7 +231,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges"])
+    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "probes"])
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -239,6 +245,8 @@ def main() -> None:
         out["cold"] = cold(folder, given.repeats)
     if "memory" in given.only:
         out["memory"] = memory(folder, (4, 16, 64), 64 << 20)
+    if "probes" in given.only:
+        out["probes"] = probes()
     if "edges" in given.only:
         peers = None if given.no_peers else peers_python(given.peers)
         out["edge_memory"] = edges.memory(folder)

@@ -34,6 +34,7 @@ def page() -> str:
     if heads:
         parts += ["## All 270 heads", _times(heads), _ratios(heads)]
     parts += _edges(data.get("edges"), data.get("edge_memory"))
+    parts += _probes(data.get("probes"))
     parts += _capture(data.get("capture")) + _memory(data.get("memory")) + _cold(data.get("cold"))
     return "\n\n".join(parts) + "\n"
 
@@ -254,6 +255,15 @@ def _paired(who: dict, other: dict) -> float:
     if len(own) != len(theirs):
         return float(who["seconds"] / other["seconds"])
     return statistics.median(a / b for a, b in zip(own, theirs, strict=True))
+
+
+def _probes(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    said = (f"{found['places']} places of {found['texts']:,} texts, five kinds of probe, 1,000 shuffles of the labels at every place, after the capture: "
+            f"{found['seconds']:.0f} s (promised: at most 240), of which the sweep {found['sweep']:.0f} s, 200 logistic probes on shuffled labels "
+            f"{found['logistic']:.0f} s, attention-pooled probes {found['attention']:.0f} s.")  # fmt: skip
+    return ["## A sweep of probes", said]
 
 
 def _memory(found: list | None) -> list[str]:

@@ -84,11 +84,27 @@ def extensions() -> str:
         parts.append(f"## {kind.capitalize()}\n\n{intro}\n\n{_table(('name', 'from', *head), rows)}")
     return f"""# What can be extended
 
-A family, a task, a metric or a technique is one file and one registry entry. A package of your own adds one by an entry
-point in the group `microtome.families`, `microtome.tasks`, `microtome.metrics` or `microtome.techniques`; nothing in
-Microtome changes. CONTRIBUTING.md has an example of each in about 20 lines. This page lists what is installed here.
+A family, a task, a dataset, a metric or a technique is one file and one registry entry. A package of your own adds one by an entry
+point in the group `microtome.families`, `microtome.tasks`, `microtome.datasets`, `microtome.metrics` or
+`microtome.techniques`; nothing in Microtome changes. CONTRIBUTING.md has an example of each in about 20 lines. This page lists what is installed here.
 
-{chr(10).join(parts)}"""
+{chr(10).join(parts)}
+{_word_pairs()}"""
+
+
+def _word_pairs() -> str:
+    """Relations of words and corpora: no registry, a table all the same."""
+    from microtome.tasks.corpus import CORPORA
+    from microtome.tasks.word_pairs import KINDS, word_pairs
+
+    # WordNet is the user's own: whether it is there must not change this page
+    made = {name: word_pairs(name) for name in KINDS if name != "antonyms_wordnet"}
+    rows = [(f"`{name}`", w.relation, len(w), w.source) for name, w in made.items()]
+    rows.append(("`antonyms_wordnet`", "word -> its opposite", "", "the user's own WordNet, where there is one"))
+    pairs = _table(("name", "relation", "pairs", "source"), rows)
+    corpora = _table(("call", "what it holds"), [(f"`{call}`", what) for call, what in CORPORA.items()])
+    head = "`microtome.tasks.word_pairs.word_pairs(NAME, model)`; pairs of your own are a list."
+    return f"## Word pairs\n\n{head}\n\n{pairs}\n## Corpora\n\n{corpora}"
 
 
 def _owners(kind: str) -> dict[str, str]:
@@ -108,6 +124,12 @@ def _task(found: Any) -> Sequence[object]:
     summary = getattr(found, "summary", None) or str(found.__doc__ or "").partition("\n")[0]
     changes = ", ".join(getattr(found, "counterfactuals", {}))
     return summary, ", ".join(getattr(found, "variables", ())), changes
+
+
+def _dataset(found: Any) -> Sequence[object]:
+    summary = getattr(found, "summary", None) or str(found.__doc__ or "").partition("\n")[0]
+    most = found.most() * found.per if hasattr(found, "most") else ""
+    return summary, getattr(found, "about", ""), most, getattr(found, "readable", "") or "no word", getattr(found, "source", "")
 
 
 def _metric(found: Any) -> Sequence[object]:
@@ -131,6 +153,11 @@ _KINDS: dict[str, tuple[str, Sequence[str], Callable[[Any], Sequence[object]]]] 
         "A subclass of `microtome.tasks.generator.Generator`, or any function `(model, n, seed, **options) -> PairTask`.",
         ("asks", "variables", "counterfactuals"),
         _task,
+    ),
+    "datasets": (
+        "A `microtome.tasks.sets.base.Dataset`, or any function `(n, seed) -> LabelledText`; `mt.labelled(NAME)` gives it.",
+        ("for example", "the label says", "texts at most", "what of the words tells the label", "source"),
+        _dataset,
     ),
     "metrics": (
         "A `microtome.metrics.Metric`: a pure function from logits to one number per prompt.",

@@ -126,3 +126,24 @@ def test_bad_files_are_refused_in_words(small, tmp_path):
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
         done = run("tasks", "show", file)
         assert done.exit_code == 1 and "instead:" in done.stderr and done.stdout == "", name
+
+
+def test_datasets_are_listed_and_one_is_described_with_what_the_linter_says(tmp_path):
+    said = run("tasks", "datasets").stdout
+    assert "neg_cities" in said and "past_tense" in said and "standard library" in said
+    told = json.loads(run("tasks", "datasets", "--json").stdout)
+    assert {d["name"] for d in told["labelled"]} >= {"cities", "likely"} and told["corpora"]
+    assert {d["name"] for d in told["word_pairs"]} >= {"antonyms", "capitals"}
+    said = run("tasks", "describe", "cities", "-n", "40").stdout
+    assert "whether the city is in that country" in said and "checks against shuffled labels" in said
+    file = tmp_path / "mine.csv"
+    file.write_text(
+        "text,label\n" + "".join(f"word{i} {'plus' if i % 2 else 'minus'},{i % 2}\n" for i in range(40))
+    )
+    told = json.loads(run("tasks", "describe", str(file), "--json").stdout)
+    assert told["counts"] == {"0": 20, "1": 20} and {f["kind"] for f in told["findings"]} >= {
+        "word",
+        "groups",
+    }
+    done = run("tasks", "describe", "citties")
+    assert done.exit_code == 1 and "did you mean" in done.stderr

@@ -27,21 +27,48 @@ from microtome.figures import (
     overview,
     patching,
     pictures_of,
+    prompts,
     sets,
     static_svg,
+    tokens,
 )
 from microtome.figures.panels import MODULES
 from microtome.figures.tables import COLUMNS
 from microtome.results import Labelled, Result, verdict
 
 KINDS = {
-    "behaviour": toy.behaviour, "residual": lambda: toy.patching(layers=2), "parts": lambda: toy.patching(("attn_out", "mlp_out"), 2),
-    "heads": lambda: toy.heads(layers=4), "attribution": lambda: toy.heads("attribution_patching", layers=4), "direct": lambda: toy.direct(4),
-    "lens": lambda: toy.lens(4), "ablation": lambda: toy.ablation(4), "attention": toy.attention, "all heads": lambda: toy.attention(all_heads=4),
-    "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
-    "difference": toy.difference, "across": toy.across,
-    "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "dissect": lambda: toy.dissect(layers=4),
-}  # fmt: skip
+    "behaviour": toy.behaviour,
+    "residual": lambda: toy.patching(layers=2),
+    "parts": lambda: toy.patching(("attn_out", "mlp_out"), 2),
+    "heads": lambda: toy.heads(layers=4),
+    "attribution": lambda: toy.heads("attribution_patching", layers=4),
+    "direct": lambda: toy.direct(4),
+    "lens": lambda: toy.lens(4),
+    "ablation": lambda: toy.ablation(4),
+    "attention": toy.attention,
+    "all heads": lambda: toy.attention(all_heads=4),
+    "set": toy.components,
+    "alignment": toy.alignment,
+    "evaluation": toy.evaluation,
+    "robustness": toy.robustness,
+    "unsupervised": toy.unsupervised,
+    "generalisation": toy.generalisation,
+    "probe": toy.probe,
+    "paths": lambda: toy.paths(12),
+    "dynamics": toy.dynamics,
+    "dissect": lambda: toy.dissect(layers=4),
+    "prompts": toy.prompts,
+    "steering": toy.steering,
+    "removal": toy.removal,
+    "tokens": toy.attributed,
+    "examples": toy.max_activating,
+    "description": toy.score_description,
+    "functions": toy.functions,
+    "composition": lambda: toy.composed(4),
+    "roles": lambda: toy.roles(4),
+    "difference": toy.difference,
+    "across": toy.across,
+}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -349,3 +376,33 @@ def test_a_dissection_is_drawn_by_its_first_map_and_says_so_when_it_has_none():
 def test_a_kind_of_another_package_has_the_figure_its_technique_names():
     assert pictures_of(Result("homegrown")) == ()
     assert pictures_of(Result("homegrown", query=toy.query("nobody_installed_this"))) == ()
+
+
+def test_a_factor_stands_on_the_band_of_wordings_and_every_wording_is_drawn():
+    result = toy.prompts()
+    figure = prompts.draw(result)
+    bars = {
+        y: x for t in figure.data if t.type == "bar" and t.xaxis == "x" for y, x in zip(t.y, t.x, strict=True)
+    }
+    assert bars[0] == pytest.approx(float(np.nanmean(result.effects.values[0])), abs=1e-5)
+    assert len([t for t in figure.data if t.type == "bar" and t.xaxis == "x2"]) >= 1
+    assert any(s.x0 == -0.9 and s.x1 == 0.9 for s in figure.layout.shapes)
+    assert "in other words" in words(figure)
+    points = [t for t in prompts.wordings(result).data if t.mode == "markers"]
+    assert len(points) == 3 and all(len(t.x) == 3 for t in points)
+
+
+def test_deletion_curves_start_at_nothing_removed_and_stand_on_random_orders():
+    result = toy.attributed()
+    figure = tokens.draw(result)
+    lines = [t for t in figure.data if t.mode == "lines+markers"]
+    assert len(lines) == 6 and all(t.x[0] == 0 and t.y[0] == 0 for t in lines)
+    assert list(lines[0].y[1:]) == pytest.approx([-3 * x**0.4 for x in (0.25, 0.5, 0.75, 1.0)])
+    assert {t.line.dash for t in lines} == {"solid", "dot"} and "random orders" in words(figure)
+    bars = tokens.tokens(result, prompt=2)
+    first = {
+        y: x for t in bars.data if t.type == "bar" and t.xaxis == "x" for y, x in zip(t.y, t.x, strict=True)
+    }
+    assert first[3] == pytest.approx(float(result.effects.values[0, 3, 2, 0]), abs=1e-6)
+    with pytest.raises(ResultError, match="prompt 9"):
+        tokens.tokens(result, 9)

@@ -319,6 +319,32 @@ def test_labelled_text_is_clustered_by_its_units_and_cut_texts_are_counted(backd
     assert about["texts"] == "4 in 3 documents, 4 of them cut" and r.effects.shape[1] == 4
 
 
+def test_passages_of_a_corpus_are_clustered_by_their_files(tmp_path):
+    import microtome as mt
+
+    words = [f"w{i}" for i in range(90)]
+    a = Model(load_module(tiny.build("llama"), tokenizer=word_tokenizer(words)))
+    for k in range(6):
+        (tmp_path / f"{k}.txt").write_text(" ".join(words[k : k + 60]))
+    options = replace(diffed.FEW, passages=6, most_tokens=20)
+    r = methods.model_diff(a, diffed.nudged(a), mt.corpus(tmp_path), options=options, seed=0)
+    about = r.tables["about"].set_index("name")["value"]
+    assert about["texts"] == "6 in 6 documents" and r.effects.shape[1] == 6
+
+
+@pytest.mark.parametrize("asked", [{"draws": 2}, {"leave_out": -1}, {"noise": "pink"}, {"passages": 1}])
+def test_options_that_cannot_be_are_refused(asked):
+    with pytest.raises(ControlError, match="cannot be asked for"):
+        DiffOptions(**asked)
+
+
+def test_the_same_model_predicts_text_no_better(backdoor):
+    a, _, _, _ = backdoor
+    texts = ["red old calm quick is", "many small hope tall is", "some red fear old is"]
+    r = methods.model_diff(a, diffed.changed(a, lambda hf: None), texts, level="text", seed=0)
+    assert r.control("paired").passed is False and r.verdict == "not distinguishable from its null"
+
+
 def test_one_text_and_too_short_ones_are_refused(llama):
     with pytest.raises(TaskError, match="no sample"):
         methods.model_diff(llama, llama, [ROWS[0]])

@@ -12,11 +12,20 @@ import pytest
 import aligned
 import diffed
 import planted
+import probed
+import relational
+import steerable
+import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
+from microtome.methods.functions import FunctionOptions
+from microtome.methods.removing import RemovalOptions
+from microtome.methods.steer import SteeringOptions
+from microtome.methods.steer_measures import Words
 from microtome.report import write_report
 from microtome.results import observe, open_result, registry
+from microtome.tasks.grid import grid
 
 SITES = ["L*H*.z", "L*.mlp_out"]
 
@@ -63,24 +72,59 @@ def loudest(model):
     return {"largest logit": float(model.run([[0, 1, 2, 1]]).logits.max())}
 
 
+MOOD = Words(tuple(steerable.GLAD), tuple(steerable.SAD))
+
+
+def steered():
+    """A small sweep on the planted mood."""
+    return methods.steering(steerable.model(), steerable.texts(), site=steerable.SITE, coefficients=[-1, 0.5, 1], prompts=steerable.prompts(8),
+                            measure=MOOD, neutral=steerable.neutral(), when="both", options=SteeringOptions(tokens=6, draws=19, band=3), seed=0)  # fmt: skip
+
+
+GRID = grid("w4 {x} w6 {item}", {"x": ["w8", "w9"], "item": ["w10", "w11", "w12"]}, [" w20", " w21"], paraphrases=["w5 {x} {item}"], over=["item"])  # fmt: skip
+
+SMALL = {"context": 12, "draws": 19, "k": 4}
+
+
+def corpus(model):
+    """Documents of random tokens."""
+    return np.random.default_rng(0).integers(1, model.facts.d_vocab, (24, 12)).tolist()
+
+
 RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
     "circuit_robustness": lambda m, t, s: circuits.circuit_robustness(m, _circuit(m), t, seed=0),
+    "max_activating": lambda m, t, s: methods.max_activating(m, corpus(m), "L1.z", options=SMALL, seed=0),
+    "score_description": lambda m, t, s: methods.score_description(m, corpus(m), "L1H2.z", ["1", "2"], options=SMALL, seed=0),
+    "head_roles": lambda m, t, s: methods.head_roles(m, [list(r) * 2 for r in t.clean.ids], context=12, prompts=3, ablate=2, random_sets=3, seed=0),
     "activation_patching": lambda m, t, s: s,
     "attribution_patching": lambda m, t, s: methods.attribution_patching(m, t, sites=SITES, exact=s, seed=0),
     "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
     "attention_patterns": lambda m, t, s: methods.attention_patterns(m, t, texts={}, show=["L1H2"], seed=0),
+    "composition": lambda m, t, s: methods.composition(m, draws=19, seed=0),
     "behaviour": lambda m, t, s: methods.behaviour(m, t, seed=0),
+    "directional_ablation": lambda m, t, s: methods.directional_ablation(steerable.model(), steerable.texts(), site=steerable.SITE, prompts=steerable.moody(), harmless=steerable.prompts(4), measure=MOOD, options=RemovalOptions(draws=19, tokens=4), seed=0),
     "distributed_alignment_search": lambda m, t, s: methods.das(aligned.through_stream(), aligned.pairs(), variable="word", site="L1.resid_post@-1", k=3, steps=40, placebos=1, seed=0),
     "cross_model_patching": lambda m, t, s: methods.cross_model_patching(m, diffed.nudged(m), t, seed=0),
     "component_set": lambda m, t, s: methods.component_set(m, t, ranking=s, held_out=planted.pairs_done(m, n=24, seed=9), seed=0),
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
+    "function_vector": lambda m, t, s: methods.function_vector(relational.model(), relational.PAIRS, options=FunctionOptions(template=relational.TEMPLATE, shots=3, heads=1, prompts=4, nulls=3, randoms=3), seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
+    "generalisation": lambda m, t, s: methods.generalisation(probed.model(), probed.halves(), options=probed.FAST, seed=0),
+    "unsupervised": lambda m, t, s: methods.unsupervised(probed.model(), probed.texts(), site="L2.resid_post@-1", pairs=probed.contrasts(), options=probed.FAST, seed=0),
+    "probe": lambda m, t, s: methods.probe(probed.model(), probed.texts(), ask=probed.ASK, options=probed.FAST, seed=0),
+    "steering": lambda m, t, s: steered(),
+    "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
+    "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
+
+
+STAGES = {"activation_patching", "attention_patterns", "attribution_patching", "behaviour", "circuit_discovery", "circuit_evaluation",
+          "circuit_robustness", "component_set", "direct_logit_attribution", "training_dynamics"}  # fmt: skip
 
 
 def test_every_technique_has_a_recipe() -> None:
@@ -180,9 +224,7 @@ def test_every_copy_as_python_of_a_dissection_draws_the_same_numbers(
     assert _every_copied_python_draws_its_figure(dissected[0], tmp_path, monkeypatch) >= 15
 
 
-@pytest.mark.parametrize(
-    "name", ["ablation", "distributed_alignment_search", "logit_lens", "path_patching"]
-)  # those that are no stage of a dissection
+@pytest.mark.parametrize("name", sorted({*RECIPES} - STAGES))  # those that are no stage of a dissection
 def test_every_copy_as_python_of_a_technique_draws_the_same_numbers(name, model, task, single, tmp_path, monkeypatch) -> None:  # fmt: skip
     result = RECIPES[name](model, task, single)
     assert _every_copied_python_draws_its_figure(result, tmp_path, monkeypatch) == len(pictures_of(result))

@@ -128,10 +128,11 @@ GOOD = """
 """
 
 
-def test_a_distribution_adds_to_all_four_kinds(install):
+def test_a_distribution_adds_to_every_kind(install):
     points = {
         "techniques": {"toy_lens": "toy_plugin:toy_lens"},
         "tasks": {"toy_task": "toy_plugin:toy_task"},
+        "datasets": {"toy_set": "toy_plugin:toy_set"},
         "metrics": {"toy_metric": "toy_plugin:toy_metric"},
         "families": {"toy_family": "toy_plugin:ToyFamily"},
     }

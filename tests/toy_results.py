@@ -284,6 +284,49 @@ def attention(n_heads=6, all_heads=0, tokens=TOKENS):
     return Result("attention_patterns", query("attention_patterns"), None, tables, tensors, **judged())
 
 
+def roles(layers=30, n_heads=9):
+    rng = np.random.default_rng(31)
+    heads = [(layer, head) for layer in range(layers) for head in range(n_heads)]
+    rows = []
+    for role in ("previous", "induction", "copying"):
+        predicted = rng.beta(1, 5, len(heads))
+        seen = np.clip(predicted + rng.normal(0, 0.1, len(heads)), 0, 1)
+        rows += [
+            {"site": f"L{layer}H{head}", "layer": layer, "head": head, "role": role, "predicted": predicted[k], "null_high": 0.4, "p": 0.01,
+             "flagged": bool(predicted[k] > 0.4), "through": "", "repeated": seen[k], "natural": seen[k] / 2, "repeated_null": 0.1, "natural_null": 0.08}
+            for k, (layer, head) in enumerate(heads)
+        ]  # fmt: skip
+    ranks = [{"role": role, "text": text, "spearman": 0.6, "null_low": -0.1, "null_high": 0.1, "p": 0.0001, "auroc": 0.97, "heads": len(heads), "doing": 9}
+             for role in ("previous", "induction", "copying") for text in ("repeated", "natural")]  # fmt: skip
+    sets = ["L1H0", "L2H3", "together", *(f"random {i}" for i in range(5))]
+    lost = [{"heads": name, "sites": name, "text": text, "where": where, "rise": 2.0 if where == "repeats" and "random" not in name else 0.05, "low": 0.0,
+             "high": 2.4, "null_low": -0.1 if name == "together" else np.nan, "null_high": 0.3 if name == "together" else np.nan, "p": 0.05, "n": 8}
+            for text in ("repeated", "natural") for where in ("repeats", "elsewhere") for name in sets]  # fmt: skip
+    tables = {"roles": pd.DataFrame(rows), "ranks": pd.DataFrame(ranks), "ablations": pd.DataFrame(lost)}
+    return Result("head_roles", query("head_roles"), None, tables, **judged())
+
+
+def composed(layers=30, n_heads=9):
+    rng = np.random.default_rng(32)
+    names = [f"L{layer}H{head}" for layer in range(layers) for head in range(n_heads)]
+    layer = np.repeat(np.arange(layers), n_heads)
+    arrays = {
+        k: np.where(layer[:, None] < layer[None], rng.uniform(0.02, 0.2, (len(names),) * 2), np.nan)
+        for k in "QKV"
+    }
+    pairs = [{"kind": "QKV"[i % 3], "sender": names[i], "reader": names[-1 - i], "score": 0.3 / (1 + i), "null_low": 0.03, "null_high": 0.05,
+              "z": 9.0 - i, "p": 0.0001 if i < 5 else 0.4} for i in range(9)]  # fmt: skip
+    heads = pd.DataFrame({"site": names, "layer": layer, "head": [int(n.split("H")[1]) for n in names]})
+    return Result(
+        "composition",
+        query("composition"),
+        None,
+        {"pairs": pd.DataFrame(pairs), "heads": heads},
+        arrays,
+        **judged(),
+    )
+
+
 def components(n=16):
     k = np.arange(1, n + 1)
     value = 0.92 * (1 - np.exp(-k / 4.0))
@@ -373,6 +416,48 @@ def paths(layers=30):
     return Result("path_patching", query("path_patching", **asked), base.effects, tables, **judged())
 
 
+def prompts(evil=False):
+    """Two factors, one of three levels, in three wordings; the strongest leaves the band of wordings."""
+    sites = (
+        "tone: polite - rude",
+        "tone: blunt - rude",
+        f"{EVIL[3]}: b - a" if evil else "city: (nothing) - Paris",
+    )
+    rng = np.random.default_rng(8)
+    values = np.array([2.4, 0.3, -0.5])[:, None] + rng.normal(0, 0.3, (3, 36))
+    values[:, ::3] = np.nan
+    effects = Labelled(values[..., None], ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(36)), "metric": ("logprob_diff",)})  # fmt: skip
+    mean = np.nanmean(values, 1)
+    tables = {
+        "cells": pd.DataFrame({"site": sites, "metric": "logprob_diff", "low": mean - 0.2, "high": mean + 0.2, "null_low": -0.9, "null_high": 0.9, "p": [0.0002, 0.0002, 0.4]}),
+        "wordings": pd.DataFrame({"wording": ["1 - 0", "2 - 0", "2 - 1"], "value": [0.9, -0.1, -0.8], "low": [0.7, -0.3, -1.0], "high": [1.1, 0.1, -0.6], "n": 12}),
+        "by_wording": pd.DataFrame([{"site": s, "wording": w, "value": float(m) + 0.1 * w, "n": 12} for s, m in zip(sites, mean, strict=True) for w in range(3)]),
+    }  # fmt: skip
+    controls = (control("alone", gates=True), control("paraphrases", null=(-0.9, 0.9)))
+    return Result("prompt_grid", query("prompt_grid", read="logprob"), effects, tables, raw_examples=examples(), **judged(controls, mandatory=("alone", "paraphrases")))  # fmt: skip
+
+
+def attributed(tokens=TOKENS):
+    """Three ways over the tokens of four prompts, and deletion curves that leave the band of random orders."""
+    ways, n = ("gradient_x_input", "integrated_gradients", "occlusion"), 4
+    rng = np.random.default_rng(9)
+    values = rng.normal(0, 0.2, (3, len(tokens), n))
+    values[:, 3] += 2
+    effects = Labelled(values[..., None], ("site", "position", "prompt", "metric"),
+                       {"site": ways, "position": tuple(range(len(tokens))), "prompt": tuple(range(n)), "metric": ("logit_diff",)})  # fmt: skip
+    rows = [{"prompt": i, "position": p, "token": t, **{w: values[k, p, i] for k, w in enumerate(ways)}} for i in range(n) for p, t in enumerate(tokens)]  # fmt: skip
+    shares = (0.25, 0.5, 0.75, 1.0)
+    curve = [{"order": name, "share": x, "value": -3 * x**power, "null_low": -3 * x - 0.2, "null_high": -3 * x + 0.2}
+             for name, power in (*((w, 0.4) for w in ways), *((f"{w}, least first", 3) for w in ways), ("random", 1)) for x in shares]  # fmt: skip
+    tables = {"cells": _cells(effects), "tokens": pd.DataFrame(rows), "deletion": pd.DataFrame(curve)}
+    controls = (
+        control("identity", gates=True),
+        control("completeness", gates=True),
+        control("random_orders", null=(-1.9, -1.5)),
+    )
+    return Result("token_attribution", query("token_attribution", baseline="mean"), effects, tables, raw_examples=examples(tokens), **judged(controls, mandatory=("identity", "random_orders")))  # fmt: skip
+
+
 def dynamics(evil=False):
     """Two measures over a training, with the range of scrambled weights; one without a null."""
     names = ("prefix_matching", "seen_loss", EVIL[0] if evil else "embedding_gini")
@@ -385,9 +470,192 @@ def dynamics(evil=False):
     return Result("training_dynamics", query("training_dynamics", nulls=4), None, {"progress": pd.DataFrame(rows)}, **judged(controls, mandatory=("repeat", "scrambled_weights")))  # fmt: skip
 
 
+def unsupervised(evil=False):
+    """Components that tell something else better than the label."""
+    rows = [{"direction": name, "target": t, "value": v, "null_high": 0.66 if t == "label" else np.nan, "n": 40}
+            for name in ("component 1", "CCS") for t, v in (("label", 0.61), (EVIL[0] if evil else "word: banana", 0.99), ("number of tokens", 0.55))]  # fmt: skip
+    return Result("unsupervised", query("unsupervised"), None, {"predicts": pd.DataFrame(rows)}, **judged())
+
+
+def generalisation(evil=False):
+    """Three datasets against one another."""
+    names = ("cities", "numbers", EVIL[0] if evil else "a dataset with a long name")
+    rows = [
+        {"trained": a, "tested": b, "value": 0.95 if a == b else 0.7 - 0.1 * j, "low": 0.6, "high": 0.97, "null_low": 0.35, "null_high": 0.66, "p": 0.0005 if a == b else 0.2,
+         "words": 0.52, "twin": 0.49, "n": 40}
+        for a in names for j, b in enumerate(names)
+    ]  # fmt: skip
+    cosines = [
+        {"first": a, "second": b, "value": 1.0 if a == b else 0.3, "null_high": np.nan if a == b else 0.2}
+        for a in names
+        for b in names
+    ]
+    tables = {"matrix": pd.DataFrame(rows), "cosines": pd.DataFrame(cosines)}
+    return Result("generalisation", query("generalisation"), None, tables, **judged())
+
+
+def probe(layers=6, evil=False):
+    """A probe along the layers with its twin, baselines, reliability and causal test."""
+    random = np.random.default_rng(4)
+    rows = [
+        {"what": what, "site": f"L{k}.resid_post", "position": "-1", "kind": "whitened", "value": v, "low": v - 0.08, "high": min(v + 0.06, 1.0), "n": 60,
+         "null_low": 0.36, "null_high": 0.64}
+        for what, top in (("probe", 0.95), ("random twin", 0.55))
+        for k in range(layers) for v in [0.5 + (top - 0.5) * (k + 1) / layers]
+    ]  # fmt: skip
+    names = ("bag of words", "length", EVIL[0] if evil else "just ask")
+    rows += [{"what": w, "site": "", "position": "", "kind": "", "value": v, "low": v - 0.1, "high": v + 0.1, "n": 60} for w, v in zip(names, (0.51, 0.48, 0.6), strict=True)]  # fmt: skip
+    said = np.linspace(0.05, 0.95, 6)
+    reliability = pd.DataFrame(
+        {
+            "predicted": said,
+            "observed": said**1.3,
+            "low": said**1.3 - 0.05,
+            "high": np.minimum(said**1.3 + 0.1, 1),
+            "n": 10,
+        }
+    )
+    causal = [{"way": way, "family": f, "value": float(v)} for way, shift in (("move", 2.0), ("project_out", 1.0))
+              for f, values in (("direction", [shift]), ("shuffled labels", random.normal(0, 0.4, 99)), ("isotropic", random.normal(0, 0.1, 99))) for v in values]  # fmt: skip
+    tables = {"probes": pd.DataFrame(rows), "reliability": reliability, "causal": pd.DataFrame(causal)}
+    return Result("probe", query("probe", sites="L*.resid_post@-1"), None, tables, **judged())
+
+
+def steering(tokens=TOKENS):
+    """A sweep of five doses, the last two of which break the text."""
+    doses = [-4.0, 2.0, 4.0, 8.0, 16.0]
+    dose = pd.DataFrame([
+        {"coefficient": c, "value": 0.3 * c, "low": 0.3 * c - 0.2, "high": 0.3 * c + 0.2, "null_low": -0.04 * abs(c), "null_high": 0.05 * abs(c), "n": 16,
+         "perplexity": 9.0 + abs(c) ** 1.5, "repetition": min(1.0, 0.01 * abs(c)), "collapsed": c > 4}
+        for c in doses
+    ])  # fmt: skip
+    rng = np.random.default_rng(11)
+    nulls = pd.DataFrame(
+        {"family": ["shuffled_labels"] * 19 + ["isotropic"] * 19, "value": rng.normal(0, 0.1, 38)}
+    )
+    baselines = pd.DataFrame([
+        {"name": "system prompt", "value": 1.9, "low": 1.5, "high": 2.3, "n": 8}, {"name": "sibling: calm", "value": 0.2, "low": np.nan, "high": np.nan, "n": 8},
+        {"name": "KL on neutral text (nats)", "value": 0.1, "low": 0.02, "high": 0.09, "n": 8},
+    ])  # fmt: skip
+    texts = [{"coefficient": name, "prompt": i, "text": text} for i in (0, 3) for name, text in
+             (("-4", tokens[-1] + " terrible"), ("0", "".join(tokens)), ("4", " wonderful" * 30), ("16", ""), ("system prompt", "glad <b>to</b> help"))]  # fmt: skip
+    effects = Labelled(rng.normal(1.2, 0.2, (1, 8, 1)), ("site", "prompt", "metric"), {"site": ("L12.resid_post",), "prompt": tuple(range(8)), "metric": ("share of words",)})  # fmt: skip
+    cells = pd.DataFrame(
+        [
+            {
+                "site": "L12.resid_post",
+                "metric": "share of words",
+                "low": 1.0,
+                "high": 1.4,
+                "null_low": -0.3,
+                "null_high": 0.3,
+                "p": 0.05,
+            }
+        ]
+    )
+    about = pd.DataFrame({"name": ["measure"], "value": ["share of words"]})
+    tables = {
+        "cells": cells,
+        "dose": dose,
+        "nulls": nulls,
+        "baselines": baselines,
+        "samples": pd.DataFrame(texts),
+        "about": about,
+    }
+    return Result("steering", query("steering"), effects, tables, raw_examples=examples(tokens), **judged((control("zero", gates=True), control("fluency")), mandatory=("zero", "fluency")))  # fmt: skip
+
+
+def removal(tokens=TOKENS):
+    """A direction that takes the behaviour away and brings it."""
+    base = steering(tokens)
+    both = pd.DataFrame([
+        {"change": "removed", "value": -1.8, "low": -2.2, "high": -1.4, "null_low": -0.3, "null_high": 0.2, "n": 8},
+        {"change": "added", "value": 1.1, "low": 0.7, "high": 1.5, "null_low": -0.2, "null_high": 0.3, "n": 8},
+    ])  # fmt: skip
+    tables = {
+        "cells": base.tables["cells"],
+        "both": both,
+        "nulls": base.tables["nulls"],
+        "samples": base.tables["samples"],
+        "about": base.tables["about"],
+    }
+    return Result("directional_ablation", query("directional_ablation"), base.effects, tables, raw_examples=examples(tokens), **judged((control("gone", gates=True), control("harmless_kl")), mandatory=("gone", "harmless_kl")))  # fmt: skip
+
+
+def detected(kind, names, metrics, tables, controls):
+    """Cells of areas under the ROC beside random directions."""
+    cells = [{"site": site, "metric": metric, "value": 0.83 - 0.04 * i, "low": 0.78 - 0.04 * i, "high": 0.87 - 0.04 * i, "null_low": 0.46, "null_high": 0.71, "n": 2048}
+             for i, (site, metric) in enumerate((s, m) for s in names for m in metrics)]  # fmt: skip
+    made = tuple(control(name, gates=name in ("same_alone", "disjoint")) for name in controls)
+    return Result(kind, query(kind), None, {"cells": pd.DataFrame(cells), **{k: pd.DataFrame(v) for k, v in tables.items()}},
+                  raw_examples=examples(), **judged(made, mandatory=controls[:3]))  # fmt: skip
+
+
+def max_activating(tokens=TOKENS, names=("L12N5.neurons", "L12N9.neurons")):
+    rng = np.random.default_rng(5)
+    strata = ("0-50 %", "50-95 %", "95-100 %")
+    contexts = [{"unit": u, "stratum": s, "rank": r, "index": i, "token": t, "value": float(rng.normal()) + (6.0 if i == 9 and s == "top" else 0.0),
+                 "peak": i == 9, "document": "a"}
+                for u in names for s, n in (("top", 4), *((s, 1) for s in strata), ("random", 2)) for r in range(n) for i, t in enumerate(tokens)]  # fmt: skip
+    ends = np.linspace(-1, 7, 17)
+    histogram = [{"unit": u, "left": a, "right": b, "share": float(np.exp(-abs(a)) / 3), "null": float(np.exp(-a * a) / 3)}
+                 for u in names for a, b in zip(ends, ends[1:], strict=False)]  # fmt: skip
+    levels = [{"unit": u, "stratum": s, "from": -1 + 2 * i, "to": 1 + 2 * i, "predicted": 0.4 + 0.2 * i, "n": 900} for u in names for i, s in enumerate(strata)]  # fmt: skip
+    logits = [{"unit": u, "side": side, "rank": r, "token": tokens[r], "value": sign * (2.0 - 0.3 * r), "null": sign * 1.4}
+              for u in names for side, sign in (("top", 1), ("bottom", -1)) for r in range(4)]  # fmt: skip
+    tables = {"contexts": contexts, "histogram": histogram, "strata": levels, "logits": logits}
+    return detected("max_activating", names, ("detection",), tables, ("same_alone", "disjoint", "random_directions", "first_token", "beyond_the_top"))  # fmt: skip
+
+
+def score_description(readers=("judge", "lexical", "embedding", "ngrams")):
+    predictors = [{"reader": r, "value": 0.83 - 0.04 * i, "low": 0.78 - 0.04 * i, "high": 0.87 - 0.04 * i, "random_low": 0.46, "random_high": 0.71,
+                   "shuffled_low": 0.45 if r != "ngrams" else np.nan, "shuffled_high": 0.56 if r != "ngrams" else np.nan, "top_only": 0.97, "n": 2048, "main": not i}
+                  for i, r in enumerate(readers)]  # fmt: skip
+    levels = [{"unit": r, "stratum": s, "from": -1 + 2 * i, "to": 1 + 2 * i, "predicted": 0.4 + 0.2 * i, "n": 900}
+              for r in readers for i, s in enumerate(("0-50 %", "50-95 %", "95-100 %"))]  # fmt: skip
+    return detected("score_description", ("L12N5.neurons",), readers, {"predictors": predictors, "strata": levels},
+                    ("disjoint", "random_directions", "shuffled_descriptions", "beyond_the_top", "ngrams"))  # fmt: skip
+
+
+def functions(layers=4):
+    """A function vector that works, its heads and where it was put."""
+    base = heads(layers=layers)
+    rows = [
+        ("zero-shot", 0.1),
+        ("function vector", 0.7),
+        ("task vector", 0.6),
+        ("few-shot", 0.9),
+        ("few-shot, shuffled labels", 0.3),
+    ]
+    accuracy = pd.DataFrame(
+        [
+            {
+                "part": "held-out pairs",
+                "what": name,
+                "value": v,
+                "low": max(0, v - 0.2),
+                "high": min(1, v + 0.2),
+                "n": 20,
+            }
+            for name, v in rows
+        ]
+    )
+    rng = np.random.default_rng(13)
+    nulls = pd.DataFrame(
+        [
+            {"family": f, "value": float(v)}
+            for f in ("vector, shuffled labels", "task, shuffled labels")
+            for v in rng.uniform(0, 0.3, 19)
+        ]
+    )
+    where = pd.DataFrame({"layer": range(layers), "accuracy": np.linspace(0.1, 0.7, layers)})
+    tables = {"cells": base.tables["cells"], "accuracy": accuracy, "nulls": nulls, "layers": where}
+    return Result("function_vector", query("function_vector"), base.effects, tables, raw_examples=examples(), **judged((control("held_out", gates=True), control("in_context")), mandatory=("held_out", "in_context")))  # fmt: skip
+
+
 def difference(layers=12, evil=False, level="sites"):
     """Two models that differ from layer 4 on; with noise models, an unrelated one, and what the difference promotes."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(13)
     points = ("resid_post", "attn_out", "mlp_out")
     sites = tuple(f"L{k}.{p}" for p in points for k in range(layers))
     depth = np.tile(np.arange(layers), len(points))

@@ -17,6 +17,9 @@ from microtome.results import Result as Result
 from microtome.results import observe as observe
 from microtome.results import open_result as open
 from microtome.results import technique as technique
+from microtome.store.capturing import capture as store
+from microtome.tasks.corpus import corpus as corpus
+from microtome.tasks.dataset import labelled as labelled
 from microtome.tasks.files import pairs as pairs
 from microtome.tasks.registry import task as task
 from microtome.trace.edits import Ablate as Ablate
@@ -39,14 +42,17 @@ __all__ = [
     "Result",
     "Steer",
     "circuits",
+    "corpus",
     "dissect",
     "errors",
+    "labelled",
     "load",
     "methods",
     "metrics",
     "observe",
     "open",
     "pairs",
+    "store",
     "task",
     "technique",
     "zoo",

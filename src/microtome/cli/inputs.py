@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from microtome.facade import Model as LoadedModel
 
 DEFAULT = "smollm2-135m-instruct"
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".yaml", ".yml")
 
 ModelName = Annotated[
@@ -65,3 +66,24 @@ def load(name: str, dtype: str | None = None, device: str | None = None) -> Load
     with steps() as say:
         model: Any = microtome.load(name, dtype=dtype, device=device, progress=say)
     return model
+
+
+def texts(model: LoadedModel, data: str | None, n: int, seed: int) -> object:
+    """n texts: of a file or a built-in dataset of labelled text, of a folder or file of plain text, or, for None, passages of the
+    standard library's.
+
+    Raises
+    ------
+    TaskError, RegistryError: what cannot be read or is not there.
+    """  # fmt: skip
+    from microtome.results import registry
+    from microtome.tasks.corpus import corpus
+    from microtome.tasks.dataset import labelled
+
+    if data is not None and (data in registry.names("datasets") or data.lower().endswith(TABLES)):
+        return labelled(data, n=n, seed=seed)
+    return (
+        corpus(data).passages(model, n, seed=seed)
+        if data is not None
+        else corpus().passages(model, n, seed=seed)
+    )

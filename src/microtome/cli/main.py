@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from microtome.cli import calibrate, dissect, failures, models, tasks
+from microtome.cli import ask, calibrate, diff, dissect, failures, models, probe, tasks
 
 __all__ = ["app", "main"]
 
@@ -58,7 +58,10 @@ def _start(
 
 
 app.command("dissect", cls=dissect.Dissect)(dissect.dissect)
+app.command("ask")(ask.ask)
 app.command("calibrate")(calibrate.calibrate)
+app.command("diff")(diff.diff)
+app.command("probe")(probe.probe)
 app.add_typer(models.app, name="models")
 app.add_typer(tasks.app, name="tasks")
 

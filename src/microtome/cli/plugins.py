@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-KINDS = ("families", "tasks", "metrics", "techniques")
+KINDS = ("families", "tasks", "datasets", "metrics", "techniques")
 
 
 def plugins() -> Mapping[str, tuple[tuple[str, str], ...]]:

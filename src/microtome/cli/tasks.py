@@ -1,4 +1,4 @@
-"""`microtome tasks`: which behaviours come with Microtome and its plug-ins, and what their prompts look like."""
+"""`microtome tasks`: which behaviours and datasets come with Microtome and its plug-ins, and what is in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from microtome.cli import inputs, output
 from microtome.cli.inputs import DEFAULT, Json, ModelName, Seed
 
-app = typer.Typer(no_args_is_help=True, help="List tasks, and show their prompts token by token.")
+app = typer.Typer(no_args_is_help=True, help="List tasks and datasets, and show what is in them.")
 
 
 @app.command("list")
@@ -26,11 +26,98 @@ def list_(json: Json = False) -> None:
         (d["name"], d["summary"], _join(d.get("variables")), _join(d.get("counterfactuals"))) for d in every
     ]
     output.table(("name", "asks", "variables", "counterfactuals"), rows)
-    output.say("see one: microtome tasks show NAME")
+    output.say(
+        "see one: microtome tasks show NAME; labelled text, word pairs and corpora: microtome tasks datasets"
+    )
 
 
 def _join(values: Any) -> str:
     return ", ".join(values or ())
+
+
+@app.command()
+def datasets(json: Json = False) -> None:
+    """Labelled datasets, word pairs and corpora. Plug-ins are included."""
+    from microtome.tasks import sets
+    from microtome.tasks.corpus import CORPORA
+    from microtome.tasks.word_pairs import describe
+
+    labelled = [sets.describe(name) for name in sets.names()]
+    pairs = describe()
+    if json:
+        output.print_json({"labelled": labelled, "word_pairs": pairs, "corpora": CORPORA})
+        return
+    rows = [(d["name"], d["summary"], d.get("about", ""), d.get("most", "")) for d in labelled]
+    output.table(("dataset", "for example", "the label says", "texts"), rows)
+    output.table(
+        ("word pairs", "relation", "pairs", "source"),
+        [(d["name"], d["relation"], d["pairs"], d["source"]) for d in pairs],
+    )
+    output.table(("corpus", "what it holds"), list(CORPORA.items()))
+    output.say("see one, and what the linter says of it: microtome tasks describe NAME|FILE")
+
+
+@app.command(name="describe")
+def describe_(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="A labelled dataset, hf:NAME, or a file with the columns text and label.",
+            show_default=False,
+        ),
+    ],
+    n: Annotated[int | None, typer.Option("-n", min=1, help="How many texts.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many texts to show.")] = 6,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """A labelled dataset: texts of it, and what the linter finds before anything is fitted to it."""
+    from microtome.tasks import sets
+    from microtome.tasks.dataset import labelled
+    from microtome.tasks.lint import lint
+
+    data = labelled(name, n=n, seed=seed)
+    found = lint(data, seed=seed)
+    told = sets.describe(name) if name in sets.names() else {"name": data.name}
+    rows = [
+        {
+            "label": data.classes[data.labels[i]],
+            "text": data.texts[i],
+            **{g: v[i] for g, v in data.groups.items()},
+        }
+        for i in range(min(k, len(data)))
+    ]
+    findings = [
+        {"kind": f.kind, "severity": f.severity, "detail": f.detail, "examples": f.examples}
+        for f in found.findings
+    ]
+    notes = list(data.provenance.get("notes", ()))
+    if json:
+        output.print_json(
+            {
+                **told,
+                "n": len(data),
+                "counts": data.counts,
+                "hash": data.hash,
+                "notes": notes,
+                "findings": findings,
+                "texts": rows,
+            }
+        )
+        return
+    output.say(repr(data))
+    for key in ("about", "source", "readable"):
+        if told.get(key):
+            output.say(f"{key}: {told[key]}")
+    for note in notes:
+        output.say(f"note: {note}")
+    output.table(("label", "text", *data.groups), [tuple(row.values()) for row in rows])
+    for f in findings:
+        output.say(f"{f['severity']}: {f['kind']}: {f['detail']}")
+    output.say(
+        f"linter: {len(found.measured)} checks against shuffled labels, false alarms at most {found.alpha:.0%} together; {'nothing' if found.clean else 'see above'} to look at first"
+    )
 
 
 @app.command()

@@ -22,6 +22,7 @@ _UNITS = {
     "cosine_distance": "1 − cosine",
     "loss_per_character": "loss (nats per character)",
     "loss_per_token": "loss (nats per token)",
+    "frequency": "share of samples",
 }
 
 

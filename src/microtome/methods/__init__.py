@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from microtome.methods.ablating import ablation
     from microtome.methods.alignment import das
     from microtome.methods.behaviour_check import behaviour
+    from microtome.methods.describing import score_description
     from microtome.methods.diff_copies import merged_copy as merged_copy
     from microtome.methods.diff_copies import quantised_copy as quantised_copy
     from microtome.methods.diff_patching import cross_model_patching
@@ -21,12 +22,23 @@ if TYPE_CHECKING:
     from microtome.methods.diffing import DiffOptions as DiffOptions
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
+    from microtome.methods.examples import max_activating
+    from microtome.methods.functions import function_vector
     from microtome.methods.gradient_attribution import attribution_patching
+    from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
+    from microtome.methods.probing.generalising import generalisation
+    from microtome.methods.probing.technique import probe
+    from microtome.methods.probing.unlabelled import unsupervised
+    from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
+    from microtome.methods.steer import steering
+    from microtome.methods.token_attributing import token_attribution
+    from microtome.methods.weights.composing import composition
+    from microtome.methods.weights.roles import head_roles
 
 _HOMES = {
     "ablation": "ablating",
@@ -35,12 +47,24 @@ _HOMES = {
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
     "component_set": "sets",
+    "composition": "weights.composing",
     "cross_model_patching": "diff_patching",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
+    "directional_ablation": "removing",
+    "head_roles": "weights.roles",
+    "generalisation": "probing.generalising",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
+    "probe": "probing.technique",
+    "steering": "steer",
+    "prompt_grid": "grids",
+    "token_attribution": "token_attributing",
+    "max_activating": "examples",
+    "score_description": "describing",
+    "unsupervised": "probing.unlabelled",
+    "function_vector": "functions",
 }
 
 __all__ = [
@@ -50,12 +74,24 @@ __all__ = [
     "attribution_patching",
     "behaviour",
     "component_set",
+    "composition",
     "cross_model_patching",
     "das",
     "direct_logit_attribution",
+    "directional_ablation",
+    "function_vector",
+    "generalisation",
+    "head_roles",
     "logit_lens",
+    "max_activating",
     "model_diff",
     "path_patching",
+    "probe",
+    "prompt_grid",
+    "score_description",
+    "steering",
+    "token_attribution",
+    "unsupervised",
 ]
 
 _HELPERS = {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microtome.errors import ModelError
+from microtome.errors import ControlError, ModelError
 from microtome.methods import diff_controls as judged
 from microtome.methods import diff_tables as shown
 from microtome.methods.diff_data import Texts, texts_of
@@ -47,7 +47,7 @@ class DiffOptions:
 
     draws: noise models, at least three; their number sets the smallest p, 1 / (draws + 1). noise: "gaussian", or "shuffled" (the real
     difference with rows, columns and signs in random order, which keeps its rank). leave_out: leading tokens of each text that enter
-    no average. most_tokens: longest text, the rest is cut and counted. positions: a cell per position rather than a mean
+    no average. most_tokens: longest text, the rest is cut and counted. passages: of a corpus. positions: a cell per position rather than a mean
     over the text; needs prompts of one layout. batch_tokens, memory: tokens run together, and bytes of recorded runs kept.
     """
 
@@ -55,9 +55,20 @@ class DiffOptions:
     noise: Noise = "gaussian"
     leave_out: int = 1
     most_tokens: int = 128
+    passages: int = 32
     positions: bool = False
     batch_tokens: int = 512
     memory: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        least = {"draws": 3, "leave_out": 0, "most_tokens": 2, "passages": 2, "batch_tokens": 1, "memory": 0}
+        low = [f"{name}={getattr(self, name)}" for name, n in least.items() if getattr(self, name) < n]
+        if low or self.noise not in ("gaussian", "shuffled"):
+            raise ControlError(
+                f"DiffOptions({low[0] if low else f'noise={self.noise!r}'}) cannot be asked for",
+                why="at least three draws show a spread" if low else 'noise is "gaussian" or "shuffled"',
+                instead=f"at least {', '.join(f'{k}={v}' for k, v in least.items())}",
+            )
 
 
 @technique("model_diff", "1", controls=(*MANDATORY, "unrelated", "reading", "paired", "other_words"), mandatory=("same_model",),
@@ -101,7 +112,7 @@ def model_diff(
     SiteError, TaskError: sites or data that do not fit.
     """
     o = options or DiffOptions()
-    texts = texts_of(a, data, o.most_tokens, o.leave_out + 1)
+    texts = texts_of(a, data, o.most_tokens, o.leave_out + 1, o.passages, seed)
     found = comparable(a, b, [t for t in texts.texts if t])
     check_level(found, level)
     if level == "text":

@@ -92,14 +92,18 @@ def identity(s: Setting, chosen: Chosen, floor: float) -> Control:
 
 def noise_floor(s: Setting) -> float:
     """How much the metric moves when only the batch shape changes, doubled; in the metric's unit."""
-    bench = _first(s.bench)
+    return bench_noise(_first(s.bench))
+
+
+def bench_noise(bench: Bench) -> float:
+    """`noise_floor` of a bench's metrics."""
     together = measure(bench)
     worst = 0.0
     for i in sorted({0, len(bench.ids) // 2, len(bench.ids) - 1}):
         alone = measure(Bench(bench.binding, [bench.ids[i]], bench.scoring.select([i]), bench.metrics))
         worst = max(worst, float((alone[0] - together[i]).abs().max()))
     size = float(together.abs().max())
-    machine = torch.finfo(next(s.model.hf.parameters()).dtype).eps
+    machine = torch.finfo(next(bench.binding.hf.parameters()).dtype).eps
     return 2 * worst + 16 * machine * max(size, 1.0)
 
 

@@ -73,6 +73,8 @@ def _at(made: Number, stage: Stage) -> Number:
 
 
 def _of(result: Result) -> list[tuple[int, Number]]:
+    if "headline" in result.tables:
+        return [(k // 2, made) for k, made in enumerate(_told(result))]
     if result.kind == "behaviour":
         return [(0, made) for made in _behaviour(result)]
     if result.kind == "component_set":
@@ -97,6 +99,24 @@ def _of(result: Result) -> list[tuple[int, Number]]:
     if result.kind == "attention_patterns":
         return [(6, made) for made in _detector(result)]
     return []
+
+
+def _told(result: Result) -> list[Number]:
+    """The rows of tables["headline"], which a technique fills by itself: label, value and, where known, low, high, null_low,
+    null_high, null, unit and n."""  # fmt: skip
+    table = table_of(result, "headline")
+    rows: list[dict[Any, Any]] = [] if table is None else table.to_dict("records")
+    out = []
+    for row in rows:
+        low, high, null_low, null_high, n = (
+            _real(row.get(k)) for k in ("low", "high", "null_low", "null_high", "n")
+        )
+        null, unit_ = (str(row[k]) if isinstance(row.get(k), str) else "" for k in ("null", "unit"))
+        count = int(n) if n > 0 else None
+        out.append(
+            Number(str(row["label"]), float(row["value"]), low, high, null_low, null_high, null, unit_, count)
+        )
+    return out
 
 
 def _behaviour(result: Result) -> list[Number]:

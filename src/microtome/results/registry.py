@@ -6,7 +6,7 @@ Three sources, in this order:
 2. the home packages of a kind, imported on the first question that 1 cannot answer; their ``__init__``
    registers what they hold, best as `Lazy` so that a list of names imports nothing heavy;
 3. entry points of installed distributions, in the groups ``microtome.techniques``, ``microtome.tasks``,
-   ``microtome.metrics`` and ``microtome.families``; their names are known without importing them.
+   ``microtome.datasets``, ``microtome.metrics`` and ``microtome.families``; their names are known without importing them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .arguments import suggest
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-KINDS = ("techniques", "tasks", "metrics", "families")
+KINDS = ("techniques", "tasks", "datasets", "metrics", "families")
 
 _HOMES = {
     "techniques": (
@@ -33,6 +33,7 @@ _HOMES = {
         "microtome.dissect",
     ),
     "tasks": ("microtome.tasks",),
+    "datasets": ("microtome.tasks",),
     "metrics": ("microtome.metrics",),
     "families": ("microtome.model.families",),
 }

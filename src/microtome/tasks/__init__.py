@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from microtome.tasks import sets as sets  # registers the datasets
 from microtome.tasks.alignment import columns, first_difference, groups, match, positions
 from microtome.tasks.behaviour import Behaviour, behaviour
 from microtome.tasks.files import pairs

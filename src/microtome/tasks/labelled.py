@@ -102,7 +102,7 @@ class LabelledText:
         return self.joined(*self.groups)
 
     def joined(self, *by: str) -> tuple[str, ...]:
-        """Units by the named groupings only, [item]; without a name every text by itself.
+        """Units by the named groupings only, [item]; without a name every text by itself. Copies of a text are one unit.
 
         Raises
         ------
@@ -120,9 +120,9 @@ class LabelledText:
                 i = parent[i]
             return i
 
-        for name in by:
+        for row in (self.texts, *(self.groups[name] for name in by)):
             first: dict[str, int] = {}
-            for i, label in enumerate(self.groups[name]):
+            for i, label in enumerate(row):
                 a, b = root(i), root(first.setdefault(label, i))
                 parent[max(a, b)] = min(a, b)
         return tuple(f"unit-{root(i)}" for i in range(len(self)))
@@ -200,35 +200,87 @@ def of_lists(
     ------
     TaskError: labels that are neither, missing ones, one class only, or as `LabelledText`.
     """
-    values = list(labels)
-    if any(v is None or (isinstance(v, float) and v != v) for v in values):
-        where = next(i for i, v in enumerate(values) if v is None or v != v)
+    if isinstance(texts, str) or isinstance(labels, str):
         raise TaskError(
-            f"text {where} has no label",
-            why="nothing can be learned or tested on it",
-            instead="leave it out, or label it",
+            "one text where a list of them belongs",
+            why="its letters would be taken for texts",
+            instead="[text, ...]",
         )
-    kinds = {type(v) for v in values}
-    if kinds <= {bool} or (all(isinstance(v, int) for v in values) and {int(v) for v in values} <= {0, 1}):
-        classes: tuple[str, ...] = ("0", "1")
-        codes = [int(v) for v in values]
-    elif kinds <= {str} or all(isinstance(v, int) for v in values):
-        classes = tuple(str(v) for v in sorted(set(values)))
-        codes = [classes.index(str(v)) for v in values]
-    else:
-        strange = next((v for v in values if not isinstance(v, str | int)), values[0])
-        raise TaskError(f"{strange!r} is not a label", why="labels are booleans, whole numbers or names of classes, all of one kind",
-                        instead="give each text the name of its class")  # fmt: skip
-    if len(set(codes)) < 2:
-        raise TaskError(f"every text has the same label, {values[0]!r}" if values else "no texts were given",
-                        why="with one class there is nothing to tell apart", instead="texts of at least two classes")  # fmt: skip
+    given = [str(t) if isinstance(t, str) else t for t in texts]
+    values = [_plain(v, i) for i, v in enumerate(labels)]
+    if len(given) != len(values):
+        raise TaskError(
+            f"{len(given)} texts and {len(values)} labels",
+            why="each text has one",
+            instead=f"give {len(given)} labels",
+        )
+    codes, classes = _classes(values)
+    notes = _duplicates(given, codes, classes)
     if groups is None:
         groups = {}
     elif not isinstance(groups, Mapping):
         groups = {"group": groups}
-    return LabelledText(
-        name, tuple(texts), tuple(codes), classes, {k: tuple(map(str, v)) for k, v in groups.items()}
-    )
+    grouped = {k: tuple(map(str, v)) for k, v in groups.items()}
+    return LabelledText(name, tuple(given), codes, classes, grouped, provenance={"notes": notes})
+
+
+def _plain(value: Any, i: int) -> bool | int | str:
+    """A label as Python has it: NumPy's scalars unpacked; what is no label is refused."""
+    plain = value.item() if hasattr(value, "item") and not isinstance(value, str) else value
+    if plain is None or (isinstance(plain, float) and plain != plain) or plain == "":
+        raise TaskError(
+            f"text {i} has no label ({plain!r})",
+            why="nothing can be learned or tested on it",
+            instead="leave it out, or label it",
+        )
+    if not isinstance(plain, bool | int | str):
+        hint = (
+            "a number with a fraction is a score: say from which value on it counts as class 1"
+            if isinstance(plain, float)
+            else "give each text the name of its class"
+        )
+        raise TaskError(
+            f"{plain!r} is not a label",
+            why="labels are booleans, whole numbers or names of classes",
+            instead=hint,
+        )
+    return plain
+
+
+def _classes(values: Sequence[bool | int | str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Per text the index of its class, and the names of the classes."""
+    if not values:
+        raise TaskError("no texts were given", why="the list is empty", instead="give texts and labels")
+    text = [isinstance(v, str) for v in values]
+    if any(text) and not all(text):
+        raise TaskError(f"labels of two kinds: {values[text.index(True)]!r} and {values[text.index(False)]!r}", why="whether two of them mean one class cannot be known",
+                        instead="all names, or all numbers")  # fmt: skip
+    distinct = sorted(set(values), key=lambda v: (str(v).casefold(), str(v)) if any(text) else (int(v),))
+    if len(distinct) < 2:
+        raise TaskError(f"every text has the same label, {values[0]!r}", why="with one class there is nothing to tell apart",
+                        instead="texts of at least two classes")  # fmt: skip
+    if len(distinct) > max(2, len(values) // 2):
+        raise TaskError(f"{len(distinct)} different labels for {len(values)} texts", why="a class has at least two texts: these are names or scores of single texts",
+                        instead="check which column is the label")  # fmt: skip
+    names = ("0", "1") if set(distinct) == {0, 1} else tuple(str(v) for v in distinct)
+    return tuple(distinct.index(v) for v in values), names
+
+
+def _duplicates(texts: Sequence[Any], codes: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """What to say about texts that are there more than once. One that has two labels is refused."""
+    first: dict[Any, int] = {}
+    again: list[int] = []
+    for i, text in enumerate(texts):
+        j = first.setdefault(text, i) if isinstance(text, str) else i
+        if codes[j] != codes[i]:
+            raise TaskError(f"texts {j} and {i} are the same, {quote(str(text))}, and have the labels {classes[codes[j]]!r} and {classes[codes[i]]!r}",
+                            why="no method can tell them apart", instead="remove one of them")  # fmt: skip
+        if j != i:
+            again.append(i)
+    if not again:
+        return []
+    shown = ", ".join(quote(texts[i], 40) for i in again[:3])
+    return [f"{len(again)} texts are there more than once ({shown}); copies stay on one side of every split"]
 
 
 def _check(data: LabelledText) -> None:

@@ -260,6 +260,10 @@ def _steer(old: Tensor, edit: Steer) -> Tensor:
 def _project(old: Tensor, rows: Tensor, *, keep: bool) -> Tensor:
     _width(old, rows[0], None)
     rows = rows.to(old.device, torch.float64)
+    if len(rows) == 1:
+        basis = (rows / rows.norm()).to(old.dtype)
+        inside = (old @ basis.T) @ basis
+        return inside if keep else old - inside
     _, sizes, basis = torch.linalg.svd(
         rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-300), full_matrices=False
     )

@@ -25,10 +25,22 @@ FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
+    "composition": "it says which heads could read which, where a specimen's mechanism says which do on its task",
+    "directional_ablation": "it tests one direction that it is given, and flags no part of the model",
     "cross_model_patching": "it needs two models, and a specimen is one; a planted difference is located in its own tests",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
+    "generalisation": "it compares datasets, and flags no part of a mechanism",
+    "unsupervised": "it finds directions at one site, and flags no part of a mechanism",
+    "probe": "it reads a label that its texts bring, and flags no part of a mechanism",
+    "steering": "it tests one direction that it is given, and flags no part of the model",
+    "prompt_grid": "it varies prompts and flags factors of them, not parts of a model",
     "model_diff": "it compares two models, and a specimen is one; planted differences are recovered in its own tests",
+    "token_attribution": "it scores tokens of prompts, and a mechanism of the zoo names parts of a model",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
+    "max_activating": "it shows text, and flags no part; specimens read symbols at random, in which there is nothing to find",
+    "score_description": "it tries a sentence about one unit on text, and flags no part",
+    "function_vector": "it tests one vector of a whole task; no specimen of the zoo learns one from demonstrations",
+    "head_roles": "roles of heads are known of one specimen alone, which its tests hold it to",
 }
 """Techniques that flag nothing, and why."""
 

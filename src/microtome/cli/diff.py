@@ -1,0 +1,86 @@
+"""`microtome diff`: where two models differ on the same tokens, and whether moving the weights at random would do as much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from microtome.cli import inputs, job
+from microtome.cli.inputs import Device, Dtype, Json, Seed
+from microtome.cli.job import Out
+
+if TYPE_CHECKING:
+    from microtome.results import Result
+
+__all__ = ["diff"]
+
+Other = Annotated[str, typer.Argument(help="Another: an id, a folder, a .gguf file, or int8 or int4 for the first one's own quantised copy.", show_default=False)]  # fmt: skip
+
+
+def diff(
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model: embedded, hub id, local folder or .gguf file.", show_default=False
+        ),
+    ],
+    second: Other,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts: a file, or a built-in dataset; default: the standard library's text.",
+            show_default=False,
+        ),
+    ] = None,
+    texts: Annotated[int, typer.Option("-n", "--texts", min=2, help="How many texts or blocks.")] = 32,
+    unrelated: Annotated[
+        str | None,
+        typer.Option(help="A third model, trained from the first on something else.", show_default=False),
+    ] = None,
+    word: Annotated[
+        list[str] | None,
+        typer.Option(help="What the second may have learned; repeat for more.", show_default=False),
+    ] = None,
+    level: Annotated[
+        str, typer.Option(help="sites; where only tokens agree: outputs; where nothing does: text.")
+    ] = "sites",
+    seed: Seed = 0,
+    out: Out = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Run two models in lock-step and hold their difference against noise of the same size.
+
+    Writes OUT/report.html and OUT/result.
+    """  # fmt: skip
+    if level not in ("sites", "outputs", "text"):
+        raise typer.BadParameter(f"--level {level}: sites, outputs or text")
+    folder = job.folder(out, Path(first).name, "and", Path(second).name)
+    a = inputs.load(first, dtype, device)
+    b = _second(a, second, dtype, device)
+    c = None if unrelated is None else inputs.load(unrelated, dtype, device)
+    for one in (a, b, *([c] if c is not None else [])):
+        job.say_origin(one, to_stderr=json)
+    rows = inputs.texts(a, data, texts, seed)
+    options = {"data": data, "texts": texts, "unrelated": unrelated, "word": word, "level": level, "seed": seed,
+               "dtype": dtype, "device": device}  # fmt: skip
+    result = job.run(lambda: _diff(a, b, rows, c, word or [], level, seed), folder)
+    job.finish(result, folder, job.command(["diff", first, second], options), json=json)
+
+
+def _second(a: Any, name: str, dtype: str | None, device: str | None) -> Any:
+    """The second model; "int8" and "int4" are copies of the first with rounded weights."""
+    if name not in ("int8", "int4") or Path(name).exists():
+        return inputs.load(name, dtype, device)
+    from microtome.methods.diff_copies import quantised_copy
+
+    return quantised_copy(a, int(name.removeprefix("int")))
+
+
+def _diff(a: Any, b: Any, rows: Any, c: Any, words: list[str], level: Any, seed: int) -> Result:
+    from microtome.methods import model_diff
+
+    return model_diff(a, b, rows, unrelated=c, words=words, level=level, seed=seed)

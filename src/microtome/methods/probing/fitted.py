@@ -1,0 +1,92 @@
+"""Probes that are fitted by steps: logistic regression (scikit-learn) and the attention-pooled probe (torch)."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from microtome.controls.clusters import FloatArray
+from microtome.methods.probing.closed import Linear
+from microtome.results import seeds
+
+ITERATIONS = 500
+STEPS, RATE, DECAY = 150, 0.02, 1e-2
+
+
+def logistic(values: ArrayLike, labels: ArrayLike, *, C: float) -> Linear:
+    """L2-regularised logistic regression behind a StandardScaler, both fitted on these rows; weights in raw units.
+
+    values [item, d], labels [item] with both classes. Stopped after 500 iterations of L-BFGS at the latest.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pipe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=ITERATIONS))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # a bound on time; the penalty keeps weights finite
+        pipe.fit(np.asarray(values, dtype=np.float64), np.asarray(labels, dtype=bool))
+    scaler, model = pipe[0], pipe[1]
+    weights = model.coef_[0] / scaler.scale_
+    offset = float(model.intercept_[0] - weights @ scaler.mean_)
+    return Linear(weights[:, None], np.array([offset]))
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One learned query and one reading direction: softmax(q . h) over a text's own tokens, then w . pooled + b.
+
+    query, weights [d] act on (h - mean) / scale.
+    """
+
+    query: torch.Tensor
+    weights: torch.Tensor
+    bias: float
+    mean: torch.Tensor
+    scale: torch.Tensor
+
+    def scores(self, values: ArrayLike, mask: NDArray[np.bool_]) -> FloatArray:
+        """[item, pos, d], own tokens [item, pos] -> [item]."""
+        rows = (torch.as_tensor(np.asarray(values)) - self.mean) / self.scale
+        with torch.no_grad():
+            out = _pooled(rows, torch.as_tensor(mask), self.query, self.weights) + self.bias
+        return out.double().numpy()
+
+
+def attention(values: ArrayLike, mask: NDArray[np.bool_], labels: ArrayLike, *, seed: int) -> Attention:
+    """Fit an attention-pooled probe by Adam on all rows at once. values [item, pos, d] float32, mask [item, pos]."""
+    rows, own = torch.as_tensor(np.asarray(values, dtype=np.float32)), torch.as_tensor(mask)
+    flat = rows[own]
+    mean, scale = flat.mean(0), flat.std(0).clamp_min(1e-6)
+    rows = (rows - mean) / scale
+    target = torch.as_tensor(np.asarray(labels, dtype=np.float32))
+    generator = torch.Generator().manual_seed(seeds.child(seed, "attention probe") % 2**31)
+    d = rows.shape[-1]
+    query, weights = (torch.randn(d, generator=generator) * d**-0.5 * s for s in (0.1, 0.1))
+    bias = torch.zeros(1)
+    free = [p.requires_grad_() for p in (query, weights, bias)]
+    optimiser = torch.optim.AdamW(free, lr=RATE, weight_decay=DECAY)
+    with torch.enable_grad():
+        for _ in range(STEPS):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                _pooled(rows, own, query, weights) + bias, target
+            )
+            loss.backward()
+            optimiser.step()
+    return Attention(query.detach(), weights.detach(), float(bias.detach()), mean, scale)
+
+
+def _pooled(
+    rows: torch.Tensor, own: torch.Tensor, query: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """The mask goes in before the softmax: a pad must not take weight from a token. Shapes: [item, pos, d] -> [item]."""
+    look = (rows @ query * rows.shape[-1] ** -0.5).masked_fill(~own, float("-inf")).softmax(-1)
+    return (look * (rows @ weights)).sum(-1)

@@ -1,0 +1,177 @@
+"""The controls of steering, each of which something can fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import stats
+
+from microtome.controls import checks
+from microtome.directions.direction import Direction
+from microtome.methods.steer_measures import Floats
+from microtome.methods.steer_runs import Push
+from microtome.results.verdicts import Control
+
+if TYPE_CHECKING:
+    from microtome.methods.steer import Study
+
+SINK = 3.0
+SHARE = 0.5
+
+
+def zero(s: Study) -> Control:
+    """Coefficient 0 goes through the same edit and must give the unsteered logits to the bit."""
+    rows = [s.rows[p] for p in s.text_rows]
+    lengths = [len(r) for r in rows]
+    # one more token, so that there is something generated for when="generated" to act on
+    rows = [[*r, r[-1]] for r in rows]
+    plain = s.stage.forced(rows, lengths, [None] * len(rows), lambda logits, row, n: logits.clone())
+    pushed = s.stage.forced(
+        rows, lengths, [Push(s.vector, 0.0)] * len(rows), lambda logits, row, n: logits.clone()
+    )
+    gap = max(float((a - b).abs().max()) for a, b in zip(plain, pushed, strict=True))
+    same = all(torch.equal(a, b) for a, b in zip(plain, pushed, strict=True))
+    return Control("zero", "that running through the edit changes something by itself", "coefficient 0 gives the unsteered logits bit for bit",
+                   gap, same, len(rows), gates=True)  # fmt: skip
+
+
+def receipts(s: Study) -> Control:
+    """Every position that should have been steered was, once."""
+    return checks.receipts(
+        {"steering": s.stage.fired}, {"steering": s.stage.planned} if s.stage.planned else {}
+    )
+
+
+def first_token(real: Direction) -> Control:
+    """Whether an attention sink is in the average."""
+    rules_out = "that the direction is mostly about the first token (attention sink)"
+    expected = f"the first token is left out of averages, or its norm is at most {SINK:g} times the others'"
+    ratio = real.made.get("first_token_norm_ratio")
+    if ratio is None:
+        return Control.not_run(
+            "first_token", rules_out, expected, "the direction does not say how it was averaged"
+        )
+    kept = bool(real.made.get("first_token", False)) and real.made.get("positions", "all") == "all"
+    return Control("first_token", rules_out, expected, {"norm ratio": float(ratio), "in the average": "yes" if kept else "no"},
+                   not kept or float(ratio) <= SINK, int(sum(real.made.get("n", (1,)))))  # fmt: skip
+
+
+def null_controls(s: Study, nulls: dict[str, Floats]) -> list[Control]:
+    """The real effect against null directions of either family."""
+    words = {
+        "shuffled_labels": "that any direction from this estimator on these texts does as much",
+        "isotropic": "that any vector of this length does as much",
+    }
+    own, out = float(s.effect.mean()), []
+    for name, rules_out in words.items():
+        least = 1 / (1 + s.draws)
+        expected = f"more than {s.draws} directions of the same norm (p <= {max(s.o.alpha, least):.3g}; the smallest within reach is {least:.3g})"
+        if name not in nulls:
+            out.append(
+                Control.not_run(
+                    name, rules_out, expected, "the direction came without labelled text (options.data)"
+                )
+            )
+            continue
+        null = s.null_effects[name]
+        p = (1 + int((null >= own).sum())) / (1 + len(null))
+        out.append(Control(name, rules_out, expected, {"effect": own, "null mean": float(null.mean()), "p": p}, p <= max(s.o.alpha, least), len(null),
+                           null=(float(null.min()), float(null.max()))))  # fmt: skip
+    return out
+
+
+def opposite(s: Study) -> Control:
+    """The same direction with the other sign."""
+    rules_out, expected = (
+        "that a disturbance of this size raises the measure, whichever way it points",
+        "less than half of the effect, or the opposite of it",
+    )
+    own = float(s.effect.mean())
+    other = float(s.change([s.vector], -s.coefficient, s.report).mean())
+    return Control(
+        "opposite_sign",
+        rules_out,
+        expected,
+        {"effect": own, "opposite": other},
+        own > 0 and other < SHARE * own,
+        len(s.report),
+    )
+
+
+def dose_response(s: Study) -> Control:
+    """More of it does more, until fluency collapses."""
+    rules_out, expected = (
+        "that one lucky coefficient did it",
+        "the effect rises with the coefficient while text is fluent (rank correlation at least 0.7)",
+    )
+    keep = [i for i, row in enumerate(s.dose_table) if not row["collapsed"]]
+    if len(keep) < 3:
+        return Control.not_run(
+            "dose_response", rules_out, expected, f"{len(keep)} coefficients leave the text fluent"
+        )
+    means = s.effects[keep].mean(1)
+    flat = bool(np.ptp(means) == 0)
+    rho = 0.0 if flat else float(stats.spearmanr([s.doses[i] for i in keep], means).statistic)
+    return Control("dose_response", rules_out, expected, rho, rho >= 0.7, len(keep))
+
+
+def sibling(s: Study, other: Direction | None) -> Control:
+    """Another concept's direction at the same norm."""
+    rules_out, expected = (
+        "that any meaningful direction does as much",
+        "a sibling concept's direction has less than half of the effect",
+    )
+    if other is None:
+        return Control.not_run(
+            "sibling", rules_out, expected, "no sibling concept was given (options.sibling)"
+        )
+    own = float(s.effect.mean())
+    found = float(s.change([other.unit * float(s.vector.norm())], s.coefficient, s.report).mean())
+    s.baselines.append(
+        {
+            "name": f"sibling: {other.name}",
+            "value": found,
+            "low": float("nan"),
+            "high": float("nan"),
+            "n": len(s.report),
+        }
+    )
+    return Control(
+        "sibling",
+        rules_out,
+        expected,
+        {"effect": own, "sibling": found},
+        own > 0 and found < SHARE * own,
+        len(s.report),
+    )
+
+
+def prompting(s: Study) -> Control:
+    """Asking by words."""
+    rules_out, expected = (
+        "that asking for it in words does as much",
+        "steering does more than the system prompt and the examples",
+    )
+    asked = {b["name"]: b["value"] for b in s.baselines if b["name"] in ("system prompt", "few-shot")}
+    if not asked:
+        return Control.not_run(
+            "prompting", rules_out, expected, "no system_prompt and no few_shot were given (options)"
+        )
+    own = float(s.effect.mean())
+    return Control(
+        "prompting", rules_out, expected, {"steering": own, **asked}, own > max(asked.values()), len(s.report)
+    )
+
+
+def fluency(s: Study) -> Control:
+    """Text at the chosen dose still reads like text."""
+    row = s.dose_table[s.best]
+    limit = s.o.perplexity
+    return Control(
+        "fluency", "that the text falls apart and the measure moves with it",
+        f"perplexity under the unsteered model at most {limit:g} times that of its own text, and at most 0.25 more repeated 3-grams",
+        {"perplexity": row["perplexity"] if np.isfinite(row["perplexity"]) else "no text", "unsteered": s.fluent["perplexity"], "repetition": row["repetition"]},
+        not row["collapsed"], len(s.text_rows),
+    )  # fmt: skip

@@ -1,0 +1,76 @@
+"""The generalisation matrix: one planted direction serves other words, a coin does not, and shared groups are left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import probed
+from microtome import methods
+from microtome.errors import TaskError
+from microtome.methods.probing.design import design
+from microtome.methods.probing.generalising import _Set, fair
+from microtome.methods.probing.options import ProbeOptions
+
+FAST = probed.FAST
+
+
+@pytest.fixture(scope="module")
+def model():
+    return probed.model()
+
+
+def test_one_direction_serves_both_datasets(model):
+    result = methods.generalisation(model, probed.halves(), options=FAST, seed=0)
+    assert result.verdict == "supported", result.verdict.reasons
+    matrix = result.tables["matrix"].set_index(["trained", "tested"])
+    assert (matrix["value"] > 0.99).all() and (matrix["p"] <= 0.05).all()
+    cosines = result.tables["cosines"].set_index(["first", "second"])
+    assert cosines.loc[("words 0", "words 1"), "value"] > 0.9
+    assert cosines.loc[("words 0", "words 0"), "value"] == pytest.approx(1.0)
+
+
+def test_a_dataset_with_coins_for_labels_neither_gives_nor_takes(model):
+    one, two = probed.halves()
+    result = methods.generalisation(model, [one, probed.relabelled(two, seed=1)], options=FAST, seed=0)
+    assert result.verdict != "supported"
+    off = result.tables["matrix"].query("trained != tested")
+    assert (off["p"] > 0.001).any()
+
+
+def test_opposite_labels_are_read_backwards(model):
+    one, two = probed.halves()
+    turned = replace(two, labels=tuple(1 - y for y in two.labels))
+    result = methods.generalisation(model, [one, turned], options=FAST, seed=0)
+    off = result.tables["matrix"].query("trained != tested")
+    assert (off["value"] < 0.01).all() and (off["value"] <= off["null_low"]).all()
+    assert result.tables["cosines"].query("first != second")["value"].max() < -0.9
+
+
+def test_texts_about_a_group_of_the_rows_training_are_left_out():
+    data = probed.texts()
+    options = ProbeOptions.of(FAST)
+    one, two = (
+        _Set(design(d, options, seed), {}) for seed, d in enumerate((data, replace(data, name="again")))
+    )
+    rows = fair(one, two)
+    met = {data.groups["word"][i] for i in one.d.train}
+    assert len(rows) < len(two.d.test) and not met & {data.groups["word"][i] for i in rows}
+    same = _Set(replace(one.d, test=one.d.train), {})
+    assert len(fair(one, same)) == 0
+
+
+@pytest.mark.parametrize("data", [lambda: [probed.texts()], lambda: [probed.texts()] * 2])
+def test_one_dataset_or_two_of_one_name_are_refused(model, data):
+    with pytest.raises(TaskError, match="datasets called"):
+        methods.generalisation(model, data(), options=FAST)
+
+
+def test_effects_have_the_areas_as_their_means(model):
+    result = methods.generalisation(model, probed.halves(), options={**FAST, "twin": False}, seed=0)
+    assert result.verdict == "unchecked"
+    for row in result.tables["matrix"].to_dict("records"):
+        values = result.effects.sel(metric=f"{row['trained']} -> {row['tested']}").values
+        assert np.nanmean(values) == pytest.approx(row["value"], abs=1e-6)
