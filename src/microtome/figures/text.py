@@ -18,6 +18,10 @@ _UNITS = {
     "prob_diff": "probability difference",
     "prob": "probability",
     "kl": "KL divergence (nats)",
+    "relative_norm": "relative norm (0 to 2)",
+    "cosine_distance": "1 − cosine",
+    "loss_per_character": "loss (nats per character)",
+    "loss_per_token": "loss (nats per token)",
     "frequency": "share of samples",
 }
 
