@@ -336,3 +336,33 @@ def test_activations_that_are_not_finite_are_refused():
 def test_a_direction_is_saved_and_loaded(found, tmp_path):
     again = Direction.load(found.save(tmp_path / "d"))
     assert torch.equal(again.vector, found.vector) and again.hash == found.hash and again.made == found.made
+
+
+@pytest.mark.parametrize("gate", ["", "prompt", "token"])
+@pytest.mark.parametrize("site", ["L1.resid_post", "L2.resid_pre", "L0.attn_out", "L2.mlp_out"])
+def test_replayed_doses_are_those_of_whole_runs(site, gate):
+    """Layers below the site are shared: the numbers are those of one plain run per row, conditions included."""
+    m = st.attentive()
+    gen = torch.Generator().manual_seed(3)
+    d = torch.randn(m.facts.d_model, generator=gen)
+    probe = given(m, torch.randn(m.facts.d_model, generator=gen), site)
+    condition = Condition(probe, 0.0, level=gate) if gate else None
+    rows = m.tokens([*st.prompts(3), "open0 glad1", "plain1 plain2 sad1"]).rows()
+    stage = steer_runs.Stage(m, probe.site, "both", condition)
+    pushes = [steer_runs.Push(d, c) for c in (1.0, -2.0)]
+    fires = stage.fires(rows)
+    jobs = [(p, i) for p in (None, *pushes) for i in range(len(rows))]
+    for words in (WORDS, Words(("glad0",))):
+        values, _ = stage.measured(words, rows, jobs, fires)
+        up, down = words.ids(m)
+        for value, (push, i) in zip(values, jobs, strict=True):
+            edits = [stage.edits(push, 0, len(rows[i]), fires=fires[i])]
+            logs = (
+                m.run([rows[i]], (), edits if any(edits) else (), "last")
+                .logits[0, -1]
+                .double()
+                .log_softmax(-1)
+            )
+            expected = float(logs[up].logsumexp(0) - (logs[down].logsumexp(0) if down else 0))
+            assert value == pytest.approx(expected, abs=2e-4)
+    assert stage.fired == stage.planned > 0

@@ -22,7 +22,7 @@ from microtome.directions.estimate import Texts, as_direction, as_labelled, widt
 from microtome.directions.weight_edit import stream_sites
 from microtome.errors import EditError, TaskError
 from microtome.methods.steer import BY_LOGPROB, BY_TEXT, rows_of
-from microtome.methods.steer_measures import Floats, Measure, Reads, name_of, of_text
+from microtome.methods.steer_measures import Floats, Measure, Reads, Words, name_of, of_text, read_words
 from microtome.methods.steer_runs import Push, Row, Stage
 from microtome.results import seeds
 from microtome.results.labelled import Labelled
@@ -78,6 +78,26 @@ class Removing(Stage):
         """As of any stage; whether all rows have one direction removed is noted."""
         self.one = len({id(p.vector) if p else None for p in pushes}) == 1
         return super().forced(rows, prompts, pushes, read, fires=fires, last=last)
+
+    def _replayed(
+        self,
+        measure: Words,
+        prompts: Sequence[Row],
+        jobs: Sequence[tuple[Push | None, int]],
+        fires: Sequence[bool],
+    ) -> Floats:
+        """By whole runs: the embedding is edited too, so that there is nothing to share."""
+        up, down = measure.ids(self.model)
+        rows = [prompts[p] for _, p in jobs]
+        return np.array(
+            self.forced(
+                rows,
+                [len(r) for r in rows],
+                [push for push, _ in jobs],
+                lambda logits, row, n: read_words(logits[-1:], up, down)[0],
+                last=True,
+            )
+        )
 
     def free(self, push: Push | None, *, fires: bool = True) -> list[BaseEdit]:
         """The same while it generates."""
