@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import edges, startup
+from benchmarks import edges, startup, steering
 from benchmarks.cases import cells, pairs, some, whole_layers
 
 HERE = Path(__file__).parent
@@ -232,6 +232,7 @@ def main() -> None:
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
     parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "probes"])
+    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "steering"])
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -252,6 +253,8 @@ def main() -> None:
         out["edge_memory"] = edges.memory(folder)
         out["edges"] = edges.edges(Worker, turns, folder, tokenizer, given.repeats, peers)
         given.out.write_text(json.dumps(out, indent=1) + "\n")
+    if "steering" in given.only:
+        out["steering"] = steering.steering(Worker, turns, folder, tokenizer, given.repeats)
     if not {"capture", "resid", "heads"} & {*given.only}:
         given.out.write_text(json.dumps(out, indent=1) + "\n")
         return

@@ -35,6 +35,7 @@ def page() -> str:
         parts += ["## All 270 heads", _times(heads), _ratios(heads)]
     parts += _edges(data.get("edges"), data.get("edge_memory"))
     parts += _probes(data.get("probes"))
+    parts += _steering(data.get("steering"))
     parts += _capture(data.get("capture")) + _memory(data.get("memory")) + _cold(data.get("cold"))
     return "\n\n".join(parts) + "\n"
 
@@ -247,6 +248,18 @@ def _capture(found: dict | None) -> list[str]:
         else:
             rows.append([name, _time(who), "", ""])
     return ["## Capture: one forward of 16 prompts, all logits", _table(["captured", "seconds", "against a plain forward (patterns: with eager attention)", "promised at most"], rows)]  # fmt: skip
+
+
+def _steering(found: dict | None) -> list[str]:
+    """Generation with and without a direction added."""
+    if not found:
+        return []
+    rows = []
+    for n, ways in found.items():
+        for name, who in ways.items():
+            against = f"{_paired(who, ways['plain generation']):.2f}x" if "seconds" in who else ""
+            rows.append([n, name, _time(who), against, "1.05x" if name == "microtome, steered" else ""])
+    return ["## Steered generation: 48 tokens, greedy", _table(["prompts", "how", "seconds", "against plain generation", "promised at most"], rows)]
 
 
 def _paired(who: dict, other: dict) -> float:
