@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
+    from microtome.methods.lensing.comparing import lenses
+    from microtome.methods.lensing.fitting import FitOptions as FitOptions
+    from microtome.methods.lensing.fitting import jacobian_lens as jacobian_lens
+    from microtome.methods.lensing.fitting import tuned_lens as tuned_lens
+    from microtome.methods.lensing.translators import Translators as Translators
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
@@ -53,6 +58,7 @@ _HOMES = {
     "directional_ablation": "removing",
     "head_roles": "weights.roles",
     "generalisation": "probing.generalising",
+    "lenses": "lensing.comparing",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
@@ -81,6 +87,7 @@ __all__ = [
     "function_vector",
     "generalisation",
     "head_roles",
+    "lenses",
     "logit_lens",
     "max_activating",
     "model_diff",
@@ -93,7 +100,15 @@ __all__ = [
     "unsupervised",
 ]
 
-_HELPERS = {"DiffOptions": "diffing", "merged_copy": "diff_copies", "quantised_copy": "diff_copies"}
+_HELPERS = {
+    "DiffOptions": "diffing",
+    "FitOptions": "lensing.fitting",
+    "Translators": "lensing.translators",
+    "jacobian_lens": "lensing.fitting",
+    "merged_copy": "diff_copies",
+    "quantised_copy": "diff_copies",
+    "tuned_lens": "lensing.fitting",
+}
 """What techniques take, and what makes it."""
 
 _NAMES = {"das": "distributed_alignment_search"}
