@@ -122,9 +122,13 @@ def _names(frame: pd.DataFrame) -> list[str]:
 def _panel(sheet: Sheet, frame: pd.DataFrame, metric: str, names: list[str]) -> None:
     sites = unique(frame["site"])
     rows = {n: frame[frame["metric"] == f"{metric} {n}"].set_index("site").reindex(sites) for n in names}
-    low = np.nanmin([r["null_low"].to_numpy(float) for n, r in rows.items() if n != CONSTANT], axis=0)
-    high = np.nanmax([r["null_high"].to_numpy(float) for n, r in rows.items() if n != CONSTANT], axis=0)
-    top = max([float(np.nanmax(high)), *(float(r["high"].max()) for r in rows.values()), 1e-9])
+    nulls = [r[["null_low", "null_high"]].to_numpy(float) for n, r in rows.items() if n != CONSTANT]
+    low = np.fmin.reduce([n[:, 0] for n in nulls])  # NaN only where no lens has a null
+    high = np.fmax.reduce([n[:, 1] for n in nulls])
+    every = np.concatenate(
+        [high, *(r[["value", "high"]].to_numpy(float).ravel() for r in rows.values()), [1e-9]]
+    )
+    top = float(every[np.isfinite(every)].max())
     panel = sheet.panel(190, _layers(sites), axis(TITLES[metric], span=(0.0, 1.06 * top)))
     _band(sheet, panel, low, high, BAND)
     for k, n in enumerate(names):
@@ -170,7 +174,8 @@ def _line(sheet: Sheet, panel: Panel, part: pd.DataFrame, k: int, name: str, sit
 
 def _calibrated(sheet: Sheet, table: pd.DataFrame, names: list[str]) -> None:
     sites = unique(table["site"])
-    top = max(float(table["high"].max()), float(table["value"].max()), 1e-9)
+    every = np.append(table[["value", "high"]].to_numpy(float).ravel(), 1e-9)
+    top = float(every[np.isfinite(every)].max())
     panel = sheet.panel(150, _layers(sites), axis("calibration error", span=(0.0, 1.06 * top)))
     for k, n in enumerate(names):
         _line(sheet, panel, table[table["lens"] == n].set_index("site").reindex(sites), k, n, sites)
