@@ -45,7 +45,7 @@ def draw(result: Result) -> go.Figure:
     if calibration is not None:
         _calibrated(sheet, calibration, names)
     _keys(sheet, names)
-    sheet.key("■", BAND, "null: the same lenses on another block's stream, over all lenses that read")
+    _null_key(sheet, frame)
     return sheet.figure()
 
 
@@ -56,7 +56,7 @@ def loss(result: Result) -> go.Figure:
     names = _names(frame)
     _panel(sheet, frame, "nll", names)
     _keys(sheet, names)
-    sheet.key("■", BAND, "null: the same lenses on another block's stream")
+    _null_key(sheet, frame)
     return sheet.figure()
 
 
@@ -99,7 +99,7 @@ def reliability(result: Result, site: str | None = None) -> go.Figure:
         colour, symbol = series(k)
         hover = [
             inert(
-                f"{visible(name)}: {int(r['n'])} tokens, {number(float(r['predicted']))} said, {number(float(r['observed']))} seen"
+                f"{visible(name)}: {number(float(r['n']))} tokens, {number(float(r['predicted']))} said, {number(float(r['observed']))} seen"
             )
             for r in own.to_dict("records")
         ]
@@ -193,6 +193,13 @@ def _keys(sheet: Sheet, names: list[str]) -> None:
             GLYPHS[k % len(GLYPHS)], series(k)[0], f"{visible(n)}: {said[n]}" if n in said else visible(n)
         )
     sheet.key("…", INK, "bands: intervals by document")
+
+
+def _null_key(sheet: Sheet, frame: pd.DataFrame) -> None:
+    if frame["null_high"].notna().any():
+        sheet.key("■", BAND, "null: the same lenses on another block's stream, over all lenses that read")
+    else:
+        sheet.key("!", INK, "no null was drawn for these numbers")
 
 
 def pictures(result: Result) -> tuple[Picture, ...]:
