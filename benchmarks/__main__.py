@@ -231,8 +231,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "probes"])
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "steering"])
+    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering"])
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()

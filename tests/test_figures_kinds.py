@@ -65,6 +65,7 @@ KINDS = {
     "description": toy.score_description,
     "functions": toy.functions,
     "composition": lambda: toy.composed(4),
+    "lenses": lambda: toy.lensed(4),
     "roles": lambda: toy.roles(4),
     "difference": toy.difference,
     "across": toy.across,

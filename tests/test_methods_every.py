@@ -120,6 +120,7 @@ RECIPES = {
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
+    "lenses": lambda m, t, s: methods.lenses(m, corpus(m), options=methods.FitOptions(context=12, blocks=12, skip=2, steps=20, tokens=48, columns=0, rate=1e-2), held_out=11, seed=0),
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ MODULES = {
     "attribution_patching": "attribution",
     "direct_logit_attribution": "logits",
     "head_roles": "roles",
+    "lenses": "lenses",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "ablation": "ablation",

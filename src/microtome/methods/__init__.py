@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from microtome.methods.gradient_attribution import attribution_patching
     from microtome.methods.grids import prompt_grid
     from microtome.methods.lens import logit_lens
+    from microtome.methods.lensing.comparing import lenses
+    from microtome.methods.lensing.fitting import FitOptions as FitOptions
+    from microtome.methods.lensing.fitting import jacobian_lens as jacobian_lens
+    from microtome.methods.lensing.fitting import tuned_lens as tuned_lens
+    from microtome.methods.lensing.translators import Translators as Translators
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
@@ -57,6 +62,7 @@ _HOMES = {
     "directional_ablation": "removing",
     "head_roles": "weights.roles",
     "generalisation": "probing.generalising",
+    "lenses": "lensing.comparing",
     "logit_lens": "lens",
     "model_diff": "diffing",
     "path_patching": "paths",
@@ -85,6 +91,7 @@ __all__ = [
     "function_vector",
     "generalisation",
     "head_roles",
+    "lenses",
     "logit_lens",
     "max_activating",
     "model_diff",
@@ -105,6 +112,10 @@ _HELPERS = {
     "direction_of": "probing.reading",
     "merged_copy": "diff_copies",
     "quantised_copy": "diff_copies",
+    "FitOptions": "lensing.fitting",
+    "Translators": "lensing.translators",
+    "jacobian_lens": "lensing.fitting",
+    "tuned_lens": "lensing.fitting",
 }
 """What techniques take, and what makes it."""
 

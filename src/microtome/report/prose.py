@@ -32,6 +32,7 @@ TITLE = {
     "attribution_patching": "Attribution patching",
     "direct_logit_attribution": "Direct logit attribution",
     "head_roles": "What heads are for, by their weights",
+    "lenses": "Lenses beside each other",
     "logit_lens": "Logit lens",
     "ablation": "Ablation",
     "attention_patterns": "What the heads attend to",
@@ -62,6 +63,7 @@ _ASKED = {
     "behaviour": "How often does the model prefer the answer to the wrong answer, and by how much?",
     "direct_logit_attribution": "Through the final norm, with its scale held fixed: how much does each part write directly towards the answer?",
     "head_roles": "Which heads attend to the previous token, do induction and copy: do the weights alone say it, do the heads do it, and is it missed when they are taken away?",
+    "lenses": "Read by the model's own unembedding, by a fitted map and by the mean Jacobian: what does the stream say at each layer of the same text, how far is it from what the model says in the end, and does it know how sure it is?",
     "logit_lens": "If the model stopped after each layer and read its stream out, what would it say?",
     "attention_patterns": "How much of each head's attention goes to the previous token, to an earlier copy of the token, to what followed that copy, to itself, to the first token?",
     "component_set": "How few heads and MLPs carry the effect when all others are replaced, and does the set still do so on prompts it was not chosen on?",
@@ -116,6 +118,10 @@ _LIMITS = {
     "head_roles": (
         "A head whose role comes from the stream that other parts write cannot be told from its own weights.",
         "A head that does a thing need not be the only one: others may take over when it is gone.",
+    ),
+    "lenses": (
+        "A fitted lens shows what can be told from the stream, which is more than what the model has made of it by then.",
+        "Near the final distribution is not the same as right: a lens that shows another answer in the middle may show something true.",
     ),
     "logit_lens": (
         "Early layers are not in the basis of the output: a low line there does not say that the answer is absent.",
