@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import edges, startup
+from benchmarks import edges, startup, store
 from benchmarks.cases import cells, pairs, some, whole_layers
 
 HERE = Path(__file__).parent
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges"])
+    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "store"])
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -243,6 +243,10 @@ def main() -> None:
         peers = None if given.no_peers else peers_python(given.peers)
         out["edge_memory"] = edges.memory(folder)
         out["edges"] = edges.edges(Worker, turns, folder, tokenizer, given.repeats, peers)
+        given.out.write_text(json.dumps(out, indent=1) + "\n")
+    if "store" in given.only:
+        out["store_memory"] = store.memory()
+        out["store"] = store.store(Worker, turns, folder, given.repeats)
         given.out.write_text(json.dumps(out, indent=1) + "\n")
     if not {"capture", "resid", "heads"} & {*given.only}:
         given.out.write_text(json.dumps(out, indent=1) + "\n")
