@@ -383,3 +383,4 @@ def test_the_report_shows_examples_and_escapes_them(spiked, docs, planted, tmp_p
     page = write_report(r, tmp_path / "r.html").read_text("utf-8")
     assert "<b>7</b>" not in page and "&lt;b&gt;7&lt;/b&gt;&amp;" in page
     assert all(len(e["tokens"]) == len(e["activations"]) for e in r.raw_examples)
+    assert page.count('class="tok up"') > 5 and page.count('class="tok down"') > 5
