@@ -271,6 +271,11 @@ def test_areas_are_those_of_the_roc_and_intervals_cover():
     for c in range(3):
         assert areas(scores, truth)[c] == pytest.approx(roc(scores[:, c], truth[:, c]).area)
     assert areas(scores[:, 0], truth)[1] == pytest.approx(roc(scores[:, 0], truth[:, 1]).area)
+    document = rng.integers(0, 20, 60)
+    one, turned = (area(s * scores[:, 0], truth[:, 0], document) for s in (1, -1))
+    assert [1 - one.high, 1 - one.value, 1 - one.low] == pytest.approx(
+        [turned.low, turned.value, turned.high]
+    )
     covered = 0
     for _ in range(
         400
