@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import edges, startup, steering
+from benchmarks import edges, startup, store
 from benchmarks.cases import cells, pairs, some, whole_layers
 
 HERE = Path(__file__).parent
@@ -203,7 +204,13 @@ def memory(folder: str, sizes: tuple[int, ...], budget: int) -> list[dict]:
 
 def probes() -> dict:
     """Seconds of a sweep of probes, in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.probes"], check=True, capture_output=True, text=True, cwd=HERE.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.probes"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent,
+    )
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -231,7 +238,13 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering"])
+    parser.add_argument(
+    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering", "store"])
+        nargs="*",
+        default=["resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering"],
+    )
+    parser.add_argument(
+    )
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -254,6 +267,10 @@ def main() -> None:
         given.out.write_text(json.dumps(out, indent=1) + "\n")
     if "steering" in given.only:
         out["steering"] = steering.steering(Worker, turns, folder, tokenizer, given.repeats)
+    if "store" in given.only:
+        out["store_memory"] = store.memory()
+        out["store"] = store.store(Worker, turns, folder, given.repeats)
+        given.out.write_text(json.dumps(out, indent=1) + "\n")
     if not {"capture", "resid", "heads"} & {*given.only}:
         given.out.write_text(json.dumps(out, indent=1) + "\n")
         return

@@ -259,7 +259,10 @@ def _steering(found: dict | None) -> list[str]:
         for name, who in ways.items():
             against = f"{_paired(who, ways['plain generation']):.2f}x" if "seconds" in who else ""
             rows.append([n, name, _time(who), against, "1.05x" if name == "microtome, steered" else ""])
-    return ["## Steered generation: 48 tokens, greedy", _table(["prompts", "how", "seconds", "against plain generation", "promised at most"], rows)]
+    return [
+        "## Steered generation: 48 tokens, greedy",
+        _table(["prompts", "how", "seconds", "against plain generation", "promised at most"], rows),
+    ]
 
 
 def _paired(who: dict, other: dict) -> float:

@@ -271,6 +271,11 @@ def test_areas_are_those_of_the_roc_and_intervals_cover():
     for c in range(3):
         assert areas(scores, truth)[c] == pytest.approx(roc(scores[:, c], truth[:, c]).area)
     assert areas(scores[:, 0], truth)[1] == pytest.approx(roc(scores[:, 0], truth[:, 1]).area)
+    document = rng.integers(0, 20, 60)
+    one, turned = (area(s * scores[:, 0], truth[:, 0], document) for s in (1, -1))
+    assert [1 - one.high, 1 - one.value, 1 - one.low] == pytest.approx(
+        [turned.low, turned.value, turned.high]
+    )
     covered = 0
     for _ in range(
         400
@@ -383,3 +388,4 @@ def test_the_report_shows_examples_and_escapes_them(spiked, docs, planted, tmp_p
     page = write_report(r, tmp_path / "r.html").read_text("utf-8")
     assert "<b>7</b>" not in page and "&lt;b&gt;7&lt;/b&gt;&amp;" in page
     assert all(len(e["tokens"]) == len(e["activations"]) for e in r.raw_examples)
+    assert page.count('class="tok up"') > 5 and page.count('class="tok down"') > 5

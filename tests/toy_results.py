@@ -335,13 +335,34 @@ def lensed(layers=30, n=12):
     kl = np.array([9.0, 3.0, 6.0, 8.0]) * depth + rng.uniform(0, 0.2, (len(sites), n, 4))
     values = np.concatenate([kl, np.exp(-kl), kl + 3], -1).astype(np.float32)
     metrics = tuple(f"{m} {name}" for m in ("kl", "agreement", "nll") for name in names)
-    effects = Labelled(values, ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": metrics})
+    effects = Labelled(
+        values, ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": metrics}
+    )
     mean = values.mean(1)
     cells = pd.DataFrame([{"site": site, "metric": m, "low": mean[s, k] - 0.1, "high": mean[s, k] + 0.1, "null_low": 8.0 if k < 4 else 0.0, "null_high": 10.0 if k < 4 else 0.1}
                           for s, site in enumerate(sites) for k, m in enumerate(metrics)])  # fmt: skip
-    calibration = pd.DataFrame([{"site": site, "lens": name, "value": 0.1, "low": 0.05, "high": 0.2} for site in sites for name in names])
-    bins = pd.DataFrame([{"site": site, "lens": name, "predicted": b / 10 + 0.05, "observed": b / 11, "n": 9} for site in sites for name in names for b in range(10)])
-    return Result("lenses", query("lenses"), effects, {"cells": cells, "calibration": calibration, "reliability": bins}, **judged())
+    calibration = pd.DataFrame(
+        [
+            {"site": site, "lens": name, "value": 0.1, "low": 0.05, "high": 0.2}
+            for site in sites
+            for name in names
+        ]
+    )
+    bins = pd.DataFrame(
+        [
+            {"site": site, "lens": name, "predicted": b / 10 + 0.05, "observed": b / 11, "n": 9}
+            for site in sites
+            for name in names
+            for b in range(10)
+        ]
+    )
+    return Result(
+        "lenses",
+        query("lenses"),
+        effects,
+        {"cells": cells, "calibration": calibration, "reliability": bins},
+        **judged(),
+    )
 
 
 def components(n=16):
