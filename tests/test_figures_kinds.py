@@ -29,6 +29,7 @@ from microtome.figures import (
     prompts,
     sets,
     static_svg,
+    thoughts,
     tokens,
 )
 from microtome.figures.panels import MODULES
@@ -40,7 +41,7 @@ KINDS = {
     "heads": lambda: toy.heads(layers=4), "attribution": lambda: toy.heads("attribution_patching", layers=4), "direct": lambda: toy.direct(4),
     "lens": lambda: toy.lens(4), "ablation": lambda: toy.ablation(4), "attention": toy.attention, "all heads": lambda: toy.attention(all_heads=4),
     "set": toy.components, "alignment": toy.alignment, "evaluation": toy.evaluation, "robustness": toy.robustness,
-    "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "prompts": toy.prompts, "tokens": toy.attributed, "dissect": lambda: toy.dissect(layers=4),
+    "paths": lambda: toy.paths(12), "dynamics": toy.dynamics, "chain": toy.chain, "prompts": toy.prompts, "tokens": toy.attributed, "dissect": lambda: toy.dissect(layers=4),
 }  # fmt: skip
 
 
@@ -350,3 +351,15 @@ def test_deletion_curves_start_at_nothing_removed_and_stand_on_random_orders():
     assert first[3] == pytest.approx(float(result.effects.values[0, 3, 2, 0]), abs=1e-6)
     with pytest.raises(ResultError, match="prompt 9"):
         tokens.tokens(result, 9)
+
+
+def test_sentences_stand_in_their_order_on_shuffled_samples():
+    result = toy.chain()
+    figure = thoughts.draw(result)
+    bars = {
+        y: x for t in figure.data if t.type == "bar" and t.xaxis == "x" for y, x in zip(t.y, t.x, strict=True)
+    }
+    assert [round(bars[i], 3) for i in range(4)] == [0.05, 0.8, 0.1, 0.0]
+    assert sum(s.x0 == 0 and s.x1 == 0.25 for s in figure.layout.shapes) == 6
+    lines = [t for t in thoughts.answers(result).data if t.mode == "lines+markers"]
+    assert len(lines) == 4 and len(lines[0].x) == 5

@@ -15,9 +15,11 @@ import worded
 from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
+from microtome.methods.prompting import Sampling
 from microtome.report import write_report
 from microtome.results import observe, open_result, registry
 from microtome.tasks.grid import grid
+from microtome.tasks.thought import thought
 
 SITES = ["L*H*.z", "L*.mlp_out"]
 
@@ -82,6 +84,7 @@ RECIPES = {
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
+    "chain_of_thought": lambda m, t, s: methods.chain_of_thought(worded.with_words(m), thought("w4 w5", ["w8", "w9"], " w6 w7\nw10 w11\nw12"), sampling=Sampling(n=4, max_new_tokens=3), seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
 }  # fmt: skip
 

@@ -32,6 +32,7 @@ MODULES = {
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
     "path_patching": "paths",
+    "chain_of_thought": "thoughts",
     "prompt_grid": "prompts",
     "token_attribution": "tokens",
     "training_dynamics": "dynamics",

@@ -19,6 +19,7 @@ _UNITS = {
     "prob": "probability",
     "kl": "KL divergence (nats)",
     "frequency": "share of samples",
+    "total_variation": "total variation (0 to 1)",
 }
 
 

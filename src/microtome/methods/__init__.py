@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.sets import component_set
+    from microtome.methods.thoughts import chain_of_thought
     from microtome.methods.token_attributing import token_attribution
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "attention_patterns": "patterns",
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
+    "chain_of_thought": "thoughts",
     "component_set": "sets",
     "das": "alignment",
     "direct_logit_attribution": "direct_attribution",
@@ -45,6 +47,7 @@ __all__ = [
     "attention_patterns",
     "attribution_patching",
     "behaviour",
+    "chain_of_thought",
     "component_set",
     "das",
     "direct_logit_attribution",

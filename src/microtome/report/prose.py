@@ -40,6 +40,7 @@ TITLE = {
     "circuit_robustness": "A circuit under other choices",
     "distributed_alignment_search": "A subspace for a variable",
     "path_patching": "Path patching",
+    "chain_of_thought": "Sentences of a chain of thought",
     "prompt_grid": "Prompts, one factor at a time",
     "token_attribution": "What each token adds",
     "training_dynamics": "Training, step by step",
@@ -57,6 +58,7 @@ _ASKED = {
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
+    "chain_of_thought": "How far does each sentence before the answer move the distribution of answers, beyond what sampling alone does?",
     "prompt_grid": "What does one change of the prompt do to the answer while all else stays, and is it more than a change of wording does?",
     "token_attribution": "Which tokens of the prompt raise the answer, and does removing them in that order take it away faster than any order would?",
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
@@ -99,6 +101,11 @@ _LIMITS = {
     "attention_patterns": (
         "Where a head looks is not what it moves, and not whether that matters.",
         "A head's name holds for the texts it was measured on.",
+    ),
+    "chain_of_thought": (
+        "A sentence on which the answer rests need not say what the model computed: text can be needed and untrue.",
+        "An edited chain may be one that the model would never write, and a model may take an edit back.",
+        "The finding is about this chain; another sample of the same question reasons otherwise.",
     ),
     "prompt_grid": (
         "A factor of a prompt that moves the answer says nothing yet of how the model computes it.",

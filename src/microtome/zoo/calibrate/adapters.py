@@ -25,6 +25,7 @@ FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
+    "chain_of_thought": "it edits a text that the model wrote and flags sentences, not parts of a model",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
     "prompt_grid": "it varies prompts and flags factors of them, not parts of a model",
     "token_attribution": "it scores tokens of prompts, and a mechanism of the zoo names parts of a model",
