@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import edges, startup, steering
-from benchmarks import edges, startup, store
+from benchmarks import edges, startup, steering, store
 from benchmarks.cases import cells, pairs, some, whole_layers
 
 HERE = Path(__file__).parent
@@ -225,6 +224,9 @@ def machine() -> dict:
             "torch": version("torch"), "transformers": version("transformers"), "peers": list(PEERS)}  # fmt: skip
 
 
+PARTS = ("resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering", "store")
+
+
 def main() -> None:
     """Measure and write."""
     import torch
@@ -238,13 +240,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument(
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering", "store"])
-        nargs="*",
-        default=["resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering"],
-    )
-    parser.add_argument(
-    )
+    parser.add_argument("--only", nargs="*", default=PARTS)
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()

@@ -20,12 +20,14 @@ from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
 from microtome.methods.functions import FunctionOptions
+from microtome.methods.prompting import Sampling
 from microtome.methods.removing import RemovalOptions
 from microtome.methods.steer import SteeringOptions
 from microtome.methods.steer_measures import Words
 from microtome.report import write_report
 from microtome.results import observe, open_result, registry
 from microtome.tasks.grid import grid
+from microtome.tasks.thought import thought
 
 SITES = ["L*H*.z", "L*.mlp_out"]
 
@@ -119,6 +121,7 @@ RECIPES = {
     "steering": lambda m, t, s: steered(),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
+    "chain_of_thought": lambda m, t, s: methods.chain_of_thought(worded.with_words(m), thought("w4 w5", ["w8", "w9"], " w6 w7\nw10 w11\nw12"), sampling=Sampling(n=4, max_new_tokens=3), seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
     "lenses": lambda m, t, s: methods.lenses(m, corpus(m), options=methods.FitOptions(context=12, blocks=12, skip=2, steps=20, tokens=48, columns=0, rate=1e-2), held_out=11, seed=0),
 }  # fmt: skip

@@ -496,6 +496,45 @@ def attributed(tokens=TOKENS):
     return Result("token_attribution", query("token_attribution", baseline="mean"), effects, tables, raw_examples=examples(tokens), **judged(controls, mandatory=("identity", "random_orders")))  # fmt: skip
 
 
+def chain(evil=False):
+    """Four sentences, the second of which settles the answer, and two edits."""
+    sites = (
+        "resample 0: Let us add.",
+        "resample 1: 3 + 4 is 7.",
+        f"resample 2: {EVIL[3]}" if evil else "resample 2: So.",
+        "resample 3: Hence",
+        "delete 1: 3 + 4 is 7.",
+        "force 1: 3 + 4 is 8.",
+    )
+    tv = np.array([0.05, 0.8, 0.1, 0.0, 0.7, 0.9])
+    effects = Labelled(np.stack([tv, 2 * tv], -1)[:, None], ("site", "prompt", "metric"), {"site": sites, "prompt": (0,), "metric": ("total_variation", "kl")})  # fmt: skip
+    cells = pd.DataFrame(
+        {
+            "site": sites,
+            "metric": "total_variation",
+            "low": np.maximum(tv - 0.1, 0),
+            "high": np.minimum(tv + 0.1, 1),
+            "null_low": 0.0,
+            "null_high": 0.25,
+            "p": np.where(tv > 0.5, 0.0006, 1.0),
+        }
+    )
+    where = [*(f"before sentence {k}" for k in range(4)), "before the answer", *sites[4:]]
+    share = np.array([0.1, 0.15, 0.95, 0.9, 0.9, 0.2, 0.0])
+    answers = pd.DataFrame(
+        {
+            "where": where,
+            "samples": 20,
+            "share_7": share,
+            "share_8": 1 - share,
+            "share_other": 0.0,
+            "share_unparsed": 0.0,
+        }
+    )
+    controls = (control("alone", gates=True), control("same_cut", null=(0.0, 0.25)))
+    return Result("chain_of_thought", query("chain_of_thought"), effects, {"cells": cells, "answers": answers}, **judged(controls, mandatory=("alone", "same_cut")))  # fmt: skip
+
+
 def dynamics(evil=False):
     """Two measures over a training, with the range of scrambled weights; one without a null."""
     names = ("prefix_matching", "seen_loss", EVIL[0] if evil else "embedding_gini")

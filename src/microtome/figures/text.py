@@ -23,6 +23,7 @@ _UNITS = {
     "loss_per_character": "loss (nats per character)",
     "loss_per_token": "loss (nats per token)",
     "frequency": "share of samples",
+    "total_variation": "total variation (0 to 1)",
 }
 
 

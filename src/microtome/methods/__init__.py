@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
+    from microtome.methods.thoughts import chain_of_thought
     from microtome.methods.token_attributing import token_attribution
     from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
@@ -54,6 +55,7 @@ _HOMES = {
     "attention_patterns": "patterns",
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
+    "chain_of_thought": "thoughts",
     "component_set": "sets",
     "composition": "weights.composing",
     "cross_model_patching": "diff_patching",
@@ -82,6 +84,7 @@ __all__ = [
     "attention_patterns",
     "attribution_patching",
     "behaviour",
+    "chain_of_thought",
     "component_set",
     "composition",
     "cross_model_patching",

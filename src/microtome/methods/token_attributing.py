@@ -50,8 +50,8 @@ NEEDED = ("identity", "receipts", "random_orders")
 
 @dataclass(frozen=True)
 class Path:
-    """How integrated gradients are computed: Gauss-Legendre nodes to begin with and at most, and how much of the change the sum
-    may miss."""
+    """How integrated gradients are computed: gradients per prompt to begin with and at most (where the path is rough), and how much
+    of the change the sum may miss."""
 
     steps: int = 32
     most: int = 256
