@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .colours import INK
 from .panels import Picture
 from .rows import Row, draw_bars
 from .sheet import Sheet
+from .snippet import call
 from .tables import need, table_of
 from .text import number, visible
 
@@ -45,9 +47,38 @@ def draw(result: Result) -> go.Figure:
     return sheet.figure()
 
 
+def named(result: Result) -> go.Figure:
+    """The share of texts that name the state's own answer, by what was put in. Raises ResultError without a table "generations"."""
+    texts = need(result, "generations")
+    kinds = texts["state"].astype(str).str.split(" ").str[0]
+    rows = [
+        Row(
+            SAID.get(k, visible(k)),
+            float(texts["right"][kinds == k].astype(float).mean()),
+            hover=f"{int((kinds == k).sum())} texts",
+        )
+        for k in dict.fromkeys(kinds)
+    ]
+    sheet = Sheet(result, "How often the model names the answer", call("patchscopes", "named"))
+    draw_bars(sheet, rows, "share of texts")
+    sheet.key("…", INK, "all but the first are the null")
+    return sheet.figure()
+
+
 def pictures(result: Result) -> tuple[Picture, ...]:
-    """The picture of a patchscope."""
+    """The pictures of a patchscope."""
     caption = (
         "The nearer to 0, the surer the model is of the answer. Lines: intervals over prompts, by answer."
     )
-    return (Picture("states", caption, lambda: draw(result)),)
+    made = [Picture("states", caption, partial(draw, result))]
+    if len(result.tables.get("generations", ())):
+        made.append(
+            Picture(
+                "texts",
+                "What the model writes, rather than how likely it finds the answer.",
+                partial(named, result),
+                call("patchscopes", "named"),
+                secondary=True,
+            )
+        )
+    return tuple(made)
