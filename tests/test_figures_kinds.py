@@ -67,6 +67,7 @@ KINDS = {
     "functions": toy.functions,
     "composition": lambda: toy.composed(4),
     "lenses": lambda: toy.lensed(4),
+    "patchscope": toy.patchscoped,
     "roles": lambda: toy.roles(4),
     "difference": toy.difference,
     "across": toy.across,

@@ -124,6 +124,7 @@ RECIPES = {
     "chain_of_thought": lambda m, t, s: methods.chain_of_thought(worded.with_words(m), thought("w4 w5", ["w8", "w9"], " w6 w7\nw10 w11\nw12"), sampling=Sampling(n=4, max_new_tokens=3), seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
     "lenses": lambda m, t, s: methods.lenses(m, corpus(m), options=methods.FitOptions(context=12, blocks=12, skip=2, steps=20, tokens=48, columns=0, rate=1e-2), held_out=11, seed=0),
+    "patchscope": lambda m, t, s: methods.patchscope(worded.with_words(m), ["w3", "w5", "w7"], "L1.resid_post", answers=["w3", "w5", "w7"], target_prompt="w9 w9 w11", placeholder="w11", randoms=2, seed=0),
 }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ MODULES = {
     "circuit_robustness": "robustness",
     "distributed_alignment_search": "alignment",
     "max_activating": "examples",
+    "patchscope": "patchscopes",
     "path_patching": "paths",
     "generalisation": "generalisation",
     "probe": "probing",

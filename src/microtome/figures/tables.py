@@ -42,6 +42,8 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pairs": (("kind", "sender", "reader", "score", "z", "p"), ("null_low", "null_high")),
     "roles": (("site", "role", "predicted", "flagged"), ("null_high", "p")),
     "ranks": (("role", "text", "spearman", "p"), ("null_low", "null_high", "auroc")),
+    "states": (("state", "value"), ("low", "high", "n")),
+    "generations": (("state", "right"), ()),
     "calibration": (("site", "lens", "value"), ("low", "high")),
     "ablations": (("heads", "text", "where", "rise"), ("low", "high", "null_low", "null_high", "p", "n")),
     "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from microtome.methods.lensing.fitting import FitOptions as FitOptions
     from microtome.methods.lensing.fitting import jacobian_lens as jacobian_lens
     from microtome.methods.lensing.fitting import tuned_lens as tuned_lens
+    from microtome.methods.lensing.patchscopes import patchscope
     from microtome.methods.lensing.translators import Translators as Translators
     from microtome.methods.patching import activation_patching
     from microtome.methods.paths import path_patching
@@ -67,6 +68,7 @@ _HOMES = {
     "lenses": "lensing.comparing",
     "logit_lens": "lens",
     "model_diff": "diffing",
+    "patchscope": "lensing.patchscopes",
     "path_patching": "paths",
     "probe": "probing.technique",
     "steering": "steer",
@@ -98,6 +100,7 @@ __all__ = [
     "logit_lens",
     "max_activating",
     "model_diff",
+    "patchscope",
     "path_patching",
     "probe",
     "prompt_grid",

@@ -44,6 +44,7 @@ TITLE = {
     "distributed_alignment_search": "A subspace for a variable",
     "cross_model_patching": "One model's activations in the other",
     "model_diff": "Two models compared",
+    "patchscope": "A state in the model's own words",
     "path_patching": "Path patching",
     "generalisation": "A probe on other data",
     "probe": "A probe",
@@ -75,6 +76,7 @@ _ASKED = {
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "cross_model_patching": "Which single activation of one model, put into the other on the same prompt, carries its behaviour over?",
     "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
+    "patchscope": "Put into another prompt that asks for it, what does the model say that a hidden state is, and does it say so of any other vector?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "generalisation": "Does a probe trained on one dataset tell the classes of another apart, better than shared words and untrained weights do, and are the directions one?",
     "unsupervised": "Do directions that were found without labels tell the label, and what else do they tell?",
@@ -181,6 +183,10 @@ _LIMITS = {
         "A change that these texts do not reach (a backdoor without its trigger) is invisible here, except in the weights.",
         "Every fine-tune drifts: without an unrelated one to compare, a difference need not be about what was trained.",
         "Noise models ask whether the size of the difference needs a direction; they are no model of training.",
+    ),
+    "patchscope": (
+        "What the model says of a state is what it can put into words there, not what it uses the state for.",
+        "Another target prompt, or another layer to put the state in, may bring out something else, or nothing.",
     ),
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",

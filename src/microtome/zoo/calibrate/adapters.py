@@ -29,6 +29,7 @@ SILENT = {
     "directional_ablation": "it tests one direction that it is given, and flags no part of the model",
     "cross_model_patching": "it needs two models, and a specimen is one; a planted difference is located in its own tests",
     "lenses": "it compares readings of the whole stream, and flags no part of a mechanism",
+    "patchscope": "it puts one state into words, which no specimen of the zoo has",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
     "generalisation": "it compares datasets, and flags no part of a mechanism",
     "unsupervised": "it finds directions at one site, and flags no part of a mechanism",
