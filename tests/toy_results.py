@@ -366,9 +366,22 @@ def lensed(layers=30, n=12):
 
 
 def patchscoped():
-    states = pd.DataFrame([{"state": k, "value": v, "low": v - 1, "high": v + 1, "n": 8} for k, v in (("own", -2.0), ("other", -12.0), ("random", -13.0), ("none", -14.0))])
-    texts = pd.DataFrame([{"prompt": i, "state": k, "text": " Rome", "named": "", "right": False} for i in range(3) for k in ("own", "other 1", "random 0", "none")])
-    return Result("patchscope", query("patchscope"), None, {"states": states, "generations": texts}, **judged())
+    states = pd.DataFrame(
+        [
+            {"state": k, "value": v, "low": v - 1, "high": v + 1, "n": 8}
+            for k, v in (("own", -2.0), ("other", -12.0), ("random", -13.0), ("none", -14.0))
+        ]
+    )
+    texts = pd.DataFrame(
+        [
+            {"prompt": i, "state": k, "text": " Rome", "named": "", "right": False}
+            for i in range(3)
+            for k in ("own", "other 1", "random 0", "none")
+        ]
+    )
+    return Result(
+        "patchscope", query("patchscope"), None, {"states": states, "generations": texts}, **judged()
+    )
 
 
 def components(n=16):
