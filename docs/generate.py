@@ -212,6 +212,14 @@ def runs() -> str:
     return made(_table)
 
 
+def pictures() -> dict[Path, Callable[[], str]]:
+    """The pictures of the real runs: file and what draws it."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import runs_page
+
+    return runs_page.pictures()
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "points": points,
     "extensions": extensions,
@@ -239,13 +247,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(page(given.only))
         return 0
     stale = []
-    for name in PAGES:
-        file = FOLDER / f"{name}.md"
-        text = page(name)
+    files = {FOLDER / f"{name}.md": (lambda name=name: page(name)) for name in PAGES}
+    for file, write in {**files, **pictures()}.items():
+        text = write()
         if given.check and (not file.exists() or file.read_text(encoding="utf-8") != text):
             stale.append(str(file))
         elif not given.check:
-            FOLDER.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
     for file_name in stale:
         print(f"{file_name} is not what the code says: make docs")

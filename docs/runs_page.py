@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ something, the answer is that there is nothing to find. `python tools/runs.py NA
 
 
 def page(table: Table) -> str:
-    """The text; pictures are written beside it."""
+    """The text."""
     runs = json.loads((RESULTS / "runs.json").read_text("utf-8"))
     return "\n".join(
         (INTRO, *(_run(name, said, table) for name, said in runs.items() if (RESULTS / name).is_dir()))
@@ -68,13 +69,25 @@ def _control(control: Any) -> tuple[str, ...]:
     return control.name.replace("_", " "), control.rules_out, observed(control), control.outcome
 
 
+def pictures() -> dict[Path, Callable[[], str]]:
+    """Every picture of the page: its file, and what draws it."""
+    runs = json.loads((RESULTS / "runs.json").read_text("utf-8"))
+    made = [n for n in runs if (RESULTS / n).is_dir()]
+    return {
+        IMAGES / f"{name}-{k}.svg": partial(_svg, picture)
+        for name in made
+        for k, picture in enumerate(_chosen(mt.open(RESULTS / name)))
+    }
+
+
+def _svg(picture: Any) -> str:
+    return static_svg(picture.draw(), width=640) + "\n"
+
+
+def _chosen(result: Any) -> list[Any]:
+    """The first pictures of the result and of its first stage."""
+    return [p for r in (result, *result.children[:1]) for p in pictures_of(r)[:FIGURES]][: FIGURES + 1]
+
+
 def _pictures(name: str, result: Any) -> list[str]:
-    """The first pictures, as files beside the page; the paths as the page needs them."""
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    every = [p for r in (result, *result.children[:1]) for p in pictures_of(r)[:FIGURES]]
-    out = []
-    for k, picture in enumerate(every[: FIGURES + 1]):
-        file = IMAGES / f"{name}-{k}.svg"
-        file.write_text(static_svg(picture.draw(), width=640), "utf-8")
-        out.append(f"![{picture.name}](../images/runs/{file.name})\n")
-    return out
+    return [f"![{p.name}](../images/runs/{name}-{k}.svg)\n" for k, p in enumerate(_chosen(result))]
