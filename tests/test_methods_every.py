@@ -110,6 +110,7 @@ RECIPES = {
     "head_roles": lambda m, t, s: methods.head_roles(m, [list(r) * 2 for r in t.clean.ids], context=12, prompts=3, ablate=2, random_sets=3, seed=0),
     "lenses": lambda m, t, s: methods.lenses(m, corpus(m), options=methods.FitOptions(context=12, blocks=12, skip=2, steps=20, tokens=48, columns=0, rate=1e-2), held_out=11, seed=0),
     "patchscope": lambda m, t, s: methods.patchscope(worded.with_words(m), ["w3", "w5", "w7"], "L1.resid_post", answers=["w3", "w5", "w7"], target_prompt="w9 w9 w11", placeholder="w11", randoms=2, seed=0),
+    "vocabulary_svd": lambda m, t, s: methods.vocabulary_svd(m, tokens=4, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
     "path_patching": lambda m, t, s: methods.path_patching(m, t, sender=SITES, receiver="logits", freeze=("norms",), seed=0),

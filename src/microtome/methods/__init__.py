@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from microtome.methods.token_attributing import token_attribution
     from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
+    from microtome.methods.weights.vocabulary import vocabulary_svd
 
 _HOMES = {
     "ablation": "ablating",
@@ -71,6 +72,7 @@ _HOMES = {
     "max_activating": "examples",
     "score_description": "describing",
     "unsupervised": "probing.unlabelled",
+    "vocabulary_svd": "weights.vocabulary",
     "function_vector": "functions",
 }
 
@@ -101,6 +103,7 @@ __all__ = [
     "steering",
     "token_attribution",
     "unsupervised",
+    "vocabulary_svd",
 ]
 
 _HELPERS = {
