@@ -98,19 +98,23 @@ def blocks_of(model: Model, texts: Any, *, context: int, most: int, seed: int) -
 
 
 def _of_corpus(model: Model, corpus: Any, context: int, most: int, seed: int) -> Blocks:
-    """The beginnings of a corpus's blocks; those that are shorter than the context are passed over."""
+    """The beginnings of a corpus's blocks, of different files first; those shorter than the context are passed over."""
     longest = 2 * context if model.facts.n_ctx is None else min(2 * context, model.facts.n_ctx)
-    ids, documents = [], []
-    for block in corpus.blocks(model, context=longest, tokens=16 * context * most, seed=seed):
+    new: list[tuple[tuple[int, ...], str]] = []
+    more: list[tuple[tuple[int, ...], str]] = []
+    seen: set[str] = set()
+    for block in corpus.blocks(model, context=longest, tokens=64 * context * most, seed=seed):
+        home = str(block.document).partition("#")[0]
         if len(block.ids) >= context:
-            ids.append(tuple(block.ids[:context]))
-            documents.append(str(block.document).partition("#")[0])
-        if len(ids) == most:
+            (more if home in seen else new).append((tuple(block.ids[:context]), home))
+            seen.add(home)
+        if len(new) == most:
             break
-    if not ids:
+    chosen = (new + more)[:most]
+    if not chosen:
         raise TaskError(
             f"the corpus has no text of {context} tokens",
             why="all of its documents are shorter",
             instead="a smaller context",
         )
-    return Blocks(tuple(ids), tuple(documents))
+    return Blocks(tuple(ids for ids, _ in chosen), tuple(home for _, home in chosen))
