@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import edges, startup
+from benchmarks import edges, startup, steering, store
 from benchmarks.cases import cells, pairs, some, whole_layers
 
 HERE = Path(__file__).parent
@@ -201,6 +201,18 @@ def memory(folder: str, sizes: tuple[int, ...], budget: int) -> list[dict]:
     return rows
 
 
+def probes() -> dict:
+    """Seconds of a sweep of probes, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.probes"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=HERE.parent,
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 def machine() -> dict:
     """Where this was measured."""
     names = [
@@ -210,6 +222,9 @@ def machine() -> dict:
     ]
     return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(),
             "torch": version("torch"), "transformers": version("transformers"), "peers": list(PEERS)}  # fmt: skip
+
+
+PARTS = ("resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering", "store")
 
 
 def main() -> None:
@@ -225,7 +240,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument("--only", nargs="*", default=["resid", "heads", "capture", "memory", "cold", "edges"])
+    parser.add_argument("--only", nargs="*", default=PARTS)
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
@@ -239,10 +254,18 @@ def main() -> None:
         out["cold"] = cold(folder, given.repeats)
     if "memory" in given.only:
         out["memory"] = memory(folder, (4, 16, 64), 64 << 20)
+    if "probes" in given.only:
+        out["probes"] = probes()
     if "edges" in given.only:
         peers = None if given.no_peers else peers_python(given.peers)
         out["edge_memory"] = edges.memory(folder)
         out["edges"] = edges.edges(Worker, turns, folder, tokenizer, given.repeats, peers)
+        given.out.write_text(json.dumps(out, indent=1) + "\n")
+    if "steering" in given.only:
+        out["steering"] = steering.steering(Worker, turns, folder, tokenizer, given.repeats)
+    if "store" in given.only:
+        out["store_memory"] = store.memory()
+        out["store"] = store.store(Worker, turns, folder, given.repeats)
         given.out.write_text(json.dumps(out, indent=1) + "\n")
     if not {"capture", "resid", "heads"} & {*given.only}:
         given.out.write_text(json.dumps(out, indent=1) + "\n")

@@ -34,6 +34,8 @@ def page() -> str:
     if heads:
         parts += ["## All 270 heads", _times(heads), _ratios(heads)]
     parts += _edges(data.get("edges"), data.get("edge_memory"))
+    parts += _probes(data.get("probes"))
+    parts += _steering(data.get("steering"))
     parts += _capture(data.get("capture")) + _memory(data.get("memory")) + _cold(data.get("cold"))
     return "\n\n".join(parts) + "\n"
 
@@ -248,12 +250,36 @@ def _capture(found: dict | None) -> list[str]:
     return ["## Capture: one forward of 16 prompts, all logits", _table(["captured", "seconds", "against a plain forward (patterns: with eager attention)", "promised at most"], rows)]  # fmt: skip
 
 
+def _steering(found: dict | None) -> list[str]:
+    """Generation with and without a direction added."""
+    if not found:
+        return []
+    rows = []
+    for n, ways in found.items():
+        for name, who in ways.items():
+            against = f"{_paired(who, ways['plain generation']):.2f}x" if "seconds" in who else ""
+            rows.append([n, name, _time(who), against, "1.05x" if name == "microtome, steered" else ""])
+    return [
+        "## Steered generation: 48 tokens, greedy",
+        _table(["prompts", "how", "seconds", "against plain generation", "promised at most"], rows),
+    ]
+
+
 def _paired(who: dict, other: dict) -> float:
     """Median over rounds of the ratio within a round: both saw the same minute of the machine. One round: of the medians."""
     own, theirs = who.get("rounds", [who["seconds"]]), other.get("rounds", [other["seconds"]])
     if len(own) != len(theirs):
         return float(who["seconds"] / other["seconds"])
     return statistics.median(a / b for a, b in zip(own, theirs, strict=True))
+
+
+def _probes(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    said = (f"{found['places']} places of {found['texts']:,} texts, five kinds of probe, 1,000 shuffles of the labels at every place, after the capture: "
+            f"{found['seconds']:.0f} s (promised: at most 240), of which the sweep {found['sweep']:.0f} s, 200 logistic probes on shuffled labels "
+            f"{found['logistic']:.0f} s, attention-pooled probes {found['attention']:.0f} s.")  # fmt: skip
+    return ["## A sweep of probes", said]
 
 
 def _memory(found: list | None) -> list[str]:

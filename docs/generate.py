@@ -100,7 +100,9 @@ def _word_pairs() -> str:
     # WordNet is the user's own: whether it is there must not change this page
     made = {name: word_pairs(name) for name in KINDS if name != "antonyms_wordnet"}
     rows = [(f"`{name}`", w.relation, len(w), w.source) for name, w in made.items()]
-    rows.append(("`antonyms_wordnet`", "word -> its opposite", "", "the user's own WordNet, where there is one"))
+    rows.append(
+        ("`antonyms_wordnet`", "word -> its opposite", "", "the user's own WordNet, where there is one")
+    )
     pairs = _table(("name", "relation", "pairs", "source"), rows)
     corpora = _table(("call", "what it holds"), [(f"`{call}`", what) for call, what in CORPORA.items()])
     head = "`microtome.tasks.word_pairs.word_pairs(NAME, model)`; pairs of your own are a list."
@@ -129,7 +131,13 @@ def _task(found: Any) -> Sequence[object]:
 def _dataset(found: Any) -> Sequence[object]:
     summary = getattr(found, "summary", None) or str(found.__doc__ or "").partition("\n")[0]
     most = found.most() * found.per if hasattr(found, "most") else ""
-    return summary, getattr(found, "about", ""), most, getattr(found, "readable", "") or "no word", getattr(found, "source", "")
+    return (
+        summary,
+        getattr(found, "about", ""),
+        most,
+        getattr(found, "readable", "") or "no word",
+        getattr(found, "source", ""),
+    )
 
 
 def _metric(found: Any) -> Sequence[object]:
@@ -196,10 +204,27 @@ def zoo() -> str:
     return described(_table)
 
 
+def runs() -> str:
+    """What real runs gave, from their saved results."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from runs_page import page as made
+
+    return made(_table)
+
+
+def pictures() -> dict[Path, Callable[[], str]]:
+    """The pictures of the real runs: file and what draws it."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import runs_page
+
+    return runs_page.pictures()
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "points": points,
     "extensions": extensions,
     "benchmarks": benchmarks,
+    "runs": runs,
     "zoo": zoo,  # last: they load the zoo, whose family is no part of what is installed
     "calibration": calibration,
 }
@@ -222,13 +247,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(page(given.only))
         return 0
     stale = []
-    for name in PAGES:
-        file = FOLDER / f"{name}.md"
-        text = page(name)
+    files = {FOLDER / f"{name}.md": (lambda name=name: page(name)) for name in PAGES}
+    for file, write in {**files, **pictures()}.items():
+        text = write()
         if given.check and (not file.exists() or file.read_text(encoding="utf-8") != text):
             stale.append(str(file))
         elif not given.check:
-            FOLDER.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
     for file_name in stale:
         print(f"{file_name} is not what the code says: make docs")

@@ -30,6 +30,7 @@ from microtome.figures import (
     prompts,
     sets,
     static_svg,
+    thoughts,
     tokens,
 )
 from microtome.figures.panels import MODULES
@@ -71,6 +72,7 @@ KINDS = {
     "roles": lambda: toy.roles(4),
     "difference": toy.difference,
     "across": toy.across,
+    "chain": toy.chain,
 }
 
 
@@ -409,3 +411,15 @@ def test_deletion_curves_start_at_nothing_removed_and_stand_on_random_orders():
     assert first[3] == pytest.approx(float(result.effects.values[0, 3, 2, 0]), abs=1e-6)
     with pytest.raises(ResultError, match="prompt 9"):
         tokens.tokens(result, 9)
+
+
+def test_sentences_stand_in_their_order_on_shuffled_samples():
+    result = toy.chain()
+    figure = thoughts.draw(result)
+    bars = {
+        y: x for t in figure.data if t.type == "bar" and t.xaxis == "x" for y, x in zip(t.y, t.x, strict=True)
+    }
+    assert [round(bars[i], 3) for i in range(4)] == [0.05, 0.8, 0.1, 0.0]
+    assert sum(s.x0 == 0 and s.x1 == 0.25 for s in figure.layout.shapes) == 6
+    lines = [t for t in thoughts.answers(result).data if t.mode == "lines+markers"]
+    assert len(lines) == 4 and len(lines[0].x) == 5

@@ -15,9 +15,9 @@ import planted
 import tiny
 from microtome import methods
 from microtome.controls.draws import against_draws, combined_p
-from microtome.errors import ControlError, ModelError, SiteError, TaskError
+from microtome.errors import ControlError, EditError, ModelError, ResultError, SiteError, TaskError
 from microtome.facade import Model
-from microtome.methods import DiffOptions, diff_controls, diff_runs, diffing
+from microtome.methods import DiffOptions, diff_runs, diff_words, diffing
 from microtome.methods.diff_runs import Lockstep
 from microtome.methods.diff_tokens import tokenizer_diff
 from microtome.methods.diff_weights import weight_diff
@@ -269,6 +269,29 @@ def test_the_reading_finds_a_planted_word_and_not_another():
         methods.model_diff(*bare, ROWS, words=["good"], options=diffed.FEW)
 
 
+def test_the_difference_steers_the_first_model_towards_the_second():
+    """A constant added to the last MLP's bias is the difference, at every token; adding it gives the other model."""
+    import microtome as mt
+
+    a = Model(load_module(tiny.build("llama-bias")))
+
+    def push(hf):
+        hf.model.layers[2].mlp.down_proj.bias += torch.linspace(-1, 1, 24)
+
+    b = diffed.changed(a, push)
+    r = methods.model_diff(a, b, ROWS, options=diffed.FEW, seed=0)
+    found = methods.difference_direction(r, "L2.resid_post")
+    torch.testing.assert_close(found.vector, torch.linspace(-1, 1, 24), atol=1e-5, rtol=1e-5)
+    assert found.model == a.hash and found.made["second"] == b.hash
+    steered = a.run([ROWS[0]], edits=[mt.Steer("L2.resid_post", found.vector, 1.0)]).logits
+    torch.testing.assert_close(steered, b.run([ROWS[0]]).logits, atol=1e-4, rtol=1e-4)
+    for site, position in (("L2.mlp_out", None), ("L2.resid_post", 9)):
+        with pytest.raises(ResultError, match="kept"):
+            methods.difference_direction(r, site, position)
+    with pytest.raises(EditError):
+        methods.difference_direction(r, "L1.resid_post")
+
+
 # ---------------------------------------------------------------------------- data, options and bad input
 
 
@@ -294,6 +317,32 @@ def test_labelled_text_is_clustered_by_its_units_and_cut_texts_are_counted(backd
     r = methods.model_diff(a, b, data, options=replace(diffed.FEW, most_tokens=5), seed=0)
     about = r.tables["about"].set_index("name")["value"]
     assert about["texts"] == "4 in 3 documents, 4 of them cut" and r.effects.shape[1] == 4
+
+
+def test_passages_of_a_corpus_are_clustered_by_their_files(tmp_path):
+    import microtome as mt
+
+    words = [f"w{i}" for i in range(90)]
+    a = Model(load_module(tiny.build("llama"), tokenizer=word_tokenizer(words)))
+    for k in range(6):
+        (tmp_path / f"{k}.txt").write_text(" ".join(words[k : k + 60]))
+    options = replace(diffed.FEW, passages=6, most_tokens=20)
+    r = methods.model_diff(a, diffed.nudged(a), mt.corpus(tmp_path), options=options, seed=0)
+    about = r.tables["about"].set_index("name")["value"]
+    assert about["texts"] == "6 in 6 documents" and r.effects.shape[1] == 6
+
+
+@pytest.mark.parametrize("asked", [{"draws": 2}, {"leave_out": -1}, {"noise": "pink"}, {"passages": 1}])
+def test_options_that_cannot_be_are_refused(asked):
+    with pytest.raises(ControlError, match="cannot be asked for"):
+        DiffOptions(**asked)
+
+
+def test_the_same_model_predicts_text_no_better(backdoor):
+    a, _, _, _ = backdoor
+    texts = ["red old calm quick is", "many small hope tall is", "some red fear old is"]
+    r = methods.model_diff(a, diffed.changed(a, lambda hf: None), texts, level="text", seed=0)
+    assert r.control("paired").passed is False and r.verdict == "not distinguishable from its null"
 
 
 def test_one_text_and_too_short_ones_are_refused(llama):
@@ -329,6 +378,48 @@ def test_other_tokenizers_are_told_apart_and_text_is_still_compared():
     r.figure()
     with pytest.raises(TaskError, match="ids of one tokenizer"):
         methods.model_diff(a, b, ROWS, level="text")
+
+
+def test_activations_are_compared_at_the_ends_of_words_where_both_have_them(monkeypatch):
+    """One tokenizer cuts words into letters, the other does not; both read the same embedding at the end of a word."""
+    hf = tiny.build("llama")
+    a, b = (
+        Model(load_module(hf, tokenizer=_letters())),
+        Model(load_module(copy.deepcopy(hf), tokenizer=_letters("a0"))),
+    )
+    texts = [f"a{k % 9} b{k % 7} a0 c{k % 5} b{k % 3}" for k in range(12)]
+    with pytest.raises(ModelError, match="level 'sites'") as error:
+        methods.model_diff(a, b, texts)
+    assert "level='words'" in error.value.instead and "level='text'" in error.value.instead
+    r = methods.model_diff(a, b, texts, sites="L*.resid_post", level="words", seed=0)
+    assert r.verdict == "supported" and r.control("other_words").observed["sites where it is"] == 3
+    cells = r.tables["cells"]
+    assert (cells["null_low"] > r.effects.values.mean(1)[:, 0]).all()
+    r.figure()
+    monkeypatch.setattr(
+        diff_words.np, "roll", lambda x, n: x
+    )  # the null of other words that are the same ones
+    assert (
+        methods.model_diff(a, b, texts, sites="L*.resid_post", level="words", seed=0).verdict != "supported"
+    )
+    monkeypatch.undo()
+    with pytest.raises(TaskError, match="2 words"):
+        methods.model_diff(a, b, ["a1 b2", "a1 b2 c3 a4"], level="words")
+    other = Model(load_module(tiny.build("llama", num_hidden_layers=2), tokenizer=_letters("a0")))
+    with pytest.raises(ModelError, match="no common places") as error:
+        methods.model_diff(a, other, texts, level="words")
+    assert "3 layers of width 24 against 2 of 24" in error.value.why
+
+
+def _letters(*whole):
+    """Words cut into letters and digits, but for those in `whole`; the same ids for the pieces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {c: 3 + i for i, c in enumerate("abc0123456789?")} | {w: 60 + i for i, w in enumerate(whole)}
+    made = Tokenizer(models.BPE(vocab, [("a", "0")] if whole else [], unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=made)
 
 
 def test_the_first_text_that_is_cut_otherwise_is_shown():
@@ -422,4 +513,3 @@ def test_an_adapter_is_merged_into_a_copy(llama):
 
 def test_no_control_is_declared_and_never_judged(found):
     assert {c.name for c in found.controls} == set(methods.model_diff.spec.controls)
-    assert diff_controls.NOT_PAIRED.passed is None

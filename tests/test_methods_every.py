@@ -20,12 +20,14 @@ from microtome import circuits, methods, zoo
 from microtome.dissect import dissect
 from microtome.figures import pictures_of
 from microtome.methods.functions import FunctionOptions
+from microtome.methods.prompting import Sampling
 from microtome.methods.removing import RemovalOptions
 from microtome.methods.steer import SteeringOptions
 from microtome.methods.steer_measures import Words
 from microtome.report import write_report
 from microtome.results import observe, open_result, registry
 from microtome.tasks.grid import grid
+from microtome.tasks.thought import thought
 
 SITES = ["L*H*.z", "L*.mlp_out"]
 
@@ -95,6 +97,8 @@ RECIPES = {
     "circuit_discovery": lambda m, t, s: circuits.circuit_discovery(m, t, how="eap", size=6, seed=0),
     "circuit_evaluation": lambda m, t, s: circuits.circuit_evaluation(m, _circuit(m), t, held_out=planted.pairs_done(m, n=24, seed=9), options=FEW, seed=0),
     "circuit_robustness": lambda m, t, s: circuits.circuit_robustness(m, _circuit(m), t, seed=0),
+    "max_activating": lambda m, t, s: methods.max_activating(m, corpus(m), "L1.z", options=SMALL, seed=0),
+    "score_description": lambda m, t, s: methods.score_description(m, corpus(m), "L1H2.z", ["1", "2"], options=SMALL, seed=0),
     "activation_patching": lambda m, t, s: s,
     "attribution_patching": lambda m, t, s: methods.attribution_patching(m, t, sites=SITES, exact=s, seed=0),
     "ablation": lambda m, t, s: methods.ablation(m, t, by="zero", off_task=t.corrupt, seed=0),
@@ -108,8 +112,6 @@ RECIPES = {
     "direct_logit_attribution": lambda m, t, s: methods.direct_logit_attribution(m, t, seed=0),
     "function_vector": lambda m, t, s: methods.function_vector(relational.model(), relational.PAIRS, options=FunctionOptions(template=relational.TEMPLATE, shots=3, heads=1, prompts=4, nulls=3, randoms=3), seed=0),
     "head_roles": lambda m, t, s: methods.head_roles(m, [list(r) * 2 for r in t.clean.ids], context=12, prompts=3, ablate=2, random_sets=3, seed=0),
-    "lenses": lambda m, t, s: methods.lenses(m, corpus(m), options=methods.FitOptions(context=12, blocks=12, skip=2, steps=20, tokens=48, columns=0, rate=1e-2), held_out=11, seed=0),
-    "patchscope": lambda m, t, s: methods.patchscope(worded.with_words(m), ["w3", "w5", "w7"], "L1.resid_post", answers=["w3", "w5", "w7"], target_prompt="w9 w9 w11", placeholder="w11", randoms=2, seed=0),
     "vocabulary_svd": lambda m, t, s: methods.vocabulary_svd(m, tokens=4, seed=0),
     "logit_lens": lambda m, t, s: methods.logit_lens(m, t, seed=0),
     "model_diff": lambda m, t, s: methods.model_diff(m, diffed.nudged(m), t, options=diffed.FEW, seed=0),
@@ -120,7 +122,10 @@ RECIPES = {
     "steering": lambda m, t, s: steered(),
     "prompt_grid": lambda m, t, s: methods.prompt_grid(worded.with_words(m), GRID, seed=0),
     "token_attribution": lambda m, t, s: methods.token_attribution(m, t, orders=4, seed=0),
+    "chain_of_thought": lambda m, t, s: methods.chain_of_thought(worded.with_words(m), thought("w4 w5", ["w8", "w9"], " w6 w7\nw10 w11\nw12"), sampling=Sampling(n=4, max_new_tokens=3), seed=0),
     "training_dynamics": lambda m, t, s: zoo.dynamics(zoo.build("induction_heads", n=4).checkpoints()[:3], loudest, nulls=2, seed=0),
+    "lenses": lambda m, t, s: methods.lenses(m, corpus(m), options=methods.FitOptions(context=12, blocks=12, skip=2, steps=20, tokens=48, columns=0, rate=1e-2), held_out=11, seed=0),
+    "patchscope": lambda m, t, s: methods.patchscope(worded.with_words(m), ["w3", "w5", "w7"], "L1.resid_post", answers=["w3", "w5", "w7"], target_prompt="w9 w9 w11", placeholder="w11", randoms=2, seed=0),
 }  # fmt: skip
 
 

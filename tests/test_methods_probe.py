@@ -11,17 +11,22 @@ import torch
 import microtome as mt
 import probed
 from microtome import methods
+from microtome.controls.discrimination import auroc
 from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import ControlError, EditError, ResourceError, TaskError
 from microtome.methods.probing import capture as reading
 from microtome.methods.probing import controls as check
+from microtome.methods.probing import technique
 from microtome.methods.probing.design import design, split_control
-from microtome.methods.probing.options import ProbeOptions
+from microtome.methods.probing.options import Ask, ProbeOptions
 from microtome.methods.probing.reading import direction_of
 from microtome.methods.probing.sweeping import sweep_places
+from microtome.methods.probing.twin import random_twin
 from microtome.tasks.labelled import LabelledText, of_lists
+from microtome.tasks.lint import lint
 from microtome.trace.edits import Steer
 from microtome.trace.trace import Trace
+from microtome.zoo import planted
 
 LIGHT = {**probed.FAST, "causal": False}
 
@@ -63,7 +68,7 @@ def test_its_direction_is_a_value_that_steers(model, found):
         steer = Steer(f"{direction.site}@-1", direction.vector, coefficient)
         last = model.run([text], edits=[steer], logits="last").logits[0, -1]
         assert float(last[good] - last[bad]) * sign > 1.0
-    assert direction_of(found).site.point == "resid_post"
+    assert methods.direction_of(found).site.point == "resid_post" and methods.Ask is Ask
     with pytest.raises(EditError):
         direction.check("another model", model.facts.d_model)
     with pytest.raises(EditError):
@@ -91,6 +96,16 @@ def test_a_leaked_split_makes_the_result_invalid(model):
     data = probed.texts()
     result = methods.probe(model, data, options={**LIGHT, "by": ()})
     assert result.verdict == "invalid" and not controls(result)["split"].passed
+
+
+def test_a_split_by_some_groupings_is_a_choice_that_is_said(model):
+    data = probed.texts()
+    first = tuple(t.split()[0] for t in data.texts)
+    both = replace(data, groups={**data.groups, "first": first})
+    control = controls(methods.probe(model, both, kinds=("mass_mean",), options={**LIGHT, "by": ("word",)}))[
+        "split"
+    ]
+    assert control.passed and "as asked" in control.detail
 
 
 def test_a_leak_shows_in_shuffled_labels_too():
@@ -218,3 +233,117 @@ def test_a_store_gives_the_same_numbers_and_another_datas_is_refused(model, tmp_
     np.testing.assert_allclose(some.effects.values, plain.effects.values, atol=1e-3)
     with pytest.raises(ResourceError):
         methods.probe(model, probed.texts(seed=1), store=kept, options=LIGHT)
+
+
+def _seen(model, data=None, **changes):
+    return controls(
+        methods.probe(model, probed.texts() if data is None else data, **{"options": LIGHT} | changes)
+    )
+
+
+def test_a_direction_that_any_would_be_fails_the_random_direction(model):
+    """At the embedding of the subject's own place words differ by the sign and little else once everything else is cut out."""
+    seen = _seen(planted_direction_alone(), sites="L*.resid_post@-1", kinds=("mass_mean",))
+    assert not seen["random_direction"].passed
+
+
+def planted_direction_alone():
+    """The planted model without decoys: its last token varies along one direction only, which every direction reads."""
+    kept = dict(planted.SUBJECTS)
+    planted.SUBJECTS.update(
+        {side: tuple(f"{side}{k}" for k in range(probed.WORDS)) for side in ("good", "bad")}
+    )
+    try:
+        return planted.planted_direction(seed=0, n=4).model
+    finally:
+        planted.SUBJECTS.update(kept)
+
+
+def test_a_trained_model_swapped_for_an_untrained_one_fails_against_its_twin(model):
+    assert not _seen(random_twin(model, 7))["random_twin"].passed
+
+
+def test_a_probe_that_knows_words_by_heart_is_not_selective():
+    rng = np.random.default_rng(0)
+    data = of_lists(
+        [f"text {i}" for i in range(240)],
+        [i // 3 % 2 for i in range(240)],
+        {"word": [i // 3 for i in range(240)]},
+    )
+    d = design(data, ProbeOptions.of(LIGHT), 0)
+    values = {("L0.resid_post", -1): rng.standard_normal((80, 150))[np.arange(240) // 3].astype(np.float32)}
+    cell = sweep_places(values, d, ("whitened",), None, ProbeOptions()).best()
+    control = check.selectivity(cell, values[cell.place], d, ProbeOptions(), 0)
+    assert not control.passed and control.observed["control labels"] > 0.9
+
+
+def test_a_question_that_tells_as_much_fails_ask_and_one_that_cannot_be_put_says_why(model):
+    assert not _seen(model, ask=probed.ASK)["ask"].passed
+    digits = replace(probed.texts(), classes=("0", "1"))
+    assert "no words" in _seen(model, digits)["ask"].detail
+    assert "token" in _seen(model, ask=Ask(("good", "good"), ("{text}",)))["ask"].detail
+
+
+def test_a_direction_that_the_model_does_not_read_fails_the_causal_test(model):
+    """The filler at the first place can be read off the stream; the answer does not depend on it."""
+    data = probed.texts()
+    loud = [int(t.split()[0] > "n") for t in data.texts]
+    other = replace(data, labels=tuple(loud), groups={})
+    seen = _seen(model, other, ask=probed.ASK, options=probed.FAST)
+    assert seen["causal"].passed is False
+
+
+def test_logistic_regression_on_labels_that_mean_nothing_fails_its_shuffles(model):
+    assert not _seen(model, probed.relabelled(probed.texts(), seed=5))["shuffled_logistic"].passed
+
+
+def test_the_linter_is_heard(model):
+    data = probed.texts()
+    named = replace(
+        data,
+        texts=tuple(f"{t} {'near' if y else 'late'}" for t, y in zip(data.texts, data.labels, strict=True)),
+    )
+    found = lint(named, seed=0)
+    assert found.errors or not found.clean
+    control = technique._linted(
+        lint(
+            replace(data, texts=(data.texts[0], *data.texts[1:-1], data.texts[0])),
+            [range(100), range(100, 150), range(150, 199)],
+            seed=0,
+        )
+    )
+    assert not control.passed and "duplicate" in control.detail
+
+
+def test_an_average_leaves_out_the_first_token_and_every_pad(model):
+    data = replace(
+        probed.texts().subset(range(6)),
+        texts=("is", "red is", "good0 is", "red good1 is", "bad0 red is", "old good2 is"),
+        groups={},
+    )
+    texts = reading.encoded(model, data)
+    (place,) = [("L2.resid_post", reading.MEAN)]
+    pooled = reading.capture(model, texts, [place])[place]
+    for i, ids in enumerate(texts.ids):
+        alone = model.run([list(ids)], ["L2.resid_post"], logits=None)["L2.resid_post"][0].numpy()
+        np.testing.assert_allclose(pooled[i], alone[1:].mean(0), atol=1e-5)
+    values, mask = reading.sequences(model, texts, "L2.resid_post")
+    assert mask.sum(1).tolist() == [len(ids) - 1 for ids in texts.ids] and not mask[:, 0].any()
+    np.testing.assert_allclose(
+        (values * mask[..., None]).sum(1) / mask.sum(1, keepdims=True), pooled, atol=1e-5
+    )
+
+
+def test_the_place_is_chosen_on_validation_texts_so_the_test_owes_nothing_to_the_choice():
+    """Forty places of noise: the chosen one's AUROC on test texts is at chance on average, its validation AUROC is not."""
+    rng = np.random.default_rng(0)
+    data = of_lists([f"text {i}" for i in range(60)], [i % 2 for i in range(60)])
+    options = ProbeOptions()
+    held, tested = [], []
+    for run in range(60):
+        d = design(data, options, run)
+        values = {("L0.resid_post", k): rng.standard_normal((60, 4)).astype(np.float32) for k in range(40)}
+        best = sweep_places(values, d, ("mass_mean",), None, options).best()
+        held.append(best.validation)
+        tested.append(float(auroc(best.scores[d.test], d.truth[d.test])[0]))
+    assert np.mean(held) > 0.85 and abs(np.mean(tested) - 0.5) < 4 * np.std(tested) / np.sqrt(60)

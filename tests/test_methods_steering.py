@@ -336,3 +336,78 @@ def test_activations_that_are_not_finite_are_refused():
 def test_a_direction_is_saved_and_loaded(found, tmp_path):
     again = Direction.load(found.save(tmp_path / "d"))
     assert torch.equal(again.vector, found.vector) and again.hash == found.hash and again.made == found.made
+
+
+@pytest.mark.parametrize("gate", ["", "prompt", "token"])
+@pytest.mark.parametrize("site", ["L1.resid_post", "L2.resid_pre", "L0.attn_out", "L2.mlp_out"])
+def test_replayed_doses_are_those_of_whole_runs(site, gate):
+    """Layers below the site are shared: the numbers are those of one plain run per row, conditions included."""
+    m = st.attentive()
+    gen = torch.Generator().manual_seed(3)
+    d = torch.randn(m.facts.d_model, generator=gen)
+    probe = given(m, torch.randn(m.facts.d_model, generator=gen), site)
+    condition = Condition(probe, 0.0, level=gate) if gate else None
+    rows = m.tokens([*st.prompts(3), "open0 glad1", "plain1 plain2 sad1"]).rows()
+    stage = steer_runs.Stage(m, probe.site, "both", condition)
+    pushes = [steer_runs.Push(d, c) for c in (1.0, -2.0)]
+    fires = stage.fires(rows)
+    jobs = [(p, i) for p in (None, *pushes) for i in range(len(rows))]
+    for words in (WORDS, Words(("glad0",))):
+        values, _ = stage.measured(words, rows, jobs, fires)
+        up, down = words.ids(m)
+        for value, (push, i) in zip(values, jobs, strict=True):
+            edits = [stage.edits(push, 0, len(rows[i]), fires=fires[i])]
+            logs = (
+                m.run([rows[i]], (), edits if any(edits) else (), "last")
+                .logits[0, -1]
+                .double()
+                .log_softmax(-1)
+            )
+            expected = float(logs[up].logsumexp(0) - (logs[down].logsumexp(0) if down else 0))
+            assert value == pytest.approx(expected, abs=2e-4)
+    assert stage.fired == stage.planned > 0
+
+
+def test_placebo_directions_are_called_at_the_stated_rate():
+    """2,000 contrasts whose labels mean nothing, half of them grouped: p <= 0.05 in 5 %, within the exact binomial's bound."""
+    from scipy import stats
+
+    from microtome.directions.contrast import Contrast, class_means
+    from microtome.methods.steer_controls import rank_p
+    from microtome.sites import parse
+
+    rng = np.random.default_rng(0)
+    hits, runs = 0, 2000
+    scale = np.array([3.0, 1.0, 1.0, 0.3])  # one axis dominates, and the measure reads it
+    for i in range(runs):
+        groups = np.repeat(np.arange(6), 2) if i % 2 else np.arange(12)
+        labels = rng.permutation(np.arange(groups.max() + 1) % 2)[groups]
+        values = rng.standard_normal((12, 4)) * scale + rng.standard_normal((12, 4))[groups]
+        c = Contrast(values, labels, tuple(map(str, groups)), parse("L1.resid_post"), "all", False, 1.0)
+        real = class_means(values, labels)
+        null = c.null(class_means, float(np.linalg.norm(real)), 19, i)
+        hits += rank_p(float(real[0]), null[:, 0]) <= 0.05
+    low, high = stats.binom.ppf([0.0005, 0.9995], runs, 0.05)
+    assert low <= hits <= high
+
+
+def test_a_condition_spares_neutral_text(model, found):
+    """Only prompts with a glad word open it: neutral text is left alone to the bit, and the result says how many were steered."""
+    c = Condition(given(model, st.mood(), st.SITE), 0.1)
+    r = steered(
+        model,
+        found,
+        replace(FEW, data=st.texts(80)),
+        condition=c,
+        prompts=st.moody(8),
+        coefficients=[-1, 0.5, 1],
+    )
+    assert (
+        control(r, "neutral_kl").observed["nats"] == 0
+        and control(r, "off_task").observed["rise in nats"] == 0
+    )
+    assert (
+        "0 of 6" in control(r, "neutral_kl").detail
+        and dict(r.tables["about"].values)["prompts that the condition lets through"] == "8 of 8"
+    )
+    assert (r.effects.values > 0).all()

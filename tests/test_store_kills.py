@@ -39,7 +39,7 @@ class Stopping(files.Disk):
 
     def fsync(self, path: Path) -> None:
         self._at(False)
-        super().fsync(path)
+        assert path.exists()  # the real call would only take time: no power is cut here
         if self.lossy and path.is_file():
             self.synced[path] = path.read_bytes()
         self._at(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import tracemalloc
 from collections import Counter
 from itertools import islice
 
@@ -24,7 +25,7 @@ def test_the_default_is_pythons_own_and_always_the_same():
     first = list(islice(corpus.documents(), 12))
     assert first == list(islice(corpus.documents(), 12))
     assert [d.id for d in first] != [d.id for d in islice(corpus.documents(5), 12)]
-    kinds = Counter(d.kind for d in islice(corpus.documents(0), 300))
+    kinds = Counter(d.kind for d in islice(corpus.documents(0), 60))
     assert set(kinds) == {"code", "comments", "docstrings", "topic"}
     whole = next(d for d in corpus.kinds("docstrings").documents() if d.id.startswith("abc.py"))
     assert "abstract" in whole.text and "import" not in whole.text and '"""' not in whole.text
@@ -38,7 +39,7 @@ def test_no_file_lies_on_both_sides_of_a_split():
     assert len({corpus.hash, rest.hash, out.hash, corpus.split(0.25, seed=2)[0].hash}) == 4
     assert out.hash == corpus.split(0.25, seed=1)[1].hash
     files = mt.corpus()
-    homes = [{d.home for d in islice(part.documents(), 100)} for part in files.split(0.5, seed=0)]
+    homes = [{d.home for d in islice(part.documents(), 40)} for part in files.split(0.5, seed=0)]
     assert not homes[0] & homes[1]
     for share in (0, 1, -0.1, 2):
         with pytest.raises(TaskError, match="held_out"):
@@ -84,6 +85,26 @@ def test_as_many_tokens_as_asked_for_the_same_by_the_same_seed():
     assert len({b.document for b in one}) >= 4  # no long document fills it
     prefix = list(mt.corpus().blocks(model, 64, 500, 0))
     assert prefix[:-1] == one[: len(prefix) - 1]
+    assert prefix[-1].ids == one[len(prefix) - 1].ids[: len(prefix[-1].ids)]
+    assert one[len(prefix) - 1].text.startswith(prefix[-1].text)
+
+
+def test_bos_as_asked_for():
+    model = bpe()
+    first = model.tokenizer.bos_token_id
+    with_, without, own = (
+        list(mt.corpus(TEXTS).blocks(model, 32, 500, bos=b)) for b in (True, False, "model")
+    )
+    assert with_ == own and all(b.ids[0] == first for b in with_) and not any(first in b.ids for b in without)
+    assert all(len(b.ids) <= 32 for b in without)
+    with pytest.raises(ModelError, match="no BOS"):
+        mt.corpus(TEXTS).blocks(words(), 32, 500, bos=True)
+
+
+def test_the_first_tokens_are_of_many_modules_and_every_kind():
+    seen = list(mt.corpus().blocks(bpe(), 64, 6000, 0))
+    assert {b.kind for b in seen} >= {"code", "comments", "docstrings"}
+    assert len({b.document.partition("#")[0] for b in seen}) > 0.7 * len({b.document for b in seen})
 
 
 def test_blocks_read_no_more_documents_than_they_need():
@@ -201,3 +222,31 @@ def test_a_streamed_dataset(tmp_path):
         assert corpus.hash == mt.corpus(f"hf:{tmp_path / folder}", column="body").hash
     with pytest.raises(TaskError, match="body"):
         mt.corpus(f"hf:{tmp_path / 'files'}")
+
+
+def test_methods_take_blocks_of_one_length_from_many_files():
+    from microtome.methods.texts import blocks_of
+
+    model = bpe()
+    found = blocks_of(model, mt.corpus(), context=32, most=6, seed=0)
+    assert len(found) == 6 and {len(row) for row in found.ids} == {32} and len(set(found.documents)) >= 4
+    assert all(row[0] == model.tokenizer.bos_token_id for row in found.ids)
+    few = blocks_of(model, mt.corpus(TEXTS), context=32, most=50, seed=0)
+    assert 4 < len(few) <= 50 and {len(row) for row in few.ids} == {32}
+    with pytest.raises(TaskError, match="no block of 200 tokens"):
+        blocks_of(model, mt.corpus(["John gave a book"]), context=200, most=5, seed=0)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    peaks = []
+    model = bpe()  # made before anything is counted
+    for size in (4, 12):
+        (tmp_path / f"{size}.txt").write_text("Mary went to the store and gave a book.\n" * (25_000 * size))
+        corpus = mt.corpus(tmp_path / f"{size}.txt")
+        tracemalloc.start()
+        assert (
+            sum(len(b.ids) - 1 for b in corpus.blocks(model, context=128, tokens=1000 * size)) == 1000 * size
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.25 * peaks[0]

@@ -187,6 +187,15 @@ def test_files_that_cannot_be_read(tmp_path):
     assert len(some) == 3 and some == mt.labelled(good, n=3, seed=1) and some.provenance["of"] == 4
 
 
+def test_a_class_called_none_is_a_class(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\na,none\nb,some\nc,none\nd,some\n")
+    assert mt.labelled(file).classes == ("none", "some")
+    file.write_text("text,label\na,None\nb,some\nc,none\nd,some\n")
+    with pytest.raises(TaskError, match="line 2 has no label"):
+        mt.labelled(file)
+
+
 # built-in sets
 
 

@@ -360,3 +360,15 @@ def test_what_generation_returns_can_be_run_also_where_a_reference_is_as_short_a
     assert [str(e.site) for e in made.edits[0]] == ["L1.mlp_out@3:6"]
     again = run(binding, pack(made.sequences), edits=[list(made.edits[0])])
     torch.testing.assert_close(again.logits[:, 2:6], made.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mistral", "falcon-alibi", "opt", "gemma3", "jamba"])
+def test_samples_of_one_prompt_read_it_once_and_are_those_of_whole_forwards(family: str) -> None:
+    binding = tiny.bound(family)
+    prompt = ROWS[0]
+    made = [generate(binding, pack([prompt] * 5), max_new_tokens=6, temperature=8.0, seed=3, cache=cache, stop=False)
+            for cache in (True, False)]  # fmt: skip
+    assert made[0].new == made[1].new and len(set(made[0].new)) > 1
+    torch.testing.assert_close(made[0].logits, made[1].logits, rtol=0, atol=1e-4)
+    whole = run(binding, pack(made[0].sequences)).logits[:, len(prompt) - 1 : -1]
+    torch.testing.assert_close(made[0].logits, whole, rtol=0, atol=1e-4)

@@ -310,11 +310,21 @@ def composed(layers=30, n_heads=9):
     rng = np.random.default_rng(32)
     names = [f"L{layer}H{head}" for layer in range(layers) for head in range(n_heads)]
     layer = np.repeat(np.arange(layers), n_heads)
-    arrays = {k: np.where(layer[:, None] < layer[None], rng.uniform(0.02, 0.2, (len(names),) * 2), np.nan) for k in "QKV"}
+    arrays = {
+        k: np.where(layer[:, None] < layer[None], rng.uniform(0.02, 0.2, (len(names),) * 2), np.nan)
+        for k in "QKV"
+    }
     pairs = [{"kind": "QKV"[i % 3], "sender": names[i], "reader": names[-1 - i], "score": 0.3 / (1 + i), "null_low": 0.03, "null_high": 0.05,
               "z": 9.0 - i, "p": 0.0001 if i < 5 else 0.4} for i in range(9)]  # fmt: skip
     heads = pd.DataFrame({"site": names, "layer": layer, "head": [int(n.split("H")[1]) for n in names]})
-    return Result("composition", query("composition"), None, {"pairs": pd.DataFrame(pairs), "heads": heads}, arrays, **judged())
+    return Result(
+        "composition",
+        query("composition"),
+        None,
+        {"pairs": pd.DataFrame(pairs), "heads": heads},
+        arrays,
+        **judged(),
+    )
 
 
 def lensed(layers=30, n=12):
@@ -325,19 +335,53 @@ def lensed(layers=30, n=12):
     kl = np.array([9.0, 3.0, 6.0, 8.0]) * depth + rng.uniform(0, 0.2, (len(sites), n, 4))
     values = np.concatenate([kl, np.exp(-kl), kl + 3], -1).astype(np.float32)
     metrics = tuple(f"{m} {name}" for m in ("kl", "agreement", "nll") for name in names)
-    effects = Labelled(values, ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": metrics})
+    effects = Labelled(
+        values, ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(n)), "metric": metrics}
+    )
     mean = values.mean(1)
     cells = pd.DataFrame([{"site": site, "metric": m, "low": mean[s, k] - 0.1, "high": mean[s, k] + 0.1, "null_low": 8.0 if k < 4 else 0.0, "null_high": 10.0 if k < 4 else 0.1}
                           for s, site in enumerate(sites) for k, m in enumerate(metrics)])  # fmt: skip
-    calibration = pd.DataFrame([{"site": site, "lens": name, "value": 0.1, "low": 0.05, "high": 0.2} for site in sites for name in names])
-    bins = pd.DataFrame([{"site": site, "lens": name, "predicted": b / 10 + 0.05, "observed": b / 11, "n": 9} for site in sites for name in names for b in range(10)])
-    return Result("lenses", query("lenses"), effects, {"cells": cells, "calibration": calibration, "reliability": bins}, **judged())
+    calibration = pd.DataFrame(
+        [
+            {"site": site, "lens": name, "value": 0.1, "low": 0.05, "high": 0.2}
+            for site in sites
+            for name in names
+        ]
+    )
+    bins = pd.DataFrame(
+        [
+            {"site": site, "lens": name, "predicted": b / 10 + 0.05, "observed": b / 11, "n": 9}
+            for site in sites
+            for name in names
+            for b in range(10)
+        ]
+    )
+    return Result(
+        "lenses",
+        query("lenses"),
+        effects,
+        {"cells": cells, "calibration": calibration, "reliability": bins},
+        **judged(),
+    )
 
 
 def patchscoped():
-    states = pd.DataFrame([{"state": k, "value": v, "low": v - 1, "high": v + 1, "n": 8} for k, v in (("own", -2.0), ("other", -12.0), ("random", -13.0), ("none", -14.0))])
-    texts = pd.DataFrame([{"prompt": i, "state": k, "text": " Rome", "named": "", "right": False} for i in range(3) for k in ("own", "other 1", "random 0", "none")])
-    return Result("patchscope", query("patchscope"), None, {"states": states, "generations": texts}, **judged())
+    states = pd.DataFrame(
+        [
+            {"state": k, "value": v, "low": v - 1, "high": v + 1, "n": 8}
+            for k, v in (("own", -2.0), ("other", -12.0), ("random", -13.0), ("none", -14.0))
+        ]
+    )
+    texts = pd.DataFrame(
+        [
+            {"prompt": i, "state": k, "text": " Rome", "named": "", "right": False}
+            for i in range(3)
+            for k in ("own", "other 1", "random 0", "none")
+        ]
+    )
+    return Result(
+        "patchscope", query("patchscope"), None, {"states": states, "generations": texts}, **judged()
+    )
 
 
 def vectors(tokens=TOKENS):
@@ -475,6 +519,45 @@ def attributed(tokens=TOKENS):
         control("random_orders", null=(-1.9, -1.5)),
     )
     return Result("token_attribution", query("token_attribution", baseline="mean"), effects, tables, raw_examples=examples(tokens), **judged(controls, mandatory=("identity", "random_orders")))  # fmt: skip
+
+
+def chain(evil=False):
+    """Four sentences, the second of which settles the answer, and two edits."""
+    sites = (
+        "resample 0: Let us add.",
+        "resample 1: 3 + 4 is 7.",
+        f"resample 2: {EVIL[3]}" if evil else "resample 2: So.",
+        "resample 3: Hence",
+        "delete 1: 3 + 4 is 7.",
+        "force 1: 3 + 4 is 8.",
+    )
+    tv = np.array([0.05, 0.8, 0.1, 0.0, 0.7, 0.9])
+    effects = Labelled(np.stack([tv, 2 * tv], -1)[:, None], ("site", "prompt", "metric"), {"site": sites, "prompt": (0,), "metric": ("total_variation", "kl")})  # fmt: skip
+    cells = pd.DataFrame(
+        {
+            "site": sites,
+            "metric": "total_variation",
+            "low": np.maximum(tv - 0.1, 0),
+            "high": np.minimum(tv + 0.1, 1),
+            "null_low": 0.0,
+            "null_high": 0.25,
+            "p": np.where(tv > 0.5, 0.0006, 1.0),
+        }
+    )
+    where = [*(f"before sentence {k}" for k in range(4)), "before the answer", *sites[4:]]
+    share = np.array([0.1, 0.15, 0.95, 0.9, 0.9, 0.2, 0.0])
+    answers = pd.DataFrame(
+        {
+            "where": where,
+            "samples": 20,
+            "share_7": share,
+            "share_8": 1 - share,
+            "share_other": 0.0,
+            "share_unparsed": 0.0,
+        }
+    )
+    controls = (control("alone", gates=True), control("same_cut", null=(0.0, 0.25)))
+    return Result("chain_of_thought", query("chain_of_thought"), effects, {"cells": cells, "answers": answers}, **judged(controls, mandatory=("alone", "same_cut")))  # fmt: skip
 
 
 def dynamics(evil=False):

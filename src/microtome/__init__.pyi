@@ -17,7 +17,7 @@ from microtome.results import Result as Result
 from microtome.results import observe as observe
 from microtome.results import open_result as open
 from microtome.results import technique as technique
-from microtome.store.capture import capture as store
+from microtome.store.capturing import capture as store
 from microtome.tasks.corpus import corpus as corpus
 from microtome.tasks.dataset import labelled as labelled
 from microtome.tasks.files import pairs as pairs

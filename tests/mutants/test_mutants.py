@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,24 +17,28 @@ import test_controls_draws
 import test_controls_roc
 import test_controls_signflip
 import test_methods_controls
+import test_methods_examples
 import test_methods_planted
 import test_metrics
 import test_replay_exact
 import test_results_verdict
 import test_sites_hook_names
+import test_store_capture
+import test_store_kills
 import test_tasks_pairs
 import test_trace_capture
 import test_trace_edits
 from microtome import methods, metrics
 from microtome.circuits import hypotheses, judged, measures, nulls, stability
 from microtome.circuits.linked import Walk
-from microtome.controls import intervals, signflip
+from microtome.controls import detection, intervals, signflip
 from microtome.errors import MicrotomeError
-from microtome.methods import ablating, donors, lens, patching, sets
+from microtome.methods import ablating, donors, example_search, lens, patching, sets
 from microtome.methods import setting as settings
 from microtome.model.tokens import Tokens
 from microtome.replay import bench, memo, sources
 from microtome.sites import At
+from microtome.store import capturing, layout, writing
 from microtome.tasks.pairs import PairTask
 from microtome.trace import session
 
@@ -187,7 +193,43 @@ def _no_first_point(real: Any) -> Any:
     return roc
 
 
+def _power_cuts() -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(layout, "WINDOW_TOKENS", 16)
+        patch.setattr(layout, "SHARD_BYTES", 4000)
+        test_store_kills.test_stopped_before_and_after_every_fsync_and_rename_and_gone_on_with(None, True, patch, Path(folder))  # fmt: skip
+
+
+def _counted_first(real: Any) -> Any:
+    def put(self, window, buffers):
+        def content(column):
+            return memoryview(writing.raw(buffers[column.site])).cast("B")
+
+        self.pieces.append([writing.files.digest_of(content(c)) for c in self.columns])
+        self._cursor()
+        self.pieces.pop()
+        real(self, window, buffers)
+
+    return put
+
+
+def _one_further(real: Any) -> Any:
+    def take(self, view, frame):
+        return real(self, view if self.target is None else view.roll(1, 1), frame)
+
+    return take
+
+
+def _examples_brute_force() -> None:
+    docs = np.random.default_rng(0).integers(3, 97, (40, 30)).tolist()
+    test_methods_examples.test_top_and_sample_are_what_a_brute_force_finds("L1.neurons", test_methods_examples.tiny.loaded("llama"), docs)  # fmt: skip
+
+
 MUTANTS = [
+    Mutant("a store counts what is not on the disk yet", writing.InFolder, "put", _counted_first, _power_cuts),
+    Mutant("a store keeps the token before", capturing.Sink, "take", _one_further, test_store_capture.test_rows_say_which_item_and_position),
+    Mutant("the smallest activations are kept", example_search._Best, "add", lambda real: lambda self, got, mask, items: real(self, -got, mask, items), _examples_brute_force),
+    Mutant("an area counts ties as won", detection, "_midrank", lambda real: lambda ordered, at: np.searchsorted(ordered, at, "right").astype(float), test_methods_examples.test_areas_are_those_of_the_roc_and_intervals_cover),
     Mutant("a ROC begins at its first flag", test_controls_roc, "roc", _no_first_point, test_controls_roc.test_it_is_scikit_learns_at_every_threshold_with_ties),
     Mutant("dependence is permuted over templates", test_controls_roc, "hsic_test", lambda real: lambda a, b, groups, **more: real(a, b, range(len(a)), **more), test_controls_roc.test_a_level_of_templates_is_no_dependence),
     Mutant("CPR takes absolute scores", measures, "ranked", lambda real: lambda *a, absolute: real(*a, absolute=True), _on_one_head(test_circuits_evaluate.test_ten_sizes_are_one_batch_and_signed_and_absolute_differ)),

@@ -10,13 +10,14 @@ import typer
 from microtome.cli import inputs, job
 from microtome.cli.inputs import Device, Dtype, Json, Seed
 from microtome.cli.job import Out
+from microtome.cli.watch import steps
 
 if TYPE_CHECKING:
     from microtome.results import Result
 
 __all__ = ["diff"]
 
-Other = Annotated[str, typer.Argument(help="Another: an id, a folder, a .gguf file, or int8 or int4 for the first one's own quantised copy.", show_default=False)]  # fmt: skip
+Other = Annotated[str, typer.Argument(help="Another: an id, a folder, a .gguf file; or a copy of the first: int8 or int4 (rounded weights), lighthouse or baker (tuned on an invented fact).", show_default=False)]  # fmt: skip
 
 
 def diff(
@@ -61,7 +62,7 @@ def diff(
     folder = job.folder(out, Path(first).name, "and", Path(second).name)
     a = inputs.load(first, dtype, device)
     b = _second(a, second, dtype, device)
-    c = None if unrelated is None else inputs.load(unrelated, dtype, device)
+    c = None if unrelated is None else _second(a, unrelated, dtype, device)
     for one in (a, b, *([c] if c is not None else [])):
         job.say_origin(one, to_stderr=json)
     rows = inputs.texts(a, data, texts, seed)
@@ -72,12 +73,20 @@ def diff(
 
 
 def _second(a: Any, name: str, dtype: str | None, device: str | None) -> Any:
-    """The second model; "int8" and "int4" are copies of the first with rounded weights."""
-    if name not in ("int8", "int4") or Path(name).exists():
+    """The other model: one to load, or a copy of the first that is made here."""
+    if Path(name).exists():
         return inputs.load(name, dtype, device)
-    from microtome.methods.diff_copies import quantised_copy
+    if name in ("int8", "int4"):
+        from microtome.methods.diff_copies import quantised_copy
 
-    return quantised_copy(a, int(name.removeprefix("int")))
+        return quantised_copy(a, int(name.removeprefix("int")))
+    if name in ("lighthouse", "baker"):
+        from microtome.zoo.tuned import narrow
+
+        with steps() as say:
+            say(f"tuning a copy on an invented fact ({name}): a minute or two")
+            return narrow(a, name).model
+    return inputs.load(name, dtype, device)
 
 
 def _diff(a: Any, b: Any, rows: Any, c: Any, words: list[str], level: Any, seed: int) -> Result:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microtome.cli.watch import steps
+from microtome.errors import TaskError
 
 if TYPE_CHECKING:
+    from microtome.directions.direction import Direction
     from microtome.facade import Model as LoadedModel
+    from microtome.tasks.labelled import LabelledText
 
 DEFAULT = "smollm2-135m-instruct"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -87,3 +90,52 @@ def texts(model: LoadedModel, data: str | None, n: int, seed: int) -> object:
         if data is not None
         else corpus().passages(model, n, seed=seed)
     )
+
+
+def labels(name: str, n: int | None, seed: int) -> LabelledText:
+    """Labelled text by its name or from a file; n texts (None: of a dataset as many as it gives by itself, at most 400; of a file all).
+
+    Raises
+    ------
+    TaskError, RegistryError: what cannot be read or is not there.
+    """  # fmt: skip
+    from microtome.tasks.dataset import labelled
+
+    return labelled(name, n=n, seed=seed)
+
+
+def lines(path: Path | None) -> list[str]:
+    """The lines of a text file that hold text; open beginnings of sentences for None.
+
+    Raises
+    ------
+    TaskError: it cannot be read, or holds none.
+    """
+    from microtome.tasks.openings import OPENINGS
+    from microtome.tasks.table import read_text
+
+    if path is None:
+        return list(OPENINGS)
+    found = [line for line in read_text(path).splitlines() if line.strip()]
+    if not found:
+        raise TaskError(
+            f"{path} holds no prompt", why="every line is empty", instead="write one prompt a line"
+        )
+    return found
+
+
+def direction(site: str) -> str | Direction:
+    """An address as it is; the folder of a saved direction as that.
+
+    Raises
+    ------
+    ResourceError: a folder that holds none. SiteError: no address.
+    """
+    from microtome.sites import parse
+
+    if Path(site).is_dir():
+        from microtome.directions.direction import Direction
+
+        return Direction.load(site)
+    parse(site)
+    return site

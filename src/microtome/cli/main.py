@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from microtome.cli import ask, calibrate, diff, dissect, failures, models, tasks
+from microtome.cli import ask, calibrate, diff, dissect, examples, failures, models, probe, steer, tasks
 
 __all__ = ["app", "main"]
 
@@ -61,6 +61,9 @@ app.command("dissect", cls=dissect.Dissect)(dissect.dissect)
 app.command("ask")(ask.ask)
 app.command("calibrate")(calibrate.calibrate)
 app.command("diff")(diff.diff)
+app.command("examples")(examples.examples)
+app.command("probe")(probe.probe)
+app.command("steer")(steer.steer)
 app.add_typer(models.app, name="models")
 app.add_typer(tasks.app, name="tasks")
 

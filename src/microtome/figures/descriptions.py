@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .cells import unique
-from .colours import INK, MUTED
+from .colours import GLYPHS, INK, MUTED, series
 from .examples import NO_NULL, draw_areas
 from .panels import Picture
 from .rows import Row, draw_points
-from .sheet import Sheet
+from .sheet import Sheet, axis
 from .snippet import call
 from .tables import need
 from .text import inert, number, visible
@@ -40,6 +40,9 @@ def arms(result: Result) -> go.Figure:
         groups.append((visible(row["reader"], most=16), found))
     sheet = Sheet(result, "What a look at the top alone would have said", call("descriptions", "arms"))
     draw_points(sheet, groups, "area under the ROC (0.5 is chance)")
+    names = list(dict.fromkeys(row.name for _, rows in groups for row in rows))
+    for k, name in enumerate(names):
+        sheet.key(GLYPHS[k], series(k)[0], name)
     if not any(math.isfinite(v) for v in table["shuffled_high"]):
         sheet.key("!", INK, NO_NULL)
     return sheet.figure()
@@ -48,9 +51,6 @@ def arms(result: Result) -> go.Figure:
 def strata(result: Result) -> go.Figure:
     """The mean rank that each reader gives to the tokens of every quantile of the activation (tables["strata"])."""
     import plotly.graph_objects as go
-
-    from .colours import GLYPHS, series
-    from .sheet import axis
 
     table = need(result, "strata")
     names = unique(table["stratum"].tolist())

@@ -226,7 +226,7 @@ def reading(result: Result, site: str | None = None) -> go.Figure:
             values[i, j], words[i][j] = max(0.0, float(r["score"])), visible(r["token"], most=8)
             hover[i][j] = f"{source}, position {places[i]}, rank {r['rank']}\n{visible(r['token'], most=60)}\nscore {number(r['score'])}"  # fmt: skip
         none = np.zeros(values.shape, bool)
-        grids.append(Grid(visible(source, most=40), [str(p) for p in places], [str(r) for r in ranks], "position", "rank", values, none, none, hover, None, words))  # fmt: skip
+        grids.append(Grid(str(source), [str(p) for p in places], [str(r) for r in ranks], "position", "rank", values, none, none, hover, None, words))  # fmt: skip
         draw_grid(sheet, grids[-1], scale, cell=22)
     if len(grids) == 1:
         sheet.key("!", INK, "no null was drawn for these words")

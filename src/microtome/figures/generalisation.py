@@ -89,12 +89,12 @@ def _grid(table: pd.DataFrame, column: str, first: str, second: str, heading: st
         hover[i][j] = f"{visible(r[first])}, {visible(r[second])}\n{number(value)}"
         dots[i, j] = column == "value" and float(r.get("p", 1.0)) <= ALPHA
     none = np.zeros(values.shape, bool)
-    names = [visible(r, most=14) for r in rows]
+    names = [visible(r, most=14, prose=True) for r in rows]
     titles = ("trained on", "tested on") if first == "trained" else ("direction of", "direction of")
     return Grid(
         heading,
         names,
-        [visible(c, most=14) for c in columns],
+        [visible(c, most=14, prose=True) for c in columns],
         *titles,
         values,
         none,

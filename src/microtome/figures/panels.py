@@ -51,6 +51,7 @@ MODULES = {
     "dissect": "overview",
     "score_description": "descriptions",
     "function_vector": "functions",
+    "chain_of_thought": "thoughts",
 }
 
 

@@ -102,8 +102,9 @@ def _level(sheet: Sheet, panel: Panel, row: dict[Any, Any], k: int, n: int) -> N
 
     colour = SERIES[k % len(SERIES)]
     value = float(row["value"])
-    text = f"{visible(row['what'])}: AUROC {number(value)}"
-    sheet.add(panel, go.Scatter(x=[-0.5, n - 0.5], y=[value, value], mode="lines", hoverinfo="text", hovertext=[inert(text)] * 2,
+    text = f"{row['what']}: AUROC {number(value)}"
+    hover = [inert(visible(text, most=80))] * 2
+    sheet.add(panel, go.Scatter(x=[-0.5, n - 0.5], y=[value, value], mode="lines", hoverinfo="text", hovertext=hover,
                                 line={"color": colour, "width": 2, "dash": DASHES[(k - 2) % len(DASHES)]}))  # fmt: skip
     ends = [float(row["low"]), float(row["high"])]
     said = f" ({number(ends[0])} to {number(ends[1])})" if np.isfinite(ends).all() else ""
@@ -156,18 +157,18 @@ def causal(result: Result) -> go.Figure:
         top = max(1, *(int(counts.max()) for _, counts in null)) * 1.1
         panel = sheet.panel(130, axis("change of the answer toward the other class (nats)", span=(-span, span)),
                             axis("directions", span=(0, top)), heading=WAYS.get(str(way), visible(way)))  # fmt: skip
-        middle = (edges[1:] + edges[:-1]) / 2
-        for (family, counts), colour in zip(null, (BAND, pale(SERIES[1], 0.6)), strict=True):
-            hover = [
-                inert(f"{family}: {int(c)} near {number(m)}") for c, m in zip(counts, middle, strict=True)
-            ]
-            sheet.add(panel, go.Scatter(x=np.repeat(edges, 2)[1:-1], y=np.repeat(counts, 2), mode="lines", fill="tozeroy", fillcolor=colour,
-                                        line={"width": 1, "color": MUTED}, hoverinfo="text", hovertext=list(np.repeat(hover, 2))))  # fmt: skip
+        for (family, counts), colour in zip(null, (MUTED, SERIES[1]), strict=True):
+            if not counts.any():
+                continue
+            xs = [edges[0], *np.repeat(edges, 2)[1:-1].tolist(), edges[-1]]
+            ys = [0.0, *np.repeat(counts, 2).tolist(), 0.0]
+            sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", fill="toself", fillcolor=pale(colour, 0.35), line={"width": 1, "color": colour},
+                                        hoverinfo="text", hovertext=[inert(f"{int(counts.sum())} directions, {family}")] * len(xs)))  # fmt: skip
         real = part.loc[part["family"] == "direction", "value"].to_numpy(float)
         if real.size:
             sheet.line(panel, x=float(real[0]), colour=SERIES[0])
     sheet.key("│", SERIES[0], "the probe's direction")
-    sheet.key("■", BAND, "the same estimator on shuffled labels, equal norm")
+    sheet.key("■", MUTED, "the same estimator on shuffled labels, equal norm")
     sheet.key("■", SERIES[1], "isotropic directions, equal norm")
     return sheet.figure()
 

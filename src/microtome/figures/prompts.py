@@ -103,7 +103,7 @@ def _records(frame: Any) -> list[dict[Any, Any]]:
 
 
 def _short(name: object) -> str:
-    return visible(str(name), most=24)
+    return visible(str(name), most=22, prose=True)
 
 
 def pictures(result: Result) -> tuple[Picture, ...]:

@@ -58,6 +58,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "causal": (("way", "family", "value"), ()),
     "sums": (("quantity", "value", "low", "high"), ()),
     "wordings": (("wording", "value"), ("low", "high", "n")),
+    "answers": (("where",), ()),
     "deletion": (("order", "share", "value"), ("null_low", "null_high")),
     "tokens": (("prompt", "position", "token"), ()),
     "by_wording": (("site", "wording", "value"), ()),

@@ -18,7 +18,12 @@ _UNITS = {
     "prob_diff": "probability difference",
     "prob": "probability",
     "kl": "KL divergence (nats)",
+    "relative_norm": "relative norm (0 to 2)",
+    "cosine_distance": "1 − cosine",
+    "loss_per_character": "loss (nats per character)",
+    "loss_per_token": "loss (nats per token)",
     "frequency": "share of samples",
+    "total_variation": "total variation (0 to 1)",
 }
 
 

@@ -50,7 +50,7 @@ def draw(result: Result) -> go.Figure:
     sheet = Sheet(result, "What directions without labels tell")
     draw_bar(sheet, scale)
     none = np.zeros(values.shape, bool)
-    draw_grid(sheet, Grid("", [visible(r, most=22) for r in rows], [visible(c, most=14) for c in columns], "what is told", "direction", values, none, none, hover, None, words), scale)  # fmt: skip
+    draw_grid(sheet, Grid("", [visible(r, most=22, prose=True) for r in rows], [visible(c, most=14, prose=True) for c in columns], "what is told", "direction", values, none, none, hover, None, words), scale)  # fmt: skip
     if known.size:
         sheet.key("├┤", INK, "null for the label: shuffled labels, best direction and better end")
     else:

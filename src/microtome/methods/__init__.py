@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from microtome.methods.diff_copies import merged_copy as merged_copy
     from microtome.methods.diff_copies import quantised_copy as quantised_copy
     from microtome.methods.diff_patching import cross_model_patching
+    from microtome.methods.diff_reading import difference_direction as difference_direction
     from microtome.methods.diffing import DiffOptions as DiffOptions
     from microtome.methods.diffing import model_diff
     from microtome.methods.direct_attribution import direct_logit_attribution
@@ -36,11 +37,15 @@ if TYPE_CHECKING:
     from microtome.methods.paths import path_patching
     from microtome.methods.patterns import attention_patterns
     from microtome.methods.probing.generalising import generalisation
+    from microtome.methods.probing.options import Ask as Ask
+    from microtome.methods.probing.options import ProbeOptions as ProbeOptions
+    from microtome.methods.probing.reading import direction_of as direction_of
     from microtome.methods.probing.technique import probe
     from microtome.methods.probing.unlabelled import unsupervised
     from microtome.methods.removing import directional_ablation
     from microtome.methods.sets import component_set
     from microtome.methods.steer import steering
+    from microtome.methods.thoughts import chain_of_thought
     from microtome.methods.token_attributing import token_attribution
     from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
@@ -52,6 +57,7 @@ _HOMES = {
     "attention_patterns": "patterns",
     "attribution_patching": "gradient_attribution",
     "behaviour": "behaviour_check",
+    "chain_of_thought": "thoughts",
     "component_set": "sets",
     "composition": "weights.composing",
     "cross_model_patching": "diff_patching",
@@ -82,6 +88,7 @@ __all__ = [
     "attention_patterns",
     "attribution_patching",
     "behaviour",
+    "chain_of_thought",
     "component_set",
     "composition",
     "cross_model_patching",
@@ -107,12 +114,16 @@ __all__ = [
 ]
 
 _HELPERS = {
+    "Ask": "probing.options",
     "DiffOptions": "diffing",
+    "ProbeOptions": "probing.options",
+    "difference_direction": "diff_reading",
+    "direction_of": "probing.reading",
+    "merged_copy": "diff_copies",
+    "quantised_copy": "diff_copies",
     "FitOptions": "lensing.fitting",
     "Translators": "lensing.translators",
     "jacobian_lens": "lensing.fitting",
-    "merged_copy": "diff_copies",
-    "quantised_copy": "diff_copies",
     "tuned_lens": "lensing.fitting",
 }
 """What techniques take, and what makes it."""

@@ -68,29 +68,47 @@ def _descending(values: Floats, places: Sequence[int]) -> list[int]:
     return sorted(places, key=lambda p: (-values[p], p))
 
 
+def _count(share: float, order: Sequence[int]) -> int:
+    return math.ceil(share * len(order) - 1e-9)
+
+
+def _cell(
+    number: int, gone: Sequence[frozenset[int]], spans: list[dict[str, tuple[int, int] | None]]
+) -> Cell:
+    """A cell that puts the baseline at these positions of each prompt, and the names of its places in `spans`."""
+    names = [f"removed {number} {k}" for k in range(max(map(len, gone)))]
+    for own, several in zip(spans, gone, strict=True):
+        at: list[int | None] = [*sorted(several)]
+        at += [None] * (len(names) - len(at))
+        own.update({name: None if p is None else (p, p + 1) for name, p in zip(names, at, strict=True)})
+    changes = tuple(Change(parse("embed"), At(span=name), "baseline", True) for name in names)
+    return Cell(changes, names[0])
+
+
 def curves(bench: Bench, source: SourceSpec, orders: Mapping[str, list[list[list[int]]]]) -> Curves:
-    """Remove tokens along every order and measure the first metric. Orders that are equal are measured once."""
+    """Remove tokens along every order and measure the first metric. What is removed twice is measured once."""
     shortest = min(len(order) for several in orders.values() for one in several for order in one)
     steps = min(STEPS, shortest)
     shares = tuple((s + 1) / steps for s in range(steps))
     flat = [(name, r, one) for name, several in orders.items() for r, one in enumerate(several)]
     spans = [dict(bench.spans[i]) if bench.spans else {} for i in range(len(bench.ids))]
-    cells = []
-    for number, (_, _, one) in enumerate(flat):
+    cells: list[Cell] = []
+    number_of: dict[tuple[frozenset[int], ...], int] = {}  # what is removed -> its cell
+    cell_of = np.zeros((len(flat), steps), dtype=np.int64)
+    for r, (_, _, one) in enumerate(flat):
         for step, share in enumerate(shares):
-            counts = [math.ceil(share * len(order) - 1e-9) for order in one]
-            names = [f"order {number} {step} {k}" for k in range(max(counts))]
-            for i, order in enumerate(one):
-                for k, name in enumerate(names):
-                    spans[i][name] = (order[k], order[k] + 1) if k < counts[i] else None
-            cells.append(Cell(tuple(Change(parse("embed"), At(span=n), "baseline", True) for n in names), names[0]))  # fmt: skip
+            gone = tuple(frozenset(order[: _count(share, order)]) for order in one)
+            if gone not in number_of:
+                number_of[gone] = len(cells)
+                cells.append(_cell(len(cells), gone, spans))
+            cell_of[r, step] = number_of[gone]
     out = sweep(
         replace(bench, spans=spans, metrics=bench.metrics[:1]),
         cells,
         {"baseline": source},
         settings("deleting"),
     )
-    effects = out.effects[..., 0].numpy().reshape(len(flat), steps, len(bench.ids)).transpose(0, 2, 1)
+    effects = out.effects[..., 0].numpy()[cell_of].transpose(0, 2, 1)  # [order, prompt, step]
     found: dict[str, list[Floats]] = {}
     for (name, _, _), values in zip(flat, effects, strict=True):
         found.setdefault(name, []).append(values)

@@ -44,7 +44,11 @@ def kind_of(description: Description) -> str:
             return "regex"
         if description.strip():
             return "text"
-    elif description and all(isinstance(word, str) and word.strip() for word in description):
+    elif (
+        isinstance(description, list | tuple)
+        and description
+        and all(isinstance(word, str) and word.strip() for word in description)
+    ):
         return "keywords"
     raise ControlError(f"the description is {description!r}", why="it says nothing that could be tried", instead='text, ["some", "keywords"] or "/a pattern/"')  # fmt: skip
 
@@ -68,7 +72,8 @@ def _pattern(description: Description) -> re.Pattern[str]:
     parts = []
     for word in sorted(keywords_of(description), key=len, reverse=True):
         word = word.strip()
-        parts.append((r"(?<!\w)" if word[:1].isalnum() else "") + re.escape(word))
+        left, right = (r"(?<!\w)" if word[0].isalnum() else ""), (r"(?!\w)" if word[-1].isalnum() else "")
+        parts.append(left + re.escape(word) + right)
     return re.compile("|".join(parts) or r"(?!)", re.IGNORECASE)
 
 
@@ -98,17 +103,22 @@ class Texts:
         return ["".join(row[:-1]) + f"«{row[-1]}»" for row in self.words]
 
     def lexical(self, description: Description) -> NDArray[np.float64]:
-        """1 where the description's words or pattern reach the token, FADE per token since they last did, else 0. [row]."""
+        """1 where the description's words or pattern reach the token, FADE per token since they last did, else 0. [row].
+
+        Words are found whole, whatever their case; a piece of a word is found where it is a token of its own.
+        """
         pattern = _pattern(description)
+        pieces = {w.strip().lower() for w in keywords_of(description)}
         out = np.zeros(len(self.words))
         for i, row in enumerate(self.words):
-            last = -1
+            last = 0
             for match in pattern.finditer("".join(row)):
                 last = match.end() if match.end() > match.start() else last
-            if last < 0:
-                continue
             ends = np.cumsum([len(w) for w in row])
-            out[i] = FADE ** (len(row) - 1 - int(np.searchsorted(ends, last)))
+            found = [int(np.searchsorted(ends, last))] if last > 0 else []
+            found += [k for k, w in enumerate(row) if w.strip().lower() in pieces]
+            if found:
+                out[i] = FADE ** (len(row) - 1 - max(found))
         return out
 
     def likeness(self, model: Model, description: Description) -> NDArray[np.float64]:

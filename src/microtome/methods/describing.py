@@ -101,7 +101,7 @@ def score_description(
         disjoint(found),
         _random(told, p, alpha),
         _shuffled(told),
-        _below_top(told, found.sample[held, 0], active, o),
+        _below_top(told, found.sample[held, 0], o),
         _against_ngrams(told, next(s for s in scored if s.name == "ngrams")),
     ]
     tables = {
@@ -197,7 +197,7 @@ def _shuffled(told: Scored) -> Control:
                    null=(float(np.quantile(told.other, 0.05)), high))  # fmt: skip
 
 
-def _below_top(told: Scored, activation: np.ndarray, active: np.ndarray, o: ExampleOptions) -> Control:
+def _below_top(told: Scored, activation: np.ndarray, o: ExampleOptions) -> Control:
     """Without the top stratum of activation: what is active there, by the same share."""
     rules_out, expected = "that the description fits the very top only", "above one half, and above 19 of 20 random directions, without the top stratum"  # fmt: skip
     own = activation[told.rows]

@@ -147,9 +147,11 @@ def unrelated(
                    detail=f"p {test.min_p:.2g}; ratio is the geometric mean over cells")  # fmt: skip
 
 
-NOT_PAIRED = Control.not_run(
-    "paired",
-    "that one model is no better a predictor of these texts than the other",
-    "a difference of the loss over documents",
-    "activations were compared instead (level='sites')",
-)
+OTHER_LEVELS = tuple(
+    Control.not_run(name, rules_out, expected, "activations were compared token by token (level='sites')")
+    for name, rules_out, expected in (
+        ("paired", "that one model is no better a predictor of these texts than the other", "a difference of the loss over documents"),
+        ("other_words", "that the two models' coordinates have nothing to do with each other", "the same word is nearer than another one"),
+    )
+)  # fmt: skip
+"""Controls of the comparisons of models whose layers or tokens differ."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from microtome.errors import TaskError
 from microtome.methods.setting import clusters_of
 from microtome.model.tokens import tokens_of
+from microtome.tasks.corpus import Corpus
 from microtome.tasks.labelled import LabelledText
 from microtome.tasks.pairs import PairTask
 
@@ -30,11 +31,11 @@ class Texts:
         return len(self.ids)
 
 
-def texts_of(model: Model, data: Any, most: int, least: int) -> Texts:
+def texts_of(model: Model, data: Any, most: int, least: int, passages: int = 32, seed: int = 0) -> Texts:
     """Token ids of the data, at most `most` of each text.
 
-    data: a PairTask (its clean prompts, clustered as in its methods), LabelledText (clusters: its units), anything with
-    `.texts` and perhaps `.documents` (a cluster label per text), a text, texts, or rows of token ids.
+    data: a PairTask (its clean prompts, clustered as in its methods), LabelledText (clusters: its units), a Corpus (`passages` of it,
+    clusters: its files), anything with `.texts` and perhaps `.documents` (a cluster label per text), a text, texts, or rows of token ids.
 
     Raises
     ------
@@ -43,6 +44,8 @@ def texts_of(model: Model, data: Any, most: int, least: int) -> Texts:
     texts: Sequence[str] = ()
     clusters: Sequence[str] = ()
     aligned = False
+    if isinstance(data, Corpus):
+        data = data.passages(model, passages, most, seed)
     if isinstance(data, PairTask):
         rows = [list(r) for r in data.clean.ids]
         texts, clusters, aligned = data.clean.texts, clusters_of(data), data.aligned

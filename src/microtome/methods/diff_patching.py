@@ -247,8 +247,11 @@ def _nulls(
     check_level(comparable(base, unrelated, q.s.base.texts), "sites")
     other = _donated(q, pick, unrelated.binding)
     q.note("unrelated", pick, other)
-    made = checks.noise_donor_control(other[None], q.first[pick], list(q.s.clusters), cells=named)
-    return [*ran, replace(made, name="unrelated", rules_out=rules_out, expected=made.expected.replace("noise", "the unrelated one"))]  # fmt: skip
+    made = checks.value_matters(
+        other, q.first[pick], list(q.s.clusters), cells=named
+    )  # signed: moving elsewhere is not the effect
+    expected = made.expected.replace("a third value", "the unrelated fine-tune")
+    return [*ran, replace(made, name="unrelated", rules_out=rules_out, expected=expected)]
 
 
 def _donated(q: _Question, pick: Sequence[int], donor: Binding) -> np.ndarray:

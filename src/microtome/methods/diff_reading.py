@@ -6,7 +6,7 @@ noise of the same size and an unrelated fine-tune promote stands beside it: some
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ import numpy as np
 import torch
 
 from microtome.controls.draws import DrawTest, against_draws
-from microtome.errors import TaskError
+from microtome.directions.direction import Direction
+from microtome.errors import ResultError, TaskError
 from microtome.model.tokens import where_it_stands
 from microtome.results.verdicts import Control
+from microtome.sites import parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from microtome.facade import Model
     from microtome.methods.diff_runs import Compared
     from microtome.methods.diff_tables import View
+    from microtome.results.result import Result
 
 TOP = 8
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
@@ -109,6 +112,40 @@ class Reading:
                         for r, (v, i) in enumerate(zip(top.values, top.indices, strict=True))
                     ]  # fmt: skip
         return pd.DataFrame(rows)
+
+
+def difference_direction(result: Result, site: str, position: int | None = None) -> Direction:
+    """The mean difference of a model diff at one site as a direction, to steer the first model with (or the second, negated).
+
+    position: of the first tokens; None averages those that were read. In the units of the site: a coefficient of 1 adds what the
+    second model adds.
+
+    Raises
+    ------
+    ResultError: no model diff, or a site or position whose difference was not kept.
+    EditError: both models are the same there.
+    """
+    kept = result.tensors.get("first_difference")
+    names = [] if result.effects is None else [str(s) for s in result.effects.coords["site"] if str(s).endswith(".resid_post")]  # fmt: skip
+    if result.kind != "model_diff" or kept is None or site not in names:
+        raise ResultError(f"this {result.kind} kept no difference at {site}", why=f"kept are {', '.join(names) or 'none'}",
+                          instead="model_diff(a, b, data, sites=[..., site]) with a site L*.resid_post")  # fmt: skip
+    rows = torch.from_numpy(np.array(kept[names.index(site)], dtype=np.float32))
+    if position is not None and not 0 <= position < len(rows):
+        raise ResultError(f"position {position} was not kept", why=f"the first {len(rows)} were", instead="position=None averages them")  # fmt: skip
+    query = result.query
+    left_out = 1 if query is None else _left_out(query.parameters.get("options"))
+    vector = rows[left_out:].mean(0) if position is None else rows[position]
+    made = {"estimator": "mean difference of two models", "second": "" if query is None else query.parameters.get("b", {}).get("hash", ""),
+            "position": "first tokens" if position is None else position}  # fmt: skip
+    return Direction(vector, parse(site), "" if query is None else query.model, f"model difference at {site}", made)  # fmt: skip
+
+
+def _left_out(options: object) -> int:
+    """`leave_out` as a query records it; the default where no options were given."""
+    if isinstance(options, Mapping) and isinstance(options.get("fields"), Mapping):
+        return int(options["fields"]["leave_out"])
+    return 1
 
 
 def _ids(model: Model, words: Sequence[str]) -> list[list[int]]:

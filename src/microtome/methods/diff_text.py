@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from microtome.methods.diff_data import Texts
     from microtome.methods.diff_tokens import Comparable, Level
 
-NOT_HERE = ("noise_size", "batching", "noise_models", "unrelated", "reading")
+NULLS = ("noise_size", "batching", "noise_models", "unrelated", "reading", "paired", "other_words")
 ANSWER = 12
 
 
@@ -115,8 +115,8 @@ def _result(
     test = sign_flip(gap, clusters, seed=seed, alpha=alpha) if len(set(clusters)) > 1 and gap.any() else None
     why = f"models are compared at level {level!r}: {found.why or 'as asked'}"
     ran = [
-        _same(a, texts),
-        *(Control.not_run(name, "see level='sites'", "see level='sites'", why) for name in NOT_HERE),
+        same_run(a, texts),
+        *not_here(why, "paired"),
         _paired(test, alpha),
     ]
     interval = mean_interval(gap, clusters)
@@ -127,13 +127,24 @@ def _result(
         "model_diff",
         effects=Labelled(gap[..., None], ("site", "prompt", "metric"),
                          {"site": ("logits",), "prompt": tuple(range(len(texts))), "metric": (metric,)}),
-        tables={"cells": cells, "documents": documents, "about": _about(a, b, found, why), **({"kl": pd.DataFrame(kl)} if kl else {})},
+        tables={"cells": cells, "documents": documents, "about": about(a, b, found, why), **({"kl": pd.DataFrame(kl)} if kl else {})},
         controls=ran, verdict=verdict(ran, ("same_model", "paired"), *((test.min_p, alpha, test.smallest_p) if test is not None else (1.0, alpha, 0.0))),
         raw_examples=answers,
     )  # fmt: skip
 
 
-def _about(a: Model, b: Model, found: Comparable, why: str) -> pd.DataFrame:
+def not_here(why: str, but: str = "") -> list[Control]:
+    """The controls of other levels, which did not run, and why."""
+    said = "a comparison at another level"
+    return [
+        Control.not_run(name, f"what {name} rules out in {said}", f"see {said}", why)
+        for name in NULLS
+        if name != but
+    ]
+
+
+def about(a: Model, b: Model, found: Comparable, why: str) -> pd.DataFrame:
+    """What was compared, in words."""
     import pandas as pd
 
     rows = [("first model", f"{a.name} ({a.hash})"), ("second model", f"{b.name} ({b.hash})"), ("compared", why),
@@ -141,7 +152,8 @@ def _about(a: Model, b: Model, found: Comparable, why: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "value"])
 
 
-def _same(a: Model, texts: Texts) -> Control:
+def same_run(a: Model, texts: Texts) -> Control:
+    """The first model against itself on a text: exactly 0. Gates."""
     ids = [list(texts.ids[0])]
     worst = float((a.run(ids).logits - a.run(ids).logits).abs().max())
     return Control("same_model", "that the comparison itself makes a difference", "the first model against itself differs by exactly 0",

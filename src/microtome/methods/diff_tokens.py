@@ -13,13 +13,14 @@ from microtome.model.copies import tensors_of
 if TYPE_CHECKING:
     from microtome.facade import Model
 
-Level = Literal["sites", "outputs", "text"]
+Level = Literal["sites", "outputs", "words", "text"]
 ABLE = {
     "sites": "activations, weights and output distributions, token by token",
     "outputs": "output distributions token by token (the tokens are the same; layers and directions are not)",
+    "words": "activations at the ends of words (both have the same layers and width)",
     "text": "how well each predicts the same text (loss per character), and what each writes after it",
 }
-_ORDER: tuple[Level, ...] = ("sites", "outputs", "text")
+_ORDER: tuple[Level, ...] = ("sites", "outputs", "words", "text")
 _LOCAL = {"_name_or_path", "name_or_path", "transformers_version", "_attn_implementation", "attn_implementation",
           "use_cache", "dtype", "torch_dtype"}  # fmt: skip
 
@@ -113,12 +114,15 @@ def config_diff(a: Model, b: Model) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Comparable:
-    """How far two models can be compared. level: the deepest that works; why: what stands in the way of a deeper one."""
+    """How far two models can be compared. level: the deepest that works; why: what stands in the way of a deeper one;
+    no_words: why their activations cannot be compared at the ends of words, "" where they can.
+    """
 
     level: Level
     why: str
     tokenizers: TokenizerDiff
     configs: tuple[str, ...]
+    no_words: str = ""
 
 
 def comparable(a: Model, b: Model, texts: Sequence[str]) -> Comparable:
@@ -133,15 +137,28 @@ def comparable(a: Model, b: Model, texts: Sequence[str]) -> Comparable:
             raise ModelError(f"the models run with {name} {mine} and {b.numerics[name]}",
                              why="rounding of another kind would be counted as a difference of the weights",
                              instead=f"load both alike: mt.load(..., {'attn_implementation' if name == 'attention' else name}=...)")  # fmt: skip
+    no_words = without_words(a, b)
     tokens, configs = tokenizer_diff(a.tokenizer, b.tokenizer, texts), config_diff(a, b)
     if not tokens.same_here or a.facts.d_vocab != b.facts.d_vocab:
         rows = "" if a.facts.d_vocab == b.facts.d_vocab else f"{a.facts.d_vocab:,} against {b.facts.d_vocab:,} logits; "  # fmt: skip
-        return Comparable("text", f"their tokens differ: {rows}{tokens.sentence}", tokens, configs)
+        deepest: Level = "text" if no_words else "words"
+        return Comparable(deepest, f"their tokens differ: {rows}{tokens.sentence}", tokens, configs, no_words)
     tensors = different_tensors(*(tensors_of(m.hf) for m in (a, b)))
     if tensors or a.facts.family != b.facts.family:
         kind = "" if a.facts.family == b.facts.family else f"{a.facts.family} against {b.facts.family}; "
-        return Comparable("outputs", f"their architectures differ: {kind}{tensors}", tokens, configs)
-    return Comparable("sites", "", tokens, configs)
+        return Comparable(
+            "outputs", f"their architectures differ: {kind}{tensors}", tokens, configs, no_words
+        )
+    return Comparable("sites", "", tokens, configs, no_words)
+
+
+def without_words(a: Model, b: Model) -> str:
+    """Why two models have no common places at the ends of words; "" where they have."""
+    one, other = ((m.facts.n_layers, m.facts.d_model) for m in (a, b))
+    if one != other:
+        return f"{one[0]} layers of width {one[1]} against {other[0]} of {other[1]}"
+    slow = [m.name for m in (a, b) if not getattr(m.tokenizer, "is_fast", False)]
+    return f"the tokenizer of {slow[0]} does not say where its tokens stand" if slow else ""
 
 
 def check_level(found: Comparable, asked: Level) -> None:
@@ -151,10 +168,14 @@ def check_level(found: Comparable, asked: Level) -> None:
     ------
     ModelError: what differs, and what can still be compared.
     """
+    if asked == "words" and found.no_words:
+        raise ModelError("these models have no common places at the ends of words", why=found.no_words, instead='level="text"')  # fmt: skip
     if asked not in _ORDER:
-        raise ModelError(f"level={asked!r} is no level", why="models are compared at one of three", instead='"sites", "outputs" or "text"')  # fmt: skip
+        raise ModelError(f"level={asked!r} is no level", why="models are compared at one of four", instead='"sites", "outputs", "words" or "text"')  # fmt: skip
     if _ORDER.index(asked) < _ORDER.index(found.level):
-        left = _ORDER[_ORDER.index(found.level) :]
+        left = [
+            level for level in _ORDER[_ORDER.index(found.level) :] if level != "words" or not found.no_words
+        ]
         raise ModelError(
             f"these models cannot be compared at level {asked!r}",
             why=found.why,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microtome.errors import ModelError
+from microtome.errors import ControlError, ModelError
 from microtome.methods import diff_controls as judged
 from microtome.methods import diff_tables as shown
 from microtome.methods.diff_data import Texts, texts_of
@@ -22,6 +22,7 @@ from microtome.methods.diff_runs import Compared, Lockstep
 from microtome.methods.diff_text import outputs, text_level
 from microtome.methods.diff_tokens import Comparable, Level, check_level, comparable
 from microtome.methods.diff_weights import WeightDiff, weight_diff
+from microtome.methods.diff_words import word_level
 from microtome.methods.setting import sites_of
 from microtome.model.binding import Binding, bind
 from microtome.model.copies import Noise, copy_of, noise_like, put, tensors_of
@@ -46,7 +47,7 @@ class DiffOptions:
 
     draws: noise models, at least three; their number sets the smallest p, 1 / (draws + 1). noise: "gaussian", or "shuffled" (the real
     difference with rows, columns and signs in random order, which keeps its rank). leave_out: leading tokens of each text that enter
-    no average. most_tokens: longest text, the rest is cut and counted. positions: a cell per position rather than a mean
+    no average. most_tokens: longest text, the rest is cut and counted. passages: of a corpus. positions: a cell per position rather than a mean
     over the text; needs prompts of one layout. batch_tokens, memory: tokens run together, and bytes of recorded runs kept.
     """
 
@@ -54,12 +55,23 @@ class DiffOptions:
     noise: Noise = "gaussian"
     leave_out: int = 1
     most_tokens: int = 128
+    passages: int = 32
     positions: bool = False
     batch_tokens: int = 512
     memory: int = 1 << 30
 
+    def __post_init__(self) -> None:
+        least = {"draws": 3, "leave_out": 0, "most_tokens": 2, "passages": 2, "batch_tokens": 1, "memory": 0}
+        low = [f"{name}={getattr(self, name)}" for name, n in least.items() if getattr(self, name) < n]
+        if low or self.noise not in ("gaussian", "shuffled"):
+            raise ControlError(
+                f"DiffOptions({low[0] if low else f'noise={self.noise!r}'}) cannot be asked for",
+                why="at least three draws show a spread" if low else 'noise is "gaussian" or "shuffled"',
+                instead=f"at least {', '.join(f'{k}={v}' for k, v in least.items())}",
+            )
 
-@technique("model_diff", "1", controls=(*MANDATORY, "unrelated", "reading", "paired"), mandatory=("same_model",),
+
+@technique("model_diff", "1", controls=(*MANDATORY, "unrelated", "reading", "paired", "other_words"), mandatory=("same_model",),
            figure="microtome.figures.diffing:draw", random=True)  # fmt: skip
 def model_diff(
     a: Model,
@@ -84,7 +96,8 @@ def model_diff(
     sites: points of layers with a value per token.
     unrelated: another fine-tune of `a` of about the same size: what any training does.
     words: what `b` may have been trained on; whether the difference promotes them is tested.
-    level: "sites"; "outputs" where only tokens agree, and "text" where nothing does: what is left is then compared.
+    level: "sites"; "outputs" where only tokens agree; "words" (ends of words) where layers and width agree; "text" where nothing
+        does: what is left is then compared, against another null.
     alpha: level; with 19 noise models the smallest p is 0.05.
 
     Returns a Result: effects [site, (position,) prompt, metric]: relative_norm, the norm of the difference over the mean of both
@@ -99,11 +112,13 @@ def model_diff(
     SiteError, TaskError: sites or data that do not fit.
     """
     o = options or DiffOptions()
-    texts = texts_of(a, data, o.most_tokens, o.leave_out + 1)
+    texts = texts_of(a, data, o.most_tokens, o.leave_out + 1, o.passages, seed)
     found = comparable(a, b, [t for t in texts.texts if t])
     check_level(found, level)
     if level == "text":
         return text_level(a, b, texts, found, alpha, seed)
+    if level == "words":
+        return word_level(a, b, texts, sites_of(a, sites), found, alpha, seed)
     if level == "outputs":
         return outputs(a, b, texts, found, alpha, seed)
     if o.positions and not texts.aligned:
@@ -144,7 +159,7 @@ def _sites(q: _Question, unrelated: Model | None, words: tuple[str, ...]) -> Res
         judged.noise(view, tests, q.alpha, moved=strongest[1] > 0),
         judged.unrelated(view, real, third, tests, q.seed),
         reading.control(q.alpha),
-        judged.NOT_PAIRED,
+        *judged.OTHER_LEVELS,
     ]
     p, least = judged.p_of(tests, reading.test, moved=strongest[1] > 0)
     mandatory = MANDATORY if draws else ("same_model", "noise_models")

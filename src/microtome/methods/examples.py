@@ -148,7 +148,7 @@ def max_activating(
         disjoint(found),
         _random_directions(held.value[:n], held.value[n:], p, alpha),
         _first_token(found, n, o),
-        _beyond(found, held, n, o),
+        _beyond(held, n, o),
     ]
     tables = {
         "cells": _cells(units, intervals, held.value[n:]),
@@ -322,7 +322,7 @@ def _first_token(found: Found, n: int, o: ExampleOptions) -> Control:
                    {"shown": share, "if not left out": would}, share <= 0.1, len(own))  # fmt: skip
 
 
-def _beyond(found: Found, held: Held, n: int, o: ExampleOptions) -> Control:
+def _beyond(held: Held, n: int, o: ExampleOptions) -> Control:
     """Does what the tokens say hold below the top? The area for the next stratum against all that lies lower."""
     cut = o.strata[-2] if len(o.strata) > 2 else 1 - o.active
     rules_out, expected = "that only the very top fits a story", "without the top stratum tokens still predict better than random directions, p <= 0.05"  # fmt: skip

@@ -21,6 +21,7 @@ from microtome.errors import TaskError
 from microtome.methods import function_parts as parts
 from microtome.methods.function_parts import Asked, Floats, Pair, Scored, Writer, ZeroShot
 from microtome.methods.setting import settings
+from microtome.methods.steer_controls import rank_p
 from microtome.metrics import metric, scoring
 from microtome.replay.plan import Cell, Change
 from microtome.replay.sources import Given
@@ -247,7 +248,7 @@ class _Study:
         for name, scores, rules_out, what in words:
             null = np.array([x.accuracy for x in scores]) - self.plain.accuracy
             least = 1 / (1 + len(null))
-            p = (1 + int((null >= self.gain).sum())) / (1 + len(null))
+            p = rank_p(self.gain, null)
             level = max(self.o.alpha, least)
             out.append(Control(name, rules_out, f"a larger gain in accuracy than {len(null)} {what} (p <= {level:.3g}; the smallest within reach is {least:.3g})",
                                {"gain": self.gain, "null mean": float(null.mean()), "p": p}, p <= level, len(null), null=(float(null.min()), float(null.max()))))  # fmt: skip
@@ -279,7 +280,7 @@ class _Study:
         import pandas as pd
 
         null = np.array([x.accuracy for x in self.null_scores]) - self.plain.accuracy
-        p, least = (1 + int((null >= self.gain).sum())) / (1 + len(null)), 1 / (1 + len(null))
+        p, least = rank_p(self.gain, null), 1 / (1 + len(null))
         names = tuple(str(s) for s in self.sites)
         band = (
             np.array([f.effects.mean(1).max() for f in self.nulls]),

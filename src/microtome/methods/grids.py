@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from microtome.facade import Model
 
 MASS = 0.05
-PARSED = 0.8
-GAP = 1e-3
 
 
 @technique("prompt_grid", "1", controls=("alone", "shuffled_levels", "paraphrases", "readable"), mandatory=("alone", "paraphrases"),
@@ -139,7 +137,7 @@ def _teacher_forced(
     mass = np.exp(own) + (0.0 if rest is None else np.exp(rest))
     table["mass"] = mass
     gap = prompting.read_alone(model, asking, own, seed)
-    floor = GAP * max(1.0, float(np.abs(own).max()))
+    floor = prompting.GAP * max(1.0, float(np.abs(own).max()))
     alone = Control("alone", "that padding, batching or a cached prefix changes what is read",
                     f"a prompt read by one plain forward gives the same log-probability, within {floor:.1g}", gap, gap <= floor,
                     min(4, len(rows)), gates=True)  # fmt: skip
@@ -167,34 +165,7 @@ def _sampled(
     for name in (*names[1:], OTHER, UNPARSED):
         table[f"share_{name}"] = got.share(name)
     table["samples"] = how.n
-    lost = got.share(UNPARSED)
-    parsed = 1 - float(lost.mean())
-    readable = Control("readable", "that what is counted is what could be parsed, not what was said",
-                       f"an answer is read from {PARSED:.0%} of the samples", {"parsed": parsed, "least in a prompt": 1 - float(lost.max())},
-                       parsed >= PARSED, len(rows) * how.n)  # fmt: skip
-    return _Reading(("frequency",), share[None], table, _forced(model, made, how, seed), readable, _spoken(rows, got, share, seed))  # fmt: skip
-
-
-def _forced(model: Model, made: Sequence[prompting.Rendered], how: Sampling, seed: int, k: int = 3) -> Control:  # fmt: skip
-    """The logits that tokens were drawn from, against one plain forward over prompt and output."""
-    pick = seeds.rng(seed, "read_alone").permutation(len(made))[:k].tolist()
-    gap, size = 0.0, 1.0
-    for i in pick:
-        made_here = model.generate([list(made[i].ids)] * 2, max_new_tokens=min(how.max_new_tokens, 8), temperature=how.temperature,
-                                   seed=seeds.child(seed, "alone"))  # fmt: skip
-        for row, new in enumerate(made_here.new):
-            if not new:
-                continue
-            whole = model.run([list(made_here.sequences[row])]).logits[0].float()
-            stretch = whole[len(made[i].ids) - 1 : -1].log_softmax(-1)
-            drawn = made_here.logits[row, : len(new)].float().log_softmax(-1)
-            at = np.arange(len(new)), np.array(new)
-            gap = max(gap, float((stretch[at] - drawn[at]).abs().max()))
-            size = max(size, float(drawn[at].abs().max()))
-    floor = GAP * size
-    return Control("alone", "that padding, batching or a cached prefix changes what is read",
-                   f"drawn tokens have the log-probability of one plain forward over prompt and output, within {floor:.1g}",
-                   gap, gap <= floor, len(pick), gates=True)  # fmt: skip
+    return _Reading(("frequency",), share[None], table, prompting.drawn_alone(model, [m.ids for m in made], how, seed), prompting.parsed(got), _spoken(rows, got, share, seed))  # fmt: skip
 
 
 def _table(rows: Sequence[GridPrompt]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from microtome.metrics import Metric, Scoring, metric, scoring
 from microtome.replay.sweep import Bench, measure
 from microtome.results import seeds
 from microtome.results.technique import progress
+from microtome.results.verdicts import Control
 from microtome.tasks.checks import quote
 from microtome.tasks.encode import Encoder
 
@@ -28,6 +29,8 @@ Extract = str | Callable[[str], str | None] | None
 Floats = NDArray[np.float64]
 OTHER, UNPARSED = "other", "unparsed"
 CHUNK = 128
+GAP = 1e-3
+PARSED = 0.8
 
 
 @dataclass(frozen=True)
@@ -294,7 +297,8 @@ def sample(
         texts.append(made.text)
         names.append(tuple(read[i](before + text) for text in made.text))
         lengths.append(tuple(map(len, made.new)))
-        progress(i + 1, len(ids), "prompts", "sampling")
+        if len(ids) > 1:
+            progress(i + 1, len(ids), "prompts", "sampling")
     return Samples(tuple(texts), tuple(names), tuple(lengths))
 
 
@@ -313,3 +317,36 @@ def _plainly(model: Model, ids: Sequence[int], answers: Sequence[Sequence[int]])
         steps = logits[len(ids) - 1 :].log_softmax(-1)
         total.append(float(sum(steps[k, t] for k, t in enumerate(tokens))))
     return float(np.logaddexp.reduce(total))
+
+
+def drawn_alone(
+    model: Model, prompts: Sequence[Sequence[int]], how: Sampling, seed: int, k: int = 3
+) -> Control:
+    """The log-probabilities that tokens are drawn with, against those of one plain forward over prompt and output. Gates."""
+    pick = seeds.rng(seed, "read_alone").permutation(len(prompts))[:k].tolist()
+    gap, size = 0.0, 1.0
+    for i in pick:
+        made = model.generate([list(prompts[i])] * 2, max_new_tokens=min(how.max_new_tokens, 8), temperature=how.temperature,
+                              seed=seeds.child(seed, "alone"))  # fmt: skip
+        for row, new in enumerate(made.new):
+            if not new:
+                continue
+            whole = model.run([list(made.sequences[row])]).logits[0].float()
+            stretch = whole[len(prompts[i]) - 1 : -1].log_softmax(-1)
+            drawn = made.logits[row, : len(new)].float().log_softmax(-1)
+            at = np.arange(len(new)), np.array(new)
+            gap = max(gap, float((stretch[at] - drawn[at]).abs().max()))
+            size = max(size, float(drawn[at].abs().max()))
+    floor = GAP * size
+    return Control("alone", "that padding, batching or a cached prefix changes what is read",
+                   f"drawn tokens have the log-probability of one plain forward over prompt and output, within {floor:.1g}",
+                   gap, gap <= floor, len(pick), gates=True)  # fmt: skip
+
+
+def parsed(got: Samples) -> Control:
+    """Whether answers could be read from most samples."""
+    lost = got.share(UNPARSED)
+    share = 1 - float(np.mean([n == UNPARSED for row in got.names for n in row]))
+    return Control("readable", "that what is counted is what could be parsed, not what was said",
+                   f"an answer is read from {PARSED:.0%} of the samples", {"parsed": share, "least in a prompt": 1 - float(lost.max())},
+                   share >= PARSED, sum(map(len, got.names)))  # fmt: skip

@@ -22,7 +22,8 @@ from microtome.directions.estimate import Texts, as_direction, as_labelled, widt
 from microtome.directions.weight_edit import stream_sites
 from microtome.errors import EditError, TaskError
 from microtome.methods.steer import BY_LOGPROB, BY_TEXT, rows_of
-from microtome.methods.steer_measures import Floats, Measure, Reads, name_of, of_text
+from microtome.methods.steer_controls import rank_p
+from microtome.methods.steer_measures import Floats, Measure, Reads, Words, name_of, of_text, read_words
 from microtome.methods.steer_runs import Push, Row, Stage
 from microtome.results import seeds
 from microtome.results.labelled import Labelled
@@ -78,6 +79,26 @@ class Removing(Stage):
         """As of any stage; whether all rows have one direction removed is noted."""
         self.one = len({id(p.vector) if p else None for p in pushes}) == 1
         return super().forced(rows, prompts, pushes, read, fires=fires, last=last)
+
+    def _replayed(
+        self,
+        measure: Words,
+        prompts: Sequence[Row],
+        jobs: Sequence[tuple[Push | None, int]],
+        fires: Sequence[bool],
+    ) -> Floats:
+        """By whole runs: the embedding is edited too, so that there is nothing to share."""
+        up, down = measure.ids(self.model)
+        rows = [prompts[p] for _, p in jobs]
+        return np.array(
+            self.forced(
+                rows,
+                [len(r) for r in rows],
+                [push for push, _ in jobs],
+                lambda logits, row, n: read_words(logits[-1:], up, down)[0],
+                last=True,
+            )
+        )
 
     def free(self, push: Push | None, *, fires: bool = True) -> list[BaseEdit]:
         """The same while it generates."""
@@ -250,7 +271,7 @@ class _Study:
         out, own = [], float(self.removed.mean())
         for control, name, rules_out in (("random_directions", "isotropic", "that removing any direction does as much"),
                                          ("shuffled_labels", "shuffled_labels", "that removing any direction of this estimator does as much")):  # fmt: skip
-            n = len(next(iter(families.values())))
+            n = len(families.get(name, next(iter(families.values()))))
             least = 1 / (1 + n)
             level = max(self.o.alpha, least)
             expected = f"a larger fall than with {n} directions (p <= {level:.3g}; the smallest within reach is {least:.3g})"
@@ -265,7 +286,7 @@ class _Study:
                 )
                 continue
             null = self.nulls[name][0]
-            p = (1 + int((null <= own).sum())) / (1 + len(null))
+            p = rank_p(-own, -null)
             out.append(Control(control, rules_out, expected, {"fall": own, "null mean": float(null.mean()), "p": p}, p <= level, len(null),
                                null=(float(null.min()), float(null.max()))))  # fmt: skip
         return out
@@ -294,7 +315,7 @@ class _Study:
         own = float(self.added.mean())
         name = "shuffled_labels" if "shuffled_labels" in self.nulls else "isotropic"
         null = self.nulls[name][1]
-        p = (1 + int((null >= own).sum())) / (1 + len(null))
+        p = rank_p(own, null)
         return Control("induces", "that the direction is needed for the behaviour and does not bring it about",
                        f"added to harmless prompts it raises the measure more than {len(null)} null directions ({name.replace('_', ' ')})",
                        {"rise": own, "null mean": float(null.mean()), "p": p}, own > 0 and p <= max(self.o.alpha, 1 / (1 + len(null))), len(null),
@@ -307,7 +328,7 @@ class _Study:
         name, where = name_of(self.measure), str(real.site)
         first = "shuffled_labels" if "shuffled_labels" in self.nulls else "isotropic"
         own, null = float(self.removed.mean()), self.nulls[first][0]
-        p, least = (1 + int((null <= own).sum())) / (1 + len(null)), 1 / (1 + len(null))
+        p, least = rank_p(-own, -null), 1 / (1 + len(null))
         both = pd.DataFrame(
             [
                 _row(what, change, self.nulls[first][k])

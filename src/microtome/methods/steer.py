@@ -232,7 +232,7 @@ class Study:
         }
         first = self.null_effects[family]
         own = float(self.effect.mean())
-        self.p = (1 + int((first >= own).sum())) / (1 + len(first))
+        self.p = check.rank_p(own, first)
         self.least = 1 / (1 + len(first))
         progress(4, 4, "stages", "null directions at the chosen coefficient")
 
@@ -388,7 +388,7 @@ def _about(s: Study, real: Direction) -> pd.DataFrame:
         "measure": name_of(s.measure), "steered at": f"{s.stage.site}, {s.stage.when} tokens", "direction": f"{real.name} ({real.made.get('estimator', 'given')})",
         "norm added at coefficient 1": f"{float(s.vector.norm()):.4g}", "coefficient chosen on half of the prompts": f"{s.coefficient:g}",
         "smallest dose at which fluency collapses": f"{min(collapse, key=abs):g}" if collapse else "none of those tried",
-        "smallest p within reach": f"{s.least:.3g} ({s.draws} null directions)", "prompts that the condition lets through": f"{sum(s.fires)} of {len(s.fires)}",
+        "smallest p within reach": f"{s.least:.3g} ({round(1 / s.least) - 1 if s.least else 0} null directions)", "prompts that the condition lets through": f"{sum(s.fires)} of {len(s.fires)}",
     }  # fmt: skip
     return pd.DataFrame({"name": list(rows), "value": list(rows.values())})
 

@@ -21,6 +21,11 @@ SINK = 3.0
 SHARE = 0.5
 
 
+def rank_p(own: float, null: Floats) -> float:
+    """One-sided p of a number among those of null directions, the number itself counted: (1 + as large or larger) / (1 + all)."""
+    return (1 + int((null >= own).sum())) / (1 + len(null))
+
+
 def zero(s: Study) -> Control:
     """Coefficient 0 goes through the same edit and must give the unsteered logits to the bit."""
     rows = [s.rows[p] for p in s.text_rows]
@@ -66,8 +71,9 @@ def null_controls(s: Study, nulls: dict[str, Floats]) -> list[Control]:
     }
     own, out = float(s.effect.mean()), []
     for name, rules_out in words.items():
-        least = 1 / (1 + s.draws)
-        expected = f"more than {s.draws} directions of the same norm (p <= {max(s.o.alpha, least):.3g}; the smallest within reach is {least:.3g})"
+        n = len(nulls.get(name, ())) or s.draws
+        least = 1 / (1 + n)
+        expected = f"more than {n} directions of the same norm (p <= {max(s.o.alpha, least):.3g}; the smallest within reach is {least:.3g})"
         if name not in nulls:
             out.append(
                 Control.not_run(
@@ -76,7 +82,7 @@ def null_controls(s: Study, nulls: dict[str, Floats]) -> list[Control]:
             )
             continue
         null = s.null_effects[name]
-        p = (1 + int((null >= own).sum())) / (1 + len(null))
+        p = rank_p(own, null)
         out.append(Control(name, rules_out, expected, {"effect": own, "null mean": float(null.mean()), "p": p}, p <= max(s.o.alpha, least), len(null),
                            null=(float(null.min()), float(null.max()))))  # fmt: skip
     return out

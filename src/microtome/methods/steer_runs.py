@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,11 +18,10 @@ from microtome.methods.steer_measures import (
     Measure,
     Words,
     of_text,
-    read_words,
     score_texts,
 )
 from microtome.sites import At, Site
-from microtome.trace.edits import BaseEdit, Edit, Steer
+from microtome.trace.edits import BaseEdit, Edit, Steer, change
 
 if TYPE_CHECKING:
     from microtome.facade import Model
@@ -100,6 +99,7 @@ class Stage:
     seed: int = 0
     fired: int = 0
     planned: int = 0
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def edits(self, push: Push | None, low: int, high: int, *, fires: bool = True) -> list[BaseEdit]:
         """The edit of one teacher-forced row, on its own positions low to high; none where nothing is pushed."""
@@ -203,10 +203,7 @@ class Stage:
             made = self.generate(rows, pushes, opens)
             return score_texts(self.model, measure, made.text, made.new), made
         if isinstance(measure, Words):
-            up, down = measure.ids(self.model)
-            values = self.forced(rows, [len(r) for r in rows], pushes, lambda logits, row, n: read_words(logits[-1:], up, down)[0],
-                                 fires=opens, last=True)  # fmt: skip
-            return np.array(values), None
+            return self._replayed(measure, prompts, jobs, fires), None
         assert isinstance(measure, Continuations)
         total = np.zeros(len(rows))
         for sign, side in ((1.0, measure.up), (-1.0, measure.down)):
@@ -216,6 +213,37 @@ class Stage:
                 found = self.forced(whole, [len(r) for r in rows], pushes, mean_log_probability, fires=opens)
                 total += sign * np.array(found) / len(side)
         return total, None
+
+    def _replayed(
+        self,
+        measure: Words,
+        prompts: Sequence[Row],
+        jobs: Sequence[tuple[Push | None, int]],
+        fires: Sequence[bool],
+    ) -> Floats:
+        """Every push on every prompt that a job names, by replay, and of these what was asked."""
+        used = sorted({p for _, p in jobs})
+        key = (measure, tuple(tuple(prompts[p]) for p in used))
+        if key not in self.kept:
+            from microtome.methods.steer_replay import Replayed
+
+            self.kept[key] = Replayed(self, measure, [prompts[p] for p in used], [fires[p] for p in used])
+        pushes = list({id(push): push for push, _ in jobs}.values())
+        named = {(None if push is None else (id(push.vector), push.coefficient)): push for push in pushes}
+        values = self.kept[key].values(list(named.values()))
+        row = {name: k for k, name in enumerate(named)}
+        place = {p: k for k, p in enumerate(used)}
+        return np.array(
+            [
+                values[row[None if push is None else (id(push.vector), push.coefficient)], place[p]]
+                for push, p in jobs
+            ]
+        )
+
+    def pushed(self, push: Push, old: Tensor) -> Tensor:
+        """Values with a push added, where the condition lets it. Shapes: [place, d]."""
+        edit = self._edit(push, self.site)
+        return change(edit)(old)
 
 
 def mean_log_probability(logits: Tensor, row: Row, prompt: int) -> float:

@@ -52,7 +52,7 @@ class Blocks:
 def blocks_of(model: Model, texts: Any, *, context: int, most: int, seed: int) -> Blocks:
     """At most `most` blocks of exactly `context` tokens, in random order, from different documents first.
 
-    texts: a corpus (`mt.corpus()`; its files count as documents), or a list of texts or of id lists (each one document).
+    texts: a corpus with `.blocks(model, context=, tokens=, seed=)`, or a list of texts or of id lists (each one document).
     A text's last incomplete block is left out; what the tokenizer puts in front of a text stands in its first block only.
 
     Raises
@@ -98,23 +98,16 @@ def blocks_of(model: Model, texts: Any, *, context: int, most: int, seed: int) -
 
 
 def _of_corpus(model: Model, corpus: Any, context: int, most: int, seed: int) -> Blocks:
-    """The beginnings of a corpus's blocks, of different files first; those shorter than the context are passed over."""
-    longest = 2 * context if model.facts.n_ctx is None else min(2 * context, model.facts.n_ctx)
-    new: list[tuple[tuple[int, ...], str]] = []
-    more: list[tuple[tuple[int, ...], str]] = []
-    seen: set[str] = set()
-    for block in corpus.blocks(model, context=longest, tokens=64 * context * most, seed=seed):
-        home = str(block.document).partition("#")[0]
+    """The first `context` tokens of a corpus's blocks, which are of at most the length asked for: from different files first."""
+    wide = 2 * context if model.facts.n_ctx is None else min(2 * context, model.facts.n_ctx)
+    of: dict[str, list[tuple[int, ...]]] = {}
+    for block in corpus.blocks(model, context=wide, tokens=16 * context * most, seed=seed):
         if len(block.ids) >= context:
-            (more if home in seen else new).append((tuple(block.ids[:context]), home))
-            seen.add(home)
-        if len(new) == most:
+            of.setdefault(block.document.partition("#")[0], []).append(tuple(block.ids[:context]))
+        if len(of) == most:
             break
-    chosen = (new + more)[:most]
-    if not chosen:
-        raise TaskError(
-            f"the corpus has no text of {context} tokens",
-            why="all of its documents are shorter",
-            instead="a smaller context",
-        )
-    return Blocks(tuple(ids for ids, _ in chosen), tuple(home for _, home in chosen))
+    rows = [(rank, name, row) for name, found in of.items() for rank, row in enumerate(found)]
+    rows.sort(key=lambda entry: entry[0])  # stable: the corpus's order within a rank
+    if not rows:
+        raise TaskError(f"the corpus gave no block of {context} tokens", why="it has no text of this length", instead="a larger corpus or a smaller context")  # fmt: skip
+    return Blocks(tuple(row for _, _, row in rows[:most]), tuple(name for _, name, _ in rows[:most]))

@@ -50,11 +50,11 @@ NEEDED = ("identity", "receipts", "random_orders")
 
 @dataclass(frozen=True)
 class Path:
-    """How integrated gradients are computed: Gauss-Legendre nodes to begin with and at most, and how much of the change the sum
-    may miss."""
+    """How integrated gradients are computed: gradients per prompt to begin with and at most (where the path is rough), and how much
+    of the change the sum may miss."""
 
     steps: int = 32
-    most: int = 256
+    most: int = 512
     tolerance: float = 0.02
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class Path:
                 raise TaskError(f"{name}={value!r}", why="it counts points of the path", instead=f"{name}=32")
         if self.most < self.steps or not 0 < self.tolerance < 1:
             raise TaskError(f"steps={self.steps}, most={self.most}, tolerance={self.tolerance}", why="most is at least steps, a tolerance a share below 1",
-                            instead="Path(steps=32, most=256, tolerance=0.02)")  # fmt: skip
+                            instead="Path(steps=32, most=512, tolerance=0.02)")  # fmt: skip
 
 
 @technique("token_attribution", "1", controls=("identity", "receipts", "completeness", "random_orders", "least_first", "agreement"),

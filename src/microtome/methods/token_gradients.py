@@ -1,7 +1,8 @@
 """Gradients of a metric at the token embeddings: times the input (first order), and integrated along a path from a baseline.
 
-Integrated gradients (Sundararajan, Taly & Yan 2017) add up to the metric's change between baseline and input; the path is
-integrated by Gauss-Legendre nodes, doubled until they do or the limit is reached.
+Integrated gradients (Sundararajan, Taly & Yan 2017) add up to the metric's change between baseline and input. They do on every
+stretch of the path, too, and so say where it is rough: a language model jumps where the path leaves text behind. Stretches are
+halved where most is missing, until nothing much is or the limit is reached.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from microtome.trace.edits import Patch
 
 SITE = "tok_embed"
 ROWS = 16
+NODES = 4
+"""Gauss-Legendre nodes in a stretch."""
+SPLIT = 4
 Floats = NDArray[np.float64]
 
 
@@ -48,7 +52,7 @@ def gradient_x_input(model: Model, bench: Bench, ends: Ends) -> tuple[Floats, ..
     """Gradient at the input times (input - baseline), summed over the width: [pos] per prompt, metric units."""
     out = []
     for i in range(len(bench.ids)):
-        grads, _ = _at(model, bench, i, [ends.inputs[i]])
+        grads = _at(model, bench, i, [ends.inputs[i]])
         out.append(_dot(grads[0], ends, i))
     return tuple(out)
 
@@ -56,7 +60,7 @@ def gradient_x_input(model: Model, bench: Bench, ends: Ends) -> tuple[Floats, ..
 def integrated(
     model: Model, bench: Bench, ends: Ends, *, steps: int, most: int, tolerance: float
 ) -> Integrated:
-    """Integrated gradients from baseline to input; nodes are doubled for prompts whose sum misses by more than tolerance."""
+    """Integrated gradients from baseline to input. steps: gradients to begin with; most: at most so many per prompt."""
     n = len(bench.ids)
     edges = np.array([_metric_only(model, bench, i, [ends.baselines[i], ends.inputs[i]]) for i in range(n)])
     change = edges[:, 1] - edges[:, 0]
@@ -65,30 +69,79 @@ def integrated(
     values: list[Floats] = []
     gaps, used = np.zeros(n), [0] * n
     for i in range(n):
-        nodes = steps
-        while True:
-            mean = _mean_gradient(model, bench, ends, i, nodes)
-            found = _dot(mean, ends, i)
-            gaps[i], used[i] = abs(float(found.sum()) - change[i]) / scale[i], nodes
-            if gaps[i] <= tolerance or nodes * 2 > most:
-                break
-            nodes *= 2
+        path = _Path(model, bench, ends, i)
+        path.cut([k / -(-steps // NODES) for k in range(-(-steps // NODES) + 1)])
+        while path.missing > tolerance * scale[i] and path.used + 2 * NODES <= most:
+            path.refine(min(SPLIT, (most - path.used) // (2 * NODES)))
+        found = _dot(path.mean_gradient(), ends, i)
+        gaps[i], used[i] = abs(float(found.sum()) - change[i]) / scale[i], path.used
         values.append(found)
         progress(i + 1, n, "prompts", "integrating gradients")
     return Integrated(tuple(values), change, gaps, tuple(used))
 
 
-def _mean_gradient(model: Model, bench: Bench, ends: Ends, i: int, nodes: int) -> Tensor:
-    places, weights = np.polynomial.legendre.leggauss(nodes)
-    total = torch.zeros_like(ends.inputs[i], dtype=torch.float64)
-    low, step = ends.baselines[i], ends.inputs[i] - ends.baselines[i]
-    per = max(1, ROWS // max(1, bench.scoring.prompt.count(i)))
-    for start in range(0, nodes, per):
-        at = [low + (1 + float(t)) / 2 * step for t in places[start : start + per]]
-        grads, _ = _at(model, bench, i, at)
-        for grad, weight in zip(grads, weights[start : start + per], strict=True):
-            total += float(weight) / 2 * grad.double()
-    return total
+@dataclass
+class _Stretch:
+    """Part of a path: its weighted gradient, and what its integral misses of the metric's change there."""
+
+    low: float
+    high: float
+    gradient: Tensor
+    missing: float
+
+
+class _Path:
+    """The straight path of one prompt, in stretches."""
+
+    def __init__(self, model: Model, bench: Bench, ends: Ends, i: int) -> None:
+        self.model, self.bench, self.ends, self.i = model, bench, ends, i
+        self.step = ends.inputs[i] - ends.baselines[i]
+        self.stretches: list[_Stretch] = []
+        self.metric: dict[float, float] = {}
+        self.used = 0
+        self.batch = max(1, ROWS // max(1, bench.scoring.prompt.count(i)))
+
+    @property
+    def missing(self) -> float:
+        """Sum over stretches of what each misses."""
+        return sum(s.missing for s in self.stretches)
+
+    def mean_gradient(self) -> Tensor:
+        """The gradient averaged along the path. Shapes: [pos, d_model]."""
+        return torch.stack([s.gradient for s in self.stretches]).sum(0)
+
+    def refine(self, k: int) -> None:
+        """Halve the k stretches that miss most."""
+        self.stretches.sort(key=lambda s: -s.missing)
+        worst, self.stretches = self.stretches[:k], self.stretches[k:]
+        for s in worst:
+            self.cut([s.low, (s.low + s.high) / 2, s.high])
+
+    def cut(self, at: Sequence[float]) -> None:
+        """Integrate the stretches between these points of the path (0: the baseline, 1: the input)."""
+        new = [t for t in at if t not in self.metric]
+        for start in range(0, len(new), self.batch):
+            some = new[start : start + self.batch]
+            found = _metric_only(self.model, self.bench, self.i, [self._place(t) for t in some])
+            self.metric.update(zip(some, found, strict=True))
+        nodes, weights = np.polynomial.legendre.leggauss(NODES)
+        pairs = list(zip(at, at[1:], strict=False))
+        where = [low + (high - low) * (1 + float(x)) / 2 for low, high in pairs for x in nodes]
+        grads: list[Tensor] = []
+        for start in range(0, len(where), self.batch):
+            some = where[start : start + self.batch]
+            grads += _at(self.model, self.bench, self.i, [self._place(t) for t in some])
+        self.used += len(where)
+        for k, (low, high) in enumerate(pairs):
+            own = zip(grads[k * NODES : (k + 1) * NODES], weights, strict=True)
+            gradient = torch.stack([float(w) / 2 * (high - low) * g for g, w in own]).sum(0)
+            there = float((gradient * self.step.double()).sum())
+            self.stretches.append(
+                _Stretch(low, high, gradient, abs(there - (self.metric[high] - self.metric[low])))
+            )
+
+    def _place(self, t: float) -> Tensor:
+        return self.ends.baselines[self.i] + t * self.step
 
 
 def _dot(grad: Tensor, ends: Ends, i: int) -> Floats:
@@ -119,7 +172,7 @@ def _read(bench: Bench, part: Scoring, length: int) -> Callable[[Tensor], Tensor
     return metric
 
 
-def _at(model: Model, bench: Bench, i: int, at: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+def _at(model: Model, bench: Bench, i: int, at: Sequence[Tensor]) -> list[Tensor]:
     """Gradients of the metric of prompt i at these embeddings of its tokens: [pos, d_model] each."""
     part, rows = _rows(bench, i, len(at))
     length = len(bench.ids[i])
@@ -128,7 +181,7 @@ def _at(model: Model, bench: Bench, i: int, at: Sequence[Tensor]) -> tuple[list[
     summed = [torch.zeros_like(at[0], dtype=torch.float64) for _ in at]
     for row, place in enumerate(part.prompt):
         summed[place] += grads[row, :length].double().to(summed[place].device)
-    return summed, found.logits
+    return summed
 
 
 def _metric_only(model: Model, bench: Bench, i: int, at: Sequence[Tensor]) -> list[float]:

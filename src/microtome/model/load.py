@@ -359,7 +359,7 @@ def _from_memory(module: Any, ask: Ask) -> Loaded:
         raise ModelError(
             f"A {kind} is not a transformers model.",
             why="sites are found by the structure of transformers' own classes",
-            instead="give the PreTrainedModel itself (peft: merge_and_unload(); torch.compile: the model before it; "
+            instead="give the PreTrainedModel itself (peft: mt.methods.merged_copy(module, tokenizer); torch.compile: the model before it; "
             "DataParallel: .module), or a name or path",
         )
     check_causal(module.config, kind)

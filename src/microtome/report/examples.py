@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..results.result import Result
 
 MOST = 4
-_SHOWN = ("prompt", "tokens", "top")
+_SHOWN = ("prompt", "tokens", "top", "activations")
 
 
 def examples(result: Result) -> Html:
@@ -35,7 +35,7 @@ def _example(row: Mapping[str, Any]) -> Html:
     prompt: Any = row.get("prompt")
     body: list[Html] = []
     if _is_list(tokens):
-        body.append(token_strip(tokens))
+        body.append(token_strip(tokens, _strengths(row.get("activations"))))
     elif _is_list(prompt):
         body.append(token_strip(prompt))
     elif prompt is not None:
@@ -55,6 +55,14 @@ def _example(row: Mapping[str, Any]) -> Html:
     if _is_list(row.get("top")):
         body.append(_top(row["top"]))
     return tag("div", body, cls="example")
+
+
+def _strengths(values: Any) -> list[float]:
+    """Activations as parts of the largest among them; [] where there are none."""
+    if not _is_list(values) or not all(isinstance(v, (int, float)) for v in values):
+        return []
+    largest = max((abs(float(v)) for v in values), default=0.0)
+    return [float(v) / largest if largest else 0.0 for v in values]
 
 
 def _top(top: Sequence[Any]) -> Html:

@@ -46,11 +46,25 @@ def token(text: object, *, most: int = 40) -> Html:
     return tag("bdi", visible(text, most=most), cls="token")
 
 
-def token_strip(tokens: Sequence[object], *, most: int = 400) -> Html:
-    """A prompt token by token; a very long one says how many are hidden."""
-    shown = [tag("span", token(t), tag("sub", i), cls="tok") for i, t in enumerate(tokens[:most])]
+def token_strip(tokens: Sequence[object], strengths: Sequence[float] = (), *, most: int = 400) -> Html:
+    """A prompt token by token; a very long one says how many are hidden.
+
+    strengths: one number a token, from -1 to 1, shown as an underline as thick as it is large: blue above 0, brown below.
+    """
+    if len(strengths) != len(tokens):
+        strengths = [float("nan")] * len(tokens)
+    shown = [
+        tag("span", token(t), tag("sub", i), **_strength(s))
+        for i, (t, s) in enumerate(zip(tokens[:most], strengths, strict=False))
+    ]
     hidden = len(tokens) - len(shown)
     return tag("p", shown, tag("span", f" … {hidden} more tokens") if hidden else None, cls="strip")
+
+
+def _strength(value: float) -> dict[str, str]:
+    if value != value:
+        return {"cls": "tok"}
+    return {"cls": "tok up" if value >= 0 else "tok down", "style": f"--share:{min(1.0, abs(value)):.3f}"}
 
 
 def table(

@@ -59,6 +59,7 @@ TITLE = {
     "max_activating": "Where units are most active",
     "score_description": "A description tried",
     "function_vector": "A task as a vector",
+    "chain_of_thought": "Sentences of a chain of thought",
 }
 
 _ASKED = {
@@ -90,6 +91,7 @@ _ASKED = {
     "training_dynamics": "What does the same method say of each checkpoint of a training, and of networks with the last weights in random order?",
     "max_activating": "On which tokens is each unit largest, what does it do on all the others, and do tokens say where it is active better than for a random direction?",
     "score_description": "Does this description say at which tokens of held-out text the unit is most active, better than it says so of random directions and than other descriptions would?",
+    "chain_of_thought": "How far does each sentence before the answer move the distribution of answers, beyond what sampling alone does?",
 }
 _WAYS = {
     "gradient": "one gradient, to first order",
@@ -137,6 +139,11 @@ _LIMITS = {
     "attention_patterns": (
         "Where a head looks is not what it moves, and not whether that matters.",
         "A head's name holds for the texts it was measured on.",
+    ),
+    "chain_of_thought": (
+        "A sentence on which the answer rests need not say what the model computed: text can be needed and untrue.",
+        "An edited chain may be one that the model would never write, and a model may take an edit back.",
+        "The finding is about this chain; another sample of the same question reasons otherwise.",
     ),
     "prompt_grid": (
         "A factor of a prompt that moves the answer says nothing yet of how the model computes it.",

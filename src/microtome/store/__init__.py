@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from microtome.store.capture import capture
+from microtome.store.capturing import capture
 from microtome.store.items import Items, items_of
 from microtome.store.reading import Store
 

@@ -163,7 +163,7 @@ class Store:
         ------
         ResourceError: which of them differs.
         """
-        from microtome.store.capture import same, tokenizer_hash
+        from microtome.store.capturing import same, tokenizer_hash
 
         asked: dict[str, Any] = {}
         if model is not None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from microtome.errors import ModelError, TaskError
+from microtome.model.tokens import Bos, encode
 from microtome.tasks import checks
 from microtome.tasks.corpus import Block, Document, digest
 from microtome.tasks.encode import Encoder
-from microtome.tasks.rng import shuffled
+from microtome.tasks.rng import child, shuffled
 
 if TYPE_CHECKING:
     from microtome.tasks.corpus import Corpus
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["Passages", "blocks", "passages"]
 
 PASSAGE = 16  # characters of a passage per token of context: three to six blocks
+_STAGGER = 3
 _BREAKS = ("\n\n", "\n", " ")
 
 
-def blocks(corpus: Corpus, model: Any, context: int, tokens: int, seed: int) -> Iterator[Block]:
+def blocks(
+    corpus: Corpus, model: Any, context: int, tokens: int, seed: int, bos: Bos = "model"
+) -> Iterator[Block]:
     """See `Corpus.blocks`. The arguments are checked at once, not when the first block is taken."""
     checks.count(tokens, "tokens")
     longest = model.facts.n_ctx
@@ -34,27 +38,48 @@ def blocks(corpus: Corpus, model: Any, context: int, tokens: int, seed: int) -> 
             why="blocks are made from text",
             instead="mt.load(module, tokenizer=...)",
         )
-    return _blocks(corpus, Encoder(model), context, tokens, seed)
+    encoder = Encoder(model)
+    prefix = encoder.prefix if bos == "model" else ()
+    if bos is True:
+        prefix = tuple(encode(model.tokenizer, "", bos=True))
+    if len(prefix) >= context:
+        raise TaskError(
+            f"a context of {context} tokens",
+            why=f"BOS alone takes {len(prefix)}",
+            instead=f"context={len(prefix) + 1} or more",
+        )
+    return _blocks(corpus, encoder, prefix, context, tokens, seed)
 
 
-def _blocks(corpus: Corpus, encoder: Encoder, context: int, tokens: int, seed: int) -> Iterator[Block]:
+def _blocks(corpus: Corpus, encoder: Encoder, prefix: tuple[int, ...], context: int, tokens: int, seed: int) -> Iterator[Block]:  # fmt: skip
     left, turn, more = tokens, 0, True
     while more:
         more = False
-        for document in corpus.documents(seed):
+        for document, first in _staggered(corpus, seed):
             places = _passages(document.text, context * PASSAGE)
-            if turn >= len(places):
+            more = more or turn + 1 < first + len(places)
+            if not first <= turn < first + len(places):
                 continue
-            more = more or turn + 1 < len(places)
-            at = shuffled(places, seed, f"corpus/passages/{document.id}")[turn]
-            for block in _of_passage(document, at, encoder, context):
-                n = len(block.ids) - len(encoder.prefix)
+            at = shuffled(places, seed, f"corpus/passages/{document.id}")[turn - first]
+            for block in _of_passage(document, at, encoder, prefix, context):
+                n = len(block.ids) - len(prefix)
                 if n >= left:
-                    yield _shortened(block, len(encoder.prefix) + left)
+                    yield _shortened(block, encoder, len(prefix), left)
                     return
                 left -= n
                 yield block
         turn += 1
+
+
+def _staggered(corpus: Corpus, seed: int) -> Iterator[tuple[Document, int]]:
+    """Each document and the round in which it is first read. Of the documents of one file (its docstrings, comments, code) about
+    one begins in each round, so that the first round has many files and every kind."""
+    home, k = "", 0
+    for document in corpus.documents(seed):
+        k = k + 1 if document.home == home else 0
+        home = document.home
+        alone = document.id == home
+        yield document, 0 if alone else (k + child(seed, f"corpus/stagger/{home}")) % _STAGGER
 
 
 def _passages(text: str, size: int) -> list[tuple[int, int]]:
@@ -71,18 +96,20 @@ def _passages(text: str, size: int) -> list[tuple[int, int]]:
     return out
 
 
-def _of_passage(document: Document, at: tuple[int, int], encoder: Encoder, context: int) -> Iterator[Block]:
+def _of_passage(
+    document: Document, at: tuple[int, int], encoder: Encoder, prefix: tuple[int, ...], context: int
+) -> Iterator[Block]:
     """The passage's tokens in blocks of equal size, as few as the context allows."""
     start, stop = at
     ids, offsets = _encoded(encoder, document.text[start:stop])
-    room = context - len(encoder.prefix)
+    room = context - len(prefix)
     count = -(-len(ids) // room)
     cut = count > 1 or start > 0 or stop < len(document.text)
     for k in range(count):
         a, b = k * len(ids) // count, (k + 1) * len(ids) // count
         first, last = offsets[a][0], offsets[b - 1][1]
         text = document.text[start + first : start + last]
-        yield Block((*encoder.prefix, *ids[a:b]), document.id, document.kind, start + first, text, cut)
+        yield Block((*prefix, *ids[a:b]), document.id, document.kind, start + first, text, cut)
 
 
 def _encoded(encoder: Encoder, text: str) -> tuple[Sequence[int], Sequence[tuple[int, int]]]:
@@ -96,10 +123,15 @@ def _encoded(encoder: Encoder, text: str) -> tuple[Sequence[int], Sequence[tuple
     return ids, list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _shortened(block: Block, n: int) -> Block:
-    if n == len(block.ids):
+def _shortened(block: Block, encoder: Encoder, before: int, n: int) -> Block:
+    """The block's first n tokens after BOS."""
+    if n == len(block.ids) - before:
         return block
-    return Block(block.ids[:n], block.document, block.kind, block.start, block.text, True)
+    ids, offsets = _encoded(encoder, block.text)
+    # a text that begins inside a document can be cut into other tokens than it was there: then all of it is named
+    same = tuple(ids) == block.ids[before:]
+    text = block.text[: offsets[n - 1][1]] if same else block.text
+    return Block(block.ids[: before + n], block.document, block.kind, block.start, text, True)
 
 
 @dataclass(frozen=True)
@@ -128,7 +160,7 @@ def passages(corpus: Corpus, model: Any, n: int, context: int, seed: int) -> Pas
     checks.count(n, "n")
     found: list[Block] = []
     seen: dict[str, int] = {}
-    for block in blocks(corpus, model, context, 1 << 62, seed):
+    for block in blocks(corpus, model, context, 1 << 62, seed, "model"):
         # one per document and passage: neighbours in a text are no independent sample
         if len(block.ids) < context // 2 or seen.get(block.document) == block.start // (context * PASSAGE):
             continue

@@ -17,6 +17,7 @@ from microtome.tasks.checks import quote
 from microtome.tasks.rng import child
 
 if TYPE_CHECKING:
+    from microtome.model.tokens import Bos
     from microtome.tasks.blocks import Passages
 
 Wanted = Callable[[str], bool]
@@ -51,7 +52,7 @@ class Document:
 class Block:
     """A stretch of one document as a model reads it.
 
-    ids: token ids, BOS first where the tokenizer puts one there by itself.
+    ids: token ids, with BOS first if `bos` of `Corpus.blocks` asked for it, or the tokenizer puts it there by itself.
     document, kind: its id and kind. start: its first character in the document. text: what it covers.
     cut: it begins or ends inside the document, whose text is longer than the context.
     """
@@ -158,12 +159,16 @@ class Corpus:
         mark = digest([self.hash, name, *map(repr, how)])
         return replace(self, name=f"{self.name}/{name}", hash=mark, provenance=told, **change)
 
-    def blocks(self, model: Any, context: int = 128, tokens: int = 20_000, seed: int = 0) -> Iterator[Block]:
+    def blocks(
+        self, model: Any, context: int = 128, tokens: int = 20_000, seed: int = 0, *, bos: Bos = "model"
+    ) -> Iterator[Block]:
         """Blocks of at most `context` tokens (BOS included) until `tokens` are given (BOS not counted), or the corpus ends.
 
         A document longer than a block gives several, marked `cut`; no block holds two documents. The order depends on the seed
         alone: documents in rounds, and in each round one passage of each (about 16 characters per token of context) from a place
         drawn within it, so that no long document fills the corpus. One document at a time is in memory.
+
+        bos: as of `model.tokens`: "model" puts in front what the tokenizer does by itself, which of some is nothing.
 
         Raises
         ------
@@ -171,7 +176,7 @@ class Corpus:
         """
         from microtome.tasks.blocks import blocks
 
-        return blocks(self, model, context, tokens, seed)
+        return blocks(self, model, context, tokens, seed, bos)
 
     def passages(self, model: Any, n: int, context: int = 64, seed: int = 0) -> Passages:
         """n blocks of at least half of `context` tokens, one per stretch of a document, as prompts.

@@ -18,7 +18,19 @@ __all__ = ["labelled"]
 
 GROUPS = ("template", "entity", "group")
 ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-_MISSING = {"", "nan", "null", "none", "na", "n/a"}
+_MISSING = {
+    "",
+    "nan",
+    "NaN",
+    "NAN",
+    "null",
+    "NULL",
+    "None",
+    "NA",
+    "N/A",
+    "#N/A",
+    "<NA>",
+}  # as written: "none" may be a class
 
 
 def labelled(
@@ -160,7 +172,7 @@ def _text(cells: Mapping[str, Any], column: str, where: str) -> str:
 
 def _label(value: Any, where: str) -> Any:
     """As in the file; an integer that a table of text spells is an integer, what a missing value looks like is one."""
-    if value is None or (isinstance(value, str) and value.strip().lower() in _MISSING):
+    if value is None or (isinstance(value, str) and value.strip() in _MISSING):
         raise TaskError(f"{where} has no label ({value!r})", why="nothing can be learned or tested on it",
                         instead="leave it out, or label it")  # fmt: skip
     if isinstance(value, str):

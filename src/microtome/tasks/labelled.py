@@ -150,7 +150,8 @@ class LabelledText:
     def split(
         self, *shares: float, by: Sequence[str] | None = None, seed: int
     ) -> tuple[tuple[int, ...], ...]:
-        """Indices of disjoint parts, whole units each: shares (0.6, 0.2, 0.2) give train, validation and test.
+        """Indices of disjoint parts, whole units each: shares (0.6, 0.2, 0.2) give train, validation and test. Every
+        text is in one part: shares that come to less than 1 say the proportion.
 
         by: the groupings that may not be shared (default: all). Units are shuffled and put where the share is furthest from
         filled, so that parts are as near to their share as whole units allow.
@@ -216,12 +217,25 @@ def of_lists(
         )
     codes, classes = _classes(values)
     notes = _duplicates(given, codes, classes)
-    if groups is None:
-        groups = {}
-    elif not isinstance(groups, Mapping):
-        groups = {"group": groups}
-    grouped = {k: tuple(map(str, v)) for k, v in groups.items()}
+    named = {} if groups is None else groups if isinstance(groups, Mapping) else {"group": groups}
+    grouped = {k: _groups(k, v) for k, v in named.items()}
     return LabelledText(name, tuple(given), codes, classes, grouped, provenance={"notes": notes})
+
+
+def _groups(name: str, row: Any) -> tuple[str, ...]:
+    """One grouping as text; a text without a group is refused, since it could lie on both sides of a split."""
+    if isinstance(row, str | bytes) or not hasattr(row, "__iter__"):
+        raise TaskError(
+            f"the grouping {quote(str(name))} is {row!r}",
+            why="it has one label per text",
+            instead='groups={"entity": [...]}',
+        )
+    values = list(row)
+    for i, v in enumerate(values):
+        if v is None or v != v or str(v).strip() == "":
+            raise TaskError(f"text {i} has no group in {quote(str(name))} ({v!r})", why="it could lie on both sides of a split",
+                            instead="give every text its group, or leave the grouping out")  # fmt: skip
+    return tuple(map(str, values))
 
 
 def _plain(value: Any, i: int) -> bool | int | str:

@@ -149,6 +149,8 @@ class _Loop:
     def step(self) -> Tensor:
         """Logits for the next token. Shapes: [prompt, d_vocab]."""
         width = self.tokens.ids.shape[1]
+        if self.read == 0 and self.alike:
+            return self._once(width)
         start = self.read if self.kept is not None else 0
         self.session = Session(
             self.binding, [], self._writes(width), Frame(len(self.tokens), width - start, start)
@@ -172,6 +174,31 @@ class _Loop:
             out: Tensor = self.binding.hf(**kwargs).logits
         self.read = width
         return out[:, -1]
+
+    @property
+    def alike(self) -> bool:
+        """Whether one row can stand for all on the prompt: samples of one prompt, unedited, with a cache that can be copied."""
+        ids = self.tokens.ids
+        one = len(ids) > 1 and not self.scopes and not self.tokens.padded and bool((ids == ids[:1]).all())
+        return one and self.kept is not None and not self.binding.mixes
+
+    def _once(self, width: int) -> Tensor:
+        """The prompt read by one row, its keys and values copied to the others. Shapes: [prompt, d_vocab]."""
+        assert self.kept is not None
+        n, device = len(self.tokens), device_of(self.binding)
+        one = replace(
+            self.tokens, ids=self.tokens.ids[:1], mask=self.tokens.mask[:1], spans=self.tokens.spans[:1]
+        )
+        self.session = self.kept.session = Session(self.binding, [], [], Frame(1, width))
+        kwargs = inputs(one, device) | {"past_key_values": self.kept, "use_cache": True}
+        kwargs["attention_mask"] = one.mask.long().to(device)
+        with ExitStack() as stack:
+            stack.enter_context(seam.implementation(self.binding.hf, self.attention))
+            stack.enter_context(self.session)
+            out: Tensor = self.binding.hf(**kwargs).logits
+        self.kept.batch_repeat_interleave(n)
+        self.read = width
+        return out[:, -1].repeat(n, 1)
 
     def append(self, chosen: Tensor) -> None:
         ids = torch.cat([self.tokens.ids, chosen[:, None].to(self.tokens.ids)], 1)

@@ -110,7 +110,7 @@ class Tuning:
     layers: tuple[int, ...] | None = None
     steps: int = 60
     batch: int = 4
-    lr: float = 2e-3
+    lr: float = 1e-3
     fall: float = 0.5
 
 

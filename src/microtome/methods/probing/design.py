@@ -22,7 +22,8 @@ TRIES = 20
 class Design:
     """A dataset as a probe sees it.
 
-    truth [item]: whether an item is of the positive class. units [item]: items that share a group have one. train,
+    truth [item]: whether an item is of the positive class. units [item]: items that share a group have one (a group of the
+    groupings asked for, where some were). train,
     validation, test: indices. names: (negative, positive) class.
     """
 
@@ -65,7 +66,8 @@ def design(data: LabelledText, options: ProbeOptions, seed: int) -> Design:
         if truth[part].all() or not truth[part].any():
             raise TaskError(f"the {what} part of {data.name} has one class only", why="nothing can be told apart there",
                             instead="another seed, more groups, or other shares")  # fmt: skip
-    return Design(data, truth, np.array(data.units), rows[0], rows[1], rows[2], names)
+    units = data.joined(*options.by) if options.by else data.units
+    return Design(data, truth, np.array(units), rows[0], rows[1], rows[2], names)
 
 
 def _split(data: LabelledText, options: ProbeOptions, seed: int) -> tuple[tuple[int, ...], ...]:
@@ -119,6 +121,9 @@ def split_control(d: Design) -> Control:
     seen = Counter(t for t, _ in {(texts[i], int(home[i])) for i in np.flatnonzero(used)})
     twice = [t for t, n in seen.items() if n > 1]
     detail = f"for example {twice[0]!r}" if twice else ""
+    told = set(d.units.tolist())
+    if not groups and len(set(d.data.units)) < len(told):  # the split was asked to go by some groupings only
+        detail = (detail + "; " if detail else "") + "other groupings lie on several sides, as asked"
     return Control(
         "split", "that the probe met a text of the test, or one of its group, in training", "no group and no text on both sides of the split",
         {"groups on several sides": len(groups), "texts on several sides": len(twice)}, not groups and not twice, int(used.sum()), detail=detail, gates=True,

@@ -32,6 +32,7 @@ from microtome.methods.probing.controls import LEAK
 from microtome.methods.probing.design import Design, design, split_control
 from microtome.methods.probing.options import CLOSED, ProbeOptions, checked_kinds
 from microtome.methods.probing.surface import bag_of_words
+from microtome.methods.probing.technique import probe
 from microtome.methods.probing.twin import random_twin
 from microtome.results import seeds
 from microtome.results.labelled import Labelled
@@ -72,6 +73,7 @@ def generalisation(
     *,
     sites: str | Sequence[str] = "L*.resid_post@-1",
     kinds: str | Sequence[str] = CLOSED,
+    each: bool = False,
     options: ProbeOptions | Mapping[str, Any] | None = None,
     alpha: float = 0.001,
     seed: int = 0,
@@ -80,7 +82,7 @@ def generalisation(
 
     data: two or more datasets, whose positive classes are meant to be one concept. sites, kinds: as in `probe` (kinds with a
     closed form); one place and kind for all, chosen by the mean AUROC on each dataset's own validation texts, so that no
-    number of the matrix had a part in it. Test texts that share a group with the row's training texts are left out.
+    number of the matrix had a part in it. each: run `probe` on every dataset as well (with all of `kinds`), as children. Test texts that share a group with the row's training texts are left out.
 
     Returns a Result: effects [site, prompt, metric], metric "<trained on> -> <tested on>", as in `probe`; tables "matrix"
     (AUROC, interval, null, bag of words and random twin per pair) and "cosines". The verdict's p is of the mean over all pairs
@@ -104,12 +106,17 @@ def generalisation(
     designs = [design(one, o, seed) for one in data]
     texts = [encoded(model, one) for one in data]
     sets = [_Set(d, capture(model, t, every, batch=o.batch)) for d, t in zip(designs, texts, strict=True)]
+    children = (
+        [probe(model, one, sites=sites, kinds=kinds, options=o, alpha=alpha, seed=seed) for one in data]
+        if each
+        else []
+    )
     place, kind = _choose(sets, every, [k for k in wanted if k in CLOSED], o)
     scored = _matrix(sets, place, kind, o, seed)
     twin = _twin(model, sets, texts, place, kind, o, seed)
     words = [_words(s.d, sets) for s in sets]
     ran = [_splits(designs), own_token(model, texts[0], sets[0].values, seed)]
-    control, p, least = _shuffled(sets, scored)
+    control, p, least, headline = _shuffled(sets, scored)
     ran.append(control)
     ran += [
         _twin_control(sets, scored, twin),
@@ -123,10 +130,10 @@ def generalisation(
     ]
     return Result(
         "generalisation", effects=_effects(sets, place, scored.scores, names),
-        tables={"matrix": _table(sets, scored, words, twin, alpha), "cosines": _cosines(sets, scored, alpha),
+        tables={"matrix": _table(sets, scored, words, twin, alpha), "cosines": _cosines(sets, scored, alpha), "headline": _frame([headline]),
                 "about": _frame([{"name": "place", "value": address(place)}, {"name": "kind", "value": kind}])},
         tensors={f"direction/{n}": scored.real[i].astype(np.float32) for i, n in enumerate(names)}, controls=ran,
-        verdict=verdict(ran, MANDATORY, p, alpha, least),
+        verdict=verdict(ran, MANDATORY, p, alpha, least), children=children,
         raw_examples=[{"prompt": s.d.data.texts[int(i)], "dataset": s.d.data.name, "label": s.d.names[int(s.d.truth[i])]}
                       for s in sets for i in seeds.rng(seed, "examples").permutation(s.d.test)[:2]],
     )  # fmt: skip
@@ -150,8 +157,8 @@ def _choose(
     for done, place in enumerate(places):
         for s in sets:
             site = factored(s.values[place][s.d.train], kinds, ridge=o.ridge)
-            for kind, probe in fit(site, s.d.truth[s.d.train], kinds).items():
-                held = probe.scores(s.values[place][s.d.validation])[:, 0]
+            for kind, one in fit(site, s.d.truth[s.d.train], kinds).items():
+                held = one.scores(s.values[place][s.d.validation])[:, 0]
                 found[place, kind] = found.get((place, kind), 0.0) + float(
                     auroc(held, s.d.truth[s.d.validation])[0]
                 )
@@ -206,7 +213,7 @@ def _mean(values: list[list[FloatArray]]) -> FloatArray:
     return np.asarray(np.mean(off, axis=0), dtype=np.float64)
 
 
-def _shuffled(sets: Sequence[_Set], scored: _Scored) -> tuple[Control, float, float]:
+def _shuffled(sets: Sequence[_Set], scored: _Scored) -> tuple[Control, float, float, dict[str, Any]]:  # fmt: skip
     real = [
         [_area(s[:, None], t, sets[i]) for s, t in zip(row, sets, strict=True)]
         for i, row in enumerate(scored.scores)
@@ -218,7 +225,8 @@ def _shuffled(sets: Sequence[_Set], scored: _Scored) -> tuple[Control, float, fl
         "shuffled_labels", "that any probe of the one dataset does so on the others", f"shuffled training labels at chance (mean AUROC at most {LEAK:g}), the mean over other datasets above 95 % of theirs",
         {"mean over other datasets": seen, "p": p, "mean of shuffled": float(null.mean()), "at home, shuffled": own}, bool(p <= 0.05 and max(null.mean(), own) <= LEAK), len(null),
         null=(float(null.min()), float(null.max())),
-    ), max(p, scored.least), scored.least  # fmt: skip
+    ), max(p, scored.least), scored.least, {"label": "AUROC on datasets not trained on, mean over pairs", "value": seen, "null_low": float(null.min()),
+                                            "null_high": float(null.max()), "null": "shuffled training labels"}  # fmt: skip
 
 
 def _splits(designs: Sequence[Design]) -> Control:

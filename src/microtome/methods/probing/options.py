@@ -34,7 +34,8 @@ class Ask:
 class ProbeOptions:
     """Settings of `probe`.
 
-    shares: of texts for training, validation and test; by: groupings that may not straddle them (None: all); split: three
+    shares: of texts for training, validation and test; by: groupings that may not straddle them and whose groups are the units
+    of every statistic (None: all; (): none, which makes the result invalid where there are any); split: three
     lists of indices instead. positive: the class to tell from the others (needed with more than two).
     ridge: penalty as a share of the mean eigenvalue of the standardised covariance; C: scikit-learn's for logistic ones.
     permutations: shuffled label columns of the closed-form probes; logistic_permutations: of the logistic one, at the selected

@@ -16,6 +16,7 @@ from microtome.methods.probing.design import Design
 from microtome.methods.probing.sweeping import Cell, Swept
 from microtome.results import seeds
 from microtome.results.labelled import Labelled
+from microtome.results.verdicts import Control
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +66,25 @@ def all_tables(
         "selected": _selected(d, chosen, baselines, shuffles),
         "reliability": _reliability(d, chosen),
     }
+
+
+def headline(d: Design, swept: Swept, chosen: Cell, baselines: Sequence[Baseline], causal: Control, alpha: float) -> pd.DataFrame:  # fmt: skip
+    """The numbers to read first: the probe beside its best rival, and what the direction does."""
+    low, high = _band(swept, alpha)
+    rows: list[dict[str, Any]] = [
+        {"label": f"AUROC on held-out texts ({chosen.kind} at {address(chosen.place)})", **_scored(d, chosen.scores), "null_low": low, "null_high": high,
+         "null": "shuffled labels, all places and kinds"}
+    ]  # fmt: skip
+    best = max(baselines, key=lambda b: _scored(d, b.scores)["value"])
+    rows.append({"label": f"AUROC of {best.name}", **_scored(d, best.scores)})
+    seen = causal.observed
+    if isinstance(seen, Mapping) and causal.null is not None:
+        rows.append({"label": "answers moved by the direction", "value": float(seen["move (nats)"]), "unit": "nats", "n": causal.n,
+                     "null_low": causal.null[0], "null_high": causal.null[1], "null": "shuffled-label directions of its length"})  # fmt: skip
+    made = _table(rows)
+    for column in ("null", "unit"):
+        made[column] = made[column].fillna("") if column in made else ""
+    return made
 
 
 def _band(swept: Swept, alpha: float) -> tuple[float, float]:

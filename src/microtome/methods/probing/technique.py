@@ -141,6 +141,7 @@ def probe(
         "" if causal.places.empty else str(causal.places.loc[causal.places["chosen"], "site"].iloc[0]) + "@-1"
     )
     frames["places"] = tables.places(tensors, address(linear.place), linear.kind, moved)
+    frames["headline"] = tables.headline(d, swept, chosen, baselines, causal.control, alpha)
     if linted.findings:
         frames["lint"] = linted.frame()
     if asked is not None:

@@ -1,4 +1,7 @@
-"""Unsupervised directions, and what else they predict: the label is one of many things that they may have found."""
+"""Unsupervised directions, and what else they predict: the label is one of many things that they may have found.
+
+Contrast-consistent search is of Burns et al. 2022; that it finds prominent features whatever they mean, of Farquhar et al. 2023.
+"""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ SILENT = {
     "score_description": "it tries a sentence about one unit on text, and flags no part",
     "function_vector": "it tests one vector of a whole task; no specimen of the zoo learns one from demonstrations",
     "head_roles": "roles of heads are known of one specimen alone, which its tests hold it to",
+    "chain_of_thought": "it edits a text that the model wrote and flags sentences, not parts of a model",
 }
 """Techniques that flag nothing, and why."""
 

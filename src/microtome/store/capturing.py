@@ -207,6 +207,9 @@ def _fill(job: Job, writer: Writer) -> None:
         _refuse_not_finite(job, window, buffers)
         writer.put(window, buffers)
         progress(window[1], len(job.items), "items", "capturing activations")
+        buffers.clear()
+        for sink in sinks:
+            sink.target = None  # before the next window's are made: never two at a time
 
 
 def _refuse_not_finite(job: Job, window: tuple[int, int], buffers: Mapping[str, Tensor]) -> None:
