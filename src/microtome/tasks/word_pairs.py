@@ -204,9 +204,32 @@ def _capitals() -> WordPairs:
     )
 
 
-_NOUNS = ["apple", "arm", "army", "baby", "bag", "ball", "band", "bank", "bell", "bird", "boat", "body", "book", "bottle", "bowl", "box", "boy", "branch", "bridge", "brother", "brush", "bus", "cake", "camera", "camp", "car", "card", "cat", "chair", "chapter", "child", "church", "city", "class", "clock", "cloud", "coat", "coin", "corner", "country", "cow", "cup", "daughter", "day", "desk", "dish", "doctor", "dog", "door", "dress", "driver", "ear", "egg", "engine", "eye", "face", "factory", "family", "farm", "father", "field", "finger", "fire", "flower", "foot", "forest", "fork", "fox", "friend", "game", "garden", "gate", "gift", "girl", "glass", "goat", "goose", "group", "guest", "gun", "hair", "hand", "hat", "head", "heart", "hill", "horse", "hospital", "hotel", "hour", "house", "idea", "island", "jacket", "job", "judge", "key", "king", "kitchen", "knee", "knife", "lady", "lake", "lamp", "language", "leaf", "leg", "letter", "library", "life", "line", "lion", "list", "man", "map", "market", "match", "meal", "meeting", "minute", "mirror", "month", "mother", "mountain", "mouse", "mouth", "name", "neck", "night", "nurse", "office", "ox", "page", "paper", "park", "party", "path", "pen", "picture", "plan", "plane", "plant", "plate", "player", "poem", "pocket", "prize", "problem", "queen", "question", "river", "road", "rock", "roof", "room", "rule", "school", "sea", "season", "seat", "ship", "shirt", "shoe", "shop", "sister", "song", "soldier", "son", "star", "station", "stone", "story", "street", "student", "sun", "table", "teacher", "team", "tooth", "town", "toy", "train", "tree", "uncle", "village", "voice", "wall", "watch", "wave", "week", "wife", "window", "wing", "wolf", "woman", "word", "worker", "writer", "year"]
+_NOUNS = """
+apple arm army baby bag ball band bank bell bird boat body book bottle bowl box boy branch bridge brother
+brush bus cake camera camp car card cat chair chapter child church city class clock cloud coat coin
+corner country cow cup daughter day desk dish doctor dog door dress driver ear egg engine eye face
+factory family farm father field finger fire flower foot forest fork fox friend game garden gate gift
+girl glass goat goose group guest gun hair hand hat head heart hill horse hospital hotel hour house idea
+island jacket job judge key king kitchen knee knife lady lake lamp language leaf leg letter library life
+line lion list man map market match meal meeting minute mirror month mother mountain mouse mouth name
+neck night nurse office ox page paper park party path pen picture plan plane plant plate player poem
+pocket prize problem queen question river road rock roof room rule school sea season seat ship shirt shoe
+shop sister song soldier son star station stone story street student sun table teacher team tooth town
+toy train tree uncle village voice wall watch wave week wife window wing wolf woman word worker writer
+year
+""".split()
 
-_VERBS = ["accept", "agree", "allow", "answer", "arrive", "ask", "bake", "become", "begin", "believe", "bite", "blow", "boil", "break", "bring", "build", "burn", "buy", "call", "carry", "catch", "change", "choose", "clean", "climb", "close", "come", "cook", "copy", "count", "cry", "cut", "dance", "decide", "die", "dig", "draw", "dream", "dress", "drink", "drive", "drop", "eat", "enjoy", "enter", "fall", "feed", "feel", "fight", "fill", "find", "finish", "fly", "follow", "forget", "forgive", "freeze", "get", "give", "go", "grow", "hang", "hear", "help", "hide", "hold", "hope", "hunt", "jump", "keep", "kick", "kill", "kiss", "know", "laugh", "lead", "learn", "leave", "lend", "like", "listen", "live", "look", "lose", "love", "make", "marry", "meet", "move", "need", "offer", "open", "order", "paint", "pass", "pay", "plan", "play", "pull", "push", "put", "rain", "reach", "receive", "remember", "rest", "return", "ride", "ring", "rise", "run", "save", "say", "see", "seem", "sell", "send", "serve", "shake", "shine", "shoot", "shout", "show", "sing", "sink", "sit", "sleep", "smell", "smile", "speak", "spend", "stand", "start", "stay", "steal", "stop", "study", "swim", "take", "talk", "taste", "teach", "tell", "thank", "think", "throw", "touch", "travel", "try", "turn", "use", "visit", "wait", "wake", "walk", "want", "wash", "watch", "wear", "win", "wish", "work", "worry", "write"]
+_VERBS = """
+accept agree allow answer arrive ask bake become begin believe bite blow boil break bring build burn buy
+call carry catch change choose clean climb close come cook copy count cry cut dance decide die dig draw
+dream dress drink drive drop eat enjoy enter fall feed feel fight fill find finish fly follow forget
+forgive freeze get give go grow hang hear help hide hold hope hunt jump keep kick kill kiss know laugh
+lead learn leave lend like listen live look lose love make marry meet move need offer open order paint
+pass pay plan play pull push put rain reach receive remember rest return ride ring rise run save say see
+seem sell send serve shake shine shoot shout show sing sink sit sleep smell smile speak spend stand start
+stay steal stop study swim take talk taste teach tell thank think throw touch travel try turn use visit
+wait wake walk want wash watch wear win wish work worry write
+""".split()
 
 
 def _inflected(name: str, words: Sequence[str], tag: str, relation: str) -> WordPairs:
@@ -228,7 +251,13 @@ def _gerund() -> WordPairs:
     return _inflected("gerund", _VERBS, "VBG", "verb -> its -ing form")
 
 
-_ADJECTIVES = ["big", "small", "tall", "short", "fast", "slow", "happy", "sad", "rich", "poor", "young", "old", "light", "dark", "heavy", "hard", "soft", "strong", "weak", "early", "late", "high", "low", "wide", "narrow", "thick", "thin", "deep", "shallow", "clean", "dirty", "dry", "wet", "full", "loud", "quiet", "near", "good", "bad", "brave", "kind", "polite", "safe", "cheap", "easy", "simple", "rough", "smooth", "sharp", "sweet", "fresh", "bright", "tight", "loose", "calm", "proud", "wise", "lazy", "lucky", "healthy", "hungry", "warm", "cool", "cold", "hot", "long", "new", "great", "large", "angry", "busy", "funny", "noisy", "pretty", "ugly", "tiny", "nice", "pale", "rare", "rude", "sick", "tame", "tough", "wild"]
+_ADJECTIVES = """
+big small tall short fast slow happy sad rich poor young old light dark heavy hard soft strong weak early
+late high low wide narrow thick thin deep shallow clean dirty dry wet full loud quiet near good bad brave
+kind polite safe cheap easy simple rough smooth sharp sweet fresh bright tight loose calm proud wise lazy
+lucky healthy hungry warm cool cold hot long new great large angry busy funny noisy pretty ugly tiny nice
+pale rare rude sick tame tough wild
+""".split()
 
 
 def _comparative() -> WordPairs:
