@@ -68,6 +68,7 @@ KINDS = {
     "composition": lambda: toy.composed(4),
     "lenses": lambda: toy.lensed(4),
     "patchscope": toy.patchscoped,
+    "vectors": toy.vectors,
     "roles": lambda: toy.roles(4),
     "difference": toy.difference,
     "across": toy.across,

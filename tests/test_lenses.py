@@ -34,13 +34,18 @@ def tuned(model):
     return methods.tuned_lens(model, texts(), options=FEW)
 
 
+def mean_jacobian(model, blocks, layers, options, seed):
+    lens = fitting.fit_jacobian(model, blocks, replace(options, layers=layers), seed)
+    return torch.stack([lens.matrices[k].T.double() for k in layers])
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "gpt_neox"])
 def test_a_jacobian_is_that_of_the_model(name) -> None:
     """Against central differences of whole runs in which the stream is moved at one position after the other."""
     model = tiny.loaded(name, dtype=torch.float64)
     blocks = Blocks(tuple(map(tuple, texts(3))), tuple("abc"))
     o = replace(FEW, skip=3)
-    found = fitting._jacobian(model, blocks, [0, 2], o, 0, (0, 1))
+    found = mean_jacobian(model, blocks, [0, 2], o, 0)
     u = torch.randn(model.facts.d_model, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def end(layer, pos, size):
@@ -56,12 +61,10 @@ def test_a_jacobian_is_that_of_the_model(name) -> None:
 
 def test_random_probes_are_unbiased_and_all_of_them_are_exact(model) -> None:
     blocks = Blocks(tuple(map(tuple, texts(2))), tuple("ab"))
-    whole = fitting._jacobian(model, blocks, [1], FEW, 0, (0, 1))
-    every = fitting._jacobian(model, blocks, [1], replace(FEW, probes=model.facts.d_model), 0, (0, 1))
+    whole = mean_jacobian(model, blocks, [1], FEW, 0)
+    every = mean_jacobian(model, blocks, [1], replace(FEW, probes=model.facts.d_model), 0)
     assert torch.allclose(whole, every)
-    some = torch.stack(
-        [fitting._jacobian(model, blocks, [1], replace(FEW, probes=6), k, (0, 1)) for k in range(60)]
-    )
+    some = torch.stack([mean_jacobian(model, blocks, [1], replace(FEW, probes=6), k) for k in range(60)])
     error = (some.mean(0) - whole).norm() / (some - whole).flatten(1).norm(dim=1).mean()
     assert error < 2 / 60**0.5
 
@@ -267,3 +270,17 @@ def test_documents_never_lie_on_both_sides() -> None:
     for seed in range(20):
         first, second = blocks.split(0.6, seed)
         assert not set(first.documents) & set(second.documents) and len(first) + len(second) == 30
+
+
+def test_a_corpus_gives_blocks_of_different_files_first() -> None:
+    import worded
+    from microtome.tasks.corpus import corpus
+
+    words = worded.copier()
+    given = corpus([" ".join(f"w{3 + (i * k) % 60}" for i in range(90)) for k in range(1, 7)])
+    found = blocks_of(words, given, context=10, most=6, seed=0)
+    assert len(found) == 6 == len(set(found.documents)) and {len(b) for b in found.ids} == {10}
+    many = blocks_of(words, given, context=10, most=14, seed=0)
+    assert len(many) == 14 and len(set(many.documents)) == 6
+    with pytest.raises(TaskError, match="no text|no block"):
+        blocks_of(words, corpus(["w3 w4"]), context=10, most=2, seed=0)

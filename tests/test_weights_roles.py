@@ -10,7 +10,15 @@ from scipy import stats
 import tiny
 from microtome import methods, zoo
 from microtome.errors import ControlError, ModelError, TaskError
-from microtome.methods.weights import HeadCircuits, behave, composing, predict, role_controls, roles
+from microtome.methods.weights import (
+    HeadCircuits,
+    behave,
+    composing,
+    predict,
+    role_controls,
+    roles,
+    vocabulary,
+)
 from microtome.model.factored import FactoredMatrix
 
 
@@ -314,3 +322,71 @@ def test_natural_text_is_measured_beside_repeated_tokens(specimen) -> None:
         found.tables["roles"].columns
     )
     assert isinstance(HeadCircuits(specimen).full_ov(0, 0), FactoredMatrix)
+
+
+# singular vectors
+
+
+def test_singular_vectors_are_those_of_the_dense_circuit() -> None:
+    model = tiny.loaded("llama")
+    c = HeadCircuits(model)
+    reads, writes = vocabulary._of_model(c)(vocabulary._Part(1, 2))
+    dense = c.ov(1, 2).dense()
+    assert torch.allclose(reads.dense(), dense) and torch.allclose(
+        writes.singular_values[:4], torch.linalg.svdvals(dense)[:4]
+    )
+    into, out = vocabulary._of_model(c)(vocabulary._Part(0, None))
+    w = model.weights
+    assert torch.allclose(out.dense(), w.W_out(0).double())
+    assert torch.allclose(into.dense(), w.norm_gain(0, "ln2").double()[:, None] * w.W_in(0).double())
+
+
+def test_planted_words_are_read_off_a_head_and_a_random_direction_has_none() -> None:
+    """A head that writes the mean of a family of tokens: its first vector names them, and they are alike."""
+    model = tiny.loaded("llama")
+    c = HeadCircuits(model)
+    words = predict.Vocabulary(c)
+    gen = torch.Generator().manual_seed(0)
+    family = torch.randn(words.rows.shape[1], generator=gen, dtype=torch.float64)
+    rows = words.rows.clone()
+    rows[10:15] = family + 0.1 * rows[10:15]
+    object.__setattr__(words, "rows", rows)
+    c.__dict__["W_U"] = rows.T
+    reader = vocabulary._Reader(words, 5)
+    coherence, ids = reader(
+        torch.stack([family, torch.randn(len(family), generator=gen, dtype=torch.float64)]), "writes"
+    )
+    assert set(ids[0].tolist()) == set(range(10, 15)) and coherence[0] > 0.8 > 2 * coherence[1]
+
+
+def test_random_weights_with_coherent_vectors_fail(monkeypatch) -> None:
+    import pandas as pd
+
+    def table(gain):
+        return pd.DataFrame(
+            [
+                {"layer": i, "coherence": 0.2 + gain * (1 + 0.1 * (i % 3)), "null": 0.2}
+                for i in range(12)
+                for _ in range(3)
+            ]
+        )
+
+    assert vocabulary._random_weights(table(0.3), 0).passed is False
+    mixed = table(0.0)
+    mixed["coherence"] += np.random.default_rng(0).normal(0, 0.05, len(mixed))
+    assert vocabulary._random_weights(mixed, 0).passed
+    assert vocabulary._random_weights(table(0.3)[:3], 0).passed is None
+
+
+@pytest.mark.parametrize("parts", ["L9H0", "L0H77", "L0.attn", "L0", [], "L0N3"])
+def test_parts_that_are_not_there_are_refused(parts) -> None:
+    from microtome.errors import MicrotomeError
+
+    with pytest.raises(MicrotomeError):
+        methods.vocabulary_svd(tiny.loaded("llama"), parts, tokens=4, seed=0)
+
+
+def test_tokens_beyond_the_vocabulary_are_refused() -> None:
+    for wrong in ({"tokens": 1}, {"tokens": 10**6}, {"vectors": 0}, {"randoms": 0}):
+        with pytest.raises(ModelError):
+            methods.vocabulary_svd(tiny.loaded("llama"), "L0H0", **{"tokens": 4, **wrong})

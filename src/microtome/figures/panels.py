@@ -38,6 +38,7 @@ MODULES = {
     "max_activating": "examples",
     "patchscope": "patchscopes",
     "path_patching": "paths",
+    "vocabulary_svd": "vectors",
     "generalisation": "generalisation",
     "probe": "probing",
     "unsupervised": "unsupervised",

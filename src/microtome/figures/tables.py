@@ -44,6 +44,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ranks": (("role", "text", "spearman", "p"), ("null_low", "null_high", "auroc")),
     "states": (("state", "value"), ("low", "high", "n")),
     "generations": (("state", "right"), ()),
+    "vectors": (("part", "side", "rank", "coherence", "tokens"), ("null_high",)),
     "calibration": (("site", "lens", "value"), ("low", "high")),
     "ablations": (("heads", "text", "where", "rise"), ("low", "high", "null_low", "null_high", "p", "n")),
     "probes": (("what", "site", "value"), ("low", "high", "null_low", "null_high", "n", "position", "kind")),

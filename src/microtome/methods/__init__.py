@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from microtome.methods.token_attributing import token_attribution
     from microtome.methods.weights.composing import composition
     from microtome.methods.weights.roles import head_roles
+    from microtome.methods.weights.vocabulary import vocabulary_svd
 
 _HOMES = {
     "ablation": "ablating",
@@ -77,6 +78,7 @@ _HOMES = {
     "max_activating": "examples",
     "score_description": "describing",
     "unsupervised": "probing.unlabelled",
+    "vocabulary_svd": "weights.vocabulary",
     "function_vector": "functions",
 }
 
@@ -108,6 +110,7 @@ __all__ = [
     "steering",
     "token_attribution",
     "unsupervised",
+    "vocabulary_svd",
 ]
 
 _HELPERS = {

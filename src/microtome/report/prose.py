@@ -46,6 +46,7 @@ TITLE = {
     "model_diff": "Two models compared",
     "patchscope": "A state in the model's own words",
     "path_patching": "Path patching",
+    "vocabulary_svd": "Singular vectors as tokens",
     "generalisation": "A probe on other data",
     "probe": "A probe",
     "unsupervised": "Directions without labels",
@@ -77,6 +78,7 @@ _ASKED = {
     "cross_model_patching": "Which single activation of one model, put into the other on the same prompt, carries its behaviour over?",
     "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
     "patchscope": "Put into another prompt that asks for it, what does the model say that a hidden state is, and does it say so of any other vector?",
+    "vocabulary_svd": "Which tokens does each head or MLP answer to and promote along its strongest directions, and are they more alike than those of any direction?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "generalisation": "Does a probe trained on one dataset tell the classes of another apart, better than shared words and untrained weights do, and are the directions one?",
     "unsupervised": "Do directions that were found without labels tell the label, and what else do they tell?",
@@ -187,6 +189,10 @@ _LIMITS = {
     "patchscope": (
         "What the model says of a state is what it can put into words there, not what it uses the state for.",
         "Another target prompt, or another layer to put the state in, may bring out something else, or nothing.",
+    ),
+    "vocabulary_svd": (
+        "A list of tokens that resemble each other is a suggestion of what a part is for, not a test of it.",
+        "Middle layers are read and written by other parts, not by the vocabulary: their vectors need not be tokens.",
     ),
     "path_patching": (
         "Paths that were not asked for carry nothing here: a small effect says nothing about the sender as a whole.",

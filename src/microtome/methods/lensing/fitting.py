@@ -224,24 +224,15 @@ def fit_jacobian(model: Model, blocks: Blocks, o: FitOptions, seed: int) -> Tran
             why="the error of a Jacobian is measured between two halves",
             instead="two blocks or more",
         )
-    halves = [
-        torch.zeros(len(layers), model.facts.d_model, model.facts.d_model, dtype=torch.float64)
-        for _ in range(2)
-    ]
-    counts = [0, 0]
-    groups = [
-        list(range(side, len(blocks), 2))[k : k + BATCH]
-        for side in (0, 1)
-        for k in range(0, (len(blocks) + 1 - side) // 2, BATCH)
-    ]
+    halves = torch.zeros(2, len(layers), model.facts.d_model, model.facts.d_model, dtype=torch.float64)
+    groups = [list(range(k, min(k + BATCH, len(blocks)))) for k in range(0, len(blocks), BATCH)]
     for done, group in enumerate(groups):
-        half = group[0] % 2
+        half = torch.tensor(group) % 2
         told = (done, len(groups))
-        halves[half] += len(group) * _jacobian(
-            model, blocks.part(group), layers, o, seeds.child(seed, f"probes {done}"), told
+        halves += _jacobians(
+            model, blocks.part(group), half, layers, o, seeds.child(seed, f"probes {done}"), told
         )
-        counts[half] += len(group)
-    first, second = (total / count for total, count in zip(halves, counts, strict=True))
+    first, second = halves[0] / ((len(blocks) + 1) // 2), halves[1] / (len(blocks) // 2)
     whole = (halves[0] + halves[1]) / len(blocks)
     gap = (
         (first - second).flatten(1).norm(dim=1) / (2 * whole.flatten(1).norm(dim=1)).clamp_min(1e-30)
@@ -254,22 +245,37 @@ def fit_jacobian(model: Model, blocks: Blocks, o: FitOptions, seed: int) -> Tran
     )
 
 
-def _jacobian(
-    model: Model, blocks: Blocks, layers: Sequence[int], o: FitOptions, seed: int, told: tuple[int, int]
+def _jacobians(
+    model: Model,
+    blocks: Blocks,
+    half: Tensor,
+    layers: Sequence[int],
+    o: FitOptions,
+    seed: int,
+    told: tuple[int, int],
 ) -> Tensor:
-    """Mean over blocks and positions. Shapes: [layer, out, in], float64."""
+    """Sums over the blocks of each half of means over positions; each half has probes of its own.
+
+    Shapes: half [block], 0 or 1 -> [half, layer, out, in], float64.
+    """
     binding, d = model.binding, model.facts.d_model
     tokens = model.tokens([list(b) for b in blocks.ids])
     valid = slice(o.skip, blocks_length(blocks) - 1)
-    count = len(blocks) * (valid.stop - valid.start)
-    probes = (
-        torch.eye(d, dtype=torch.float64)
-        if o.probes is None or o.probes >= d
-        else _orthogonal(d, o.probes, seed)
+    count = valid.stop - valid.start
+    n_probes = d if o.probes is None else min(o.probes, d)
+    whole = torch.eye(d, dtype=torch.float64)
+    probes = torch.stack(
+        [whole if n_probes == d else _orthogonal(d, n_probes, seeds.child(seed, f"half {h}")) for h in (0, 1)]
     )
-    total = torch.zeros(len(layers), d, d, dtype=torch.float64)
-    sites = [*(f"L{k}.resid_pre" for k in layers), "final_resid"]
-    plan = prepare(binding, tokens, capture=sites, edits=(), attention=None)
+    total = torch.zeros(2, len(layers), d, d, dtype=torch.float64)
+    sizes = [int((half == h).sum()) for h in (0, 1)]
+    plan = prepare(
+        binding,
+        tokens,
+        capture=[*(f"L{k}.resid_pre" for k in layers), "final_resid"],
+        edits=(),
+        attention=None,
+    )
     live = {key: Read(*key, live=True) for key in plan.reads}
     with rooted(binding):
         # the last logits are asked for so that the run is whole; nothing is pulled through them
@@ -283,23 +289,18 @@ def _jacobian(
                 why="a layer's stream was not read",
                 instead="see `model.facts`",
             )
-        for n, probe in enumerate(probes):
+        for n in range(n_probes):
+            pair = probes[:, n]
             cotangent = torch.zeros_like(end).reshape(len(blocks), -1, d)
-            cotangent[:, valid] = probe.to(end)
-            pulled = torch.autograd.grad(
-                end, at, cotangent.reshape(end.shape), retain_graph=n + 1 < len(probes), allow_unused=True
-            )
+            cotangent[:, valid] = pair[half].to(end)[:, None]
+            pulled = torch.autograd.grad(end, at, cotangent.reshape(end.shape), retain_graph=n + 1 < n_probes)
             for i, gradient in enumerate(pulled):
-                if gradient is not None:
-                    mean = (
-                        gradient.detach().reshape(len(blocks), -1, d)[:, valid].sum((0, 1)).double().cpu()
-                        / count
-                    )
-                    total[i] += torch.outer(probe, mean - probe)
-            progress(told[0] * len(probes) + n + 1, told[1] * len(probes), "gradients", "pulling back")
-    # what is probed is the Jacobian less the identity, which is known
-    scale = d / len(probes)
-    return total * scale + torch.eye(d, dtype=torch.float64)
+                mean = gradient.detach().reshape(len(blocks), -1, d)[:, valid].sum(1).double().cpu() / count
+                for h in (0, 1):  # what is probed is the Jacobian less the identity, which is known
+                    total[h, i] += torch.outer(pair[h], mean[half == h].sum(0) - sizes[h] * pair[h])
+            progress(told[0] * n_probes + n + 1, told[1] * n_probes, "gradients", "pulling back")
+    known = torch.tensor(sizes, dtype=torch.float64)[:, None, None, None] * whole
+    return total * (d / n_probes) + known
 
 
 def blocks_length(blocks: Blocks) -> int:

@@ -30,6 +30,7 @@ SILENT = {
     "cross_model_patching": "it needs two models, and a specimen is one; a planted difference is located in its own tests",
     "lenses": "it compares readings of the whole stream, and flags no part of a mechanism",
     "patchscope": "it puts one state into words, which no specimen of the zoo has",
+    "vocabulary_svd": "it lists tokens of directions, and flags no part",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
     "generalisation": "it compares datasets, and flags no part of a mechanism",
     "unsupervised": "it finds directions at one site, and flags no part of a mechanism",
