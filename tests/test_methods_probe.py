@@ -347,3 +347,15 @@ def test_the_place_is_chosen_on_validation_texts_so_the_test_owes_nothing_to_the
         held.append(best.validation)
         tested.append(float(auroc(best.scores[d.test], d.truth[d.test])[0]))
     assert np.mean(held) > 0.85 and abs(np.mean(tested) - 0.5) < 4 * np.std(tested) / np.sqrt(60)
+
+
+def test_a_span_that_nobody_reads_need_not_fall_between_tokens() -> None:
+    from dataclasses import replace
+
+    data = probed.texts()
+    odd = replace(data, spans={"half": tuple((0, 1) if len(t) > 1 else None for t in data.texts)})
+    model = probed.model()
+    found = reading.encoded(model, odd, reading.places_of(model, "L1.resid_post@-1"))
+    assert not found.spans and len(found.ids) == len(odd.texts)
+    with pytest.raises(TaskError, match="does not begin and end between tokens"):
+        reading.encoded(model, odd, reading.places_of(model, "L1.resid_post@half[-1]"))

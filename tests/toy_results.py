@@ -387,7 +387,9 @@ def patchscoped():
 def vectors(tokens=TOKENS):
     rows = [{"part": f"L{i}H{i % 3}", "side": side, "rank": i % 2, "singular": 3.0, "share": 0.2, "coherence": 0.6 / (1 + i), "null": 0.1, "null_high": 0.2,
              "tokens": " | ".join(tokens[:8])} for i in range(6) for side in ("reads", "writes")]  # fmt: skip
-    return Result("vocabulary_svd", query("vocabulary_svd"), None, {"vectors": pd.DataFrame(rows)}, **judged())
+    return Result(
+        "vocabulary_svd", query("vocabulary_svd"), None, {"vectors": pd.DataFrame(rows)}, **judged()
+    )
 
 
 def components(n=16):

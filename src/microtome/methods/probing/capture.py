@@ -44,20 +44,24 @@ class Texts:
         )
 
 
-def encoded(model: Model, data: LabelledText) -> Texts:
-    """The texts as the model reads them.
+def encoded(model: Model, data: LabelledText, places: Sequence[Place] | None = None) -> Texts:
+    """The texts as the model reads them, with those spans that `places` name (None: all).
+
+    A span that nobody reads need not fall between tokens.
 
     Raises
     ------
     TaskError: the tokenizer ends texts with a token of its own, or one is longer than the context.
     """
     encoder = Encoder(model)
+    named = {str(label).partition("[")[0] for _, label in places or ()}
+    spans = {k: v for k, v in data.spans.items() if places is None or k in named}
     found = []
     for i, text in enumerate(data.texts):
-        slots = {k: at for k, v in data.spans.items() if (at := v[i]) is not None}
+        slots = {k: at for k, v in spans.items() if (at := v[i]) is not None}
         found.append(encoder.encode(Prompt(text, slots)))
         encoder.fits(f"text {i} of {data.name}", len(found[-1].ids))
-    return Texts(tuple(e.ids for e in found), {k: tuple(e.slots.get(k) for e in found) for k in data.spans})
+    return Texts(tuple(e.ids for e in found), {k: tuple(e.slots.get(k) for e in found) for k in spans})
 
 
 def places_of(model: Model, sites: str | Site | Sequence[str | Site]) -> list[Place]:

@@ -104,7 +104,7 @@ def generalisation(
         *([(b, MEAN) for b in dict.fromkeys(p[0] for p in places)] if "mean_pooled" in wanted else []),
     ]
     designs = [design(one, o, seed) for one in data]
-    texts = [encoded(model, one) for one in data]
+    texts = [encoded(model, one, places) for one in data]
     sets = [_Set(d, capture(model, t, every, batch=o.batch)) for d, t in zip(designs, texts, strict=True)]
     children = (
         [probe(model, one, sites=sites, kinds=kinds, options=o, alpha=alpha, seed=seed) for one in data]

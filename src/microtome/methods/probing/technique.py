@@ -105,8 +105,8 @@ def probe(
     """
     o, wanted = ProbeOptions.of(options), checked_kinds(kinds)
     d = design(data, o, seed)
-    texts = encoded(model, data)
     places = places_of(model, sites)
+    texts = encoded(model, data, places)
     pooled: list[Place] = [(b, MEAN) for b in dict.fromkeys(p[0] for p in places)]
     every = [*places, *(pooled if "mean_pooled" in wanted else [])]
     held = {} if store is None else from_store(store, model, data, every)

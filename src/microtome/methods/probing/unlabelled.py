@@ -92,8 +92,8 @@ def unsupervised(
     """
     o = ProbeOptions.of(options)
     d = design(data, o, seed)
-    texts = encoded(model, data)
     places = places_of(model, site)
+    texts = encoded(model, data, places)
     if len(places) != 1:
         raise TaskError(f"{site} names {len(places)} places", why="directions are found at one", instead='for example "L12.resid_post@-1"')  # fmt: skip
     captured = capture(model, texts, places, batch=o.batch)
