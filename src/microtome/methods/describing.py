@@ -18,6 +18,7 @@ from microtome.errors import ControlError, SiteError
 from microtome.methods.described import Description, Texts, keywords_of, kind_of, shuffled
 from microtome.methods.example_search import Found, blocks_of, search
 from microtome.methods.examples import ExampleOptions, disjoint, most_active, stratum_names
+from microtome.methods.headlines import headlined
 from microtome.methods.ngrams import NGrams
 from microtome.methods.units import units_of
 from microtome.results import seeds
@@ -109,8 +110,8 @@ def score_description(
         "predictors": _predictors(scored, found.sample[held, 0], main),
         "strata": _strata(scored, found.sample[held, 0], o),
     }
-    return Result("score_description", tables=tables, controls=ran, verdict=verdict(ran, _MANDATORY, p, alpha, 1 / (1 + o.draws)),
-                  raw_examples=_raw(texts, found.sample[held, 0], active[:, 0], told, seed))  # fmt: skip
+    return headlined(Result("score_description", tables=tables, controls=ran, verdict=verdict(ran, _MANDATORY, p, alpha, 1 / (1 + o.draws)),
+                  raw_examples=_raw(texts, found.sample[held, 0], active[:, 0], told, seed)))  # fmt: skip
 
 
 @dataclass(frozen=True)

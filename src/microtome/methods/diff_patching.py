@@ -20,6 +20,7 @@ from microtome.errors import ControlError, ModelError
 from microtome.methods.diff_tokens import check_level, comparable
 from microtome.methods.diff_weights import WeightDiff, weight_diff
 from microtome.methods.donors import noise_floor
+from microtome.methods.headlines import headlined
 from microtome.methods.setting import (
     Column,
     Label,
@@ -113,14 +114,16 @@ def cross_model_patching(
     p, least = (test.min_p, test.smallest_p) if test is not None else (None, None)
     shape = (len(named), len(found)) if found != [None] else (len(named),)
     tables = {"cells": _cells(q, test), "normalised": _normalised(q), "positions": _positions(found), "donors": q.donors}  # fmt: skip
-    return Result(
-        "cross_model_patching",
-        effects=_labelled(q, named, found),
-        tables={k: v for k, v in tables.items() if len(v)},
-        tensors={"structurally_zero": ~q.live.reshape(shape), "total": total.astype(np.float32)},
-        controls=ran,
-        verdict=verdict(ran, MANDATORY, p, alpha, least),
-        raw_examples=examples(base, s.base, {i: {"total": float(total[i])} for i in range(task.n)}, seed),
+    return headlined(
+        Result(
+            "cross_model_patching",
+            effects=_labelled(q, named, found),
+            tables={k: v for k, v in tables.items() if len(v)},
+            tensors={"structurally_zero": ~q.live.reshape(shape), "total": total.astype(np.float32)},
+            controls=ran,
+            verdict=verdict(ran, MANDATORY, p, alpha, least),
+            raw_examples=examples(base, s.base, {i: {"total": float(total[i])} for i in range(task.n)}, seed),
+        )
     )
 
 

@@ -23,6 +23,7 @@ from microtome.methods.diff_text import outputs, text_level
 from microtome.methods.diff_tokens import Comparable, Level, check_level, comparable
 from microtome.methods.diff_weights import WeightDiff, weight_diff
 from microtome.methods.diff_words import word_level
+from microtome.methods.headlines import headlined
 from microtome.methods.setting import sites_of
 from microtome.model.binding import Binding, bind
 from microtome.model.copies import Noise, copy_of, noise_like, put, tensors_of
@@ -116,14 +117,16 @@ def model_diff(
     found = comparable(a, b, [t for t in texts.texts if t])
     check_level(found, level)
     if level == "text":
-        return text_level(a, b, texts, found, alpha, seed)
+        return headlined(text_level(a, b, texts, found, alpha, seed))
     if level == "words":
-        return word_level(a, b, texts, sites_of(a, sites), found, alpha, seed)
+        return headlined(word_level(a, b, texts, sites_of(a, sites), found, alpha, seed))
     if level == "outputs":
-        return outputs(a, b, texts, found, alpha, seed)
+        return headlined(outputs(a, b, texts, found, alpha, seed))
     if o.positions and not texts.aligned:
         raise ModelError("positions are other places in each text", why="these texts have no common layout", instead="options=DiffOptions(positions=False)")  # fmt: skip
-    return _sites(_Question(a, b, texts, sites_of(a, sites), found, o, alpha, seed), unrelated, tuple(words))
+    return headlined(
+        _sites(_Question(a, b, texts, sites_of(a, sites), found, o, alpha, seed), unrelated, tuple(words))
+    )
 
 
 @dataclass(frozen=True)

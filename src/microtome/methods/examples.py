@@ -17,6 +17,7 @@ from torch import Tensor
 from microtome.controls.detection import Area, area, areas
 from microtome.errors import ControlError, SiteError
 from microtome.methods.example_search import Found, blocks_of, search
+from microtome.methods.headlines import headlined
 from microtome.methods.ngrams import NGrams
 from microtome.methods.unembedded import vocabulary
 from microtome.methods.units import Units, units_of, watch
@@ -166,8 +167,8 @@ def max_activating(
              "logits": why or "direct, without the final norm's division, biases, softcap and later layers", "first tokens": "kept" if o.first else "left out"}  # fmt: skip
     tables["about"] = _table([{"name": key, "value": str(value)} for key, value in about.items()])
     mandatory = ("same_alone", "disjoint", "random_directions")
-    return Result("max_activating", tables={k: t for k, t in tables.items() if len(t)}, controls=ran, verdict=verdict(ran, mandatory, p, alpha, least),
-                  raw_examples=_raw(contexts))  # fmt: skip
+    return headlined(Result("max_activating", tables={k: t for k, t in tables.items() if len(t)}, controls=ran, verdict=verdict(ran, mandatory, p, alpha, least),
+                  raw_examples=_raw(contexts)))  # fmt: skip
 
 
 def _chosen(units: Units, show: list[str] | None, seed: int) -> list[int]:

@@ -20,6 +20,7 @@ from microtome.controls.intervals import mean_interval
 from microtome.errors import TaskError
 from microtome.methods import function_parts as parts
 from microtome.methods.function_parts import Asked, Floats, Pair, Scored, Writer, ZeroShot
+from microtome.methods.headlines import headlined
 from microtome.methods.setting import settings
 from microtome.methods.steer_controls import rank_p
 from microtome.metrics import metric, scoring
@@ -95,7 +96,7 @@ def function_vector(
         s.task_vectors(),
         s.other_template(),
     ]
-    return s.result(ran)
+    return headlined(s.result(ran))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from microtome.methods.grid_effects import (
     interactions,
     wordings,
 )
+from microtome.methods.headlines import headlined
 from microtome.methods.prompting import OTHER, UNPARSED, Read, Sampling
 from microtome.results import seeds
 from microtome.results.labelled import Labelled
@@ -96,11 +97,11 @@ def prompt_grid(
     if (crossed := interactions(prompts, rows, reading.values[0])) is not None:
         tables["interactions"] = crossed
     needed = ("alone", "paraphrases", *(("readable",) if read == "samples" else ()))
-    return Result(
+    return headlined(Result(
         "prompt_grid", effects=_effects(found, reading), tables=tables, controls=ran,
         verdict=verdict(ran, needed, tested.p, alpha, tested.smallest_p),
         raw_examples=reading.examples,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 class _Reading:

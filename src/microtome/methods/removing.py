@@ -21,6 +21,7 @@ from microtome.directions.contrast import ESTIMATORS
 from microtome.directions.estimate import Texts, as_direction, as_labelled, width_of
 from microtome.directions.weight_edit import stream_sites
 from microtome.errors import EditError, TaskError
+from microtome.methods.headlines import headlined
 from microtome.methods.steer import BY_LOGPROB, BY_TEXT, rows_of
 from microtome.methods.steer_controls import rank_p
 from microtome.methods.steer_measures import Floats, Measure, Reads, Words, name_of, of_text, read_words
@@ -173,7 +174,7 @@ def directional_ablation(
         s.induces(),
         _held_out(prompts, direction, o),
     ]
-    return s.result(ran, real)
+    return headlined(s.result(ran, real))
 
 
 class _Study:

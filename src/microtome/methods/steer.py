@@ -23,6 +23,7 @@ from microtome.directions.estimate import Texts, as_direction, width_of
 from microtome.errors import EditError, TaskError
 from microtome.methods import steer_controls as check
 from microtome.methods import steer_quality as quality
+from microtome.methods.headlines import headlined
 from microtome.methods.steer_measures import Floats, Measure, Reads, name_of, of_text
 from microtome.methods.steer_runs import Condition, Push, Row, Stage, When, check_when
 from microtome.results import seeds
@@ -133,7 +134,7 @@ def steering(
         check.sibling(s, _sibling(model, at, o)), *_prompting(s, model, prompts), check.fluency(s),
         *quality.neutral(s, neutral, nulls),
     ]  # fmt: skip
-    return _result(s, real, ran, nulls)
+    return headlined(_result(s, real, ran, nulls))
 
 
 def as_site(model: Model, real: Direction, site: str | Site | None) -> Site:

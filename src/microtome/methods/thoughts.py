@@ -15,6 +15,7 @@ import numpy as np
 from microtome.controls.multiple import holm
 from microtome.errors import TaskError
 from microtome.methods import prompting, thought_checks
+from microtome.methods.headlines import headlined
 from microtome.methods.prompting import OTHER, UNPARSED, Sampling
 from microtome.methods.rollouts import Edited, Rollouts, body_of, deletions, forcings, kinds_of, shown
 from microtome.results import seeds
@@ -98,10 +99,10 @@ def chain_of_thought(
     if len(told):
         tables["edits"] = told
     least = min(1.0, len(found) * min(c.shift.smallest_p for c in found))
-    return Result(
+    return headlined(Result(
         "chain_of_thought", effects=_effects(found), tables=tables, controls=ran,
         verdict=verdict(ran, NEEDED, max(float(p.min()), least), alpha, least), raw_examples=_examples(rolls, body, cuts, chain, seed),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 _Cell = thought_checks.Cell

@@ -22,6 +22,7 @@ from microtome.errors import TaskError
 from microtome.methods import token_checks
 from microtome.methods.deletion import LEAST, RANDOM, Curves, curves, orders_of
 from microtome.methods.donors import bench_noise
+from microtome.methods.headlines import headlined
 from microtome.methods.setting import settings
 from microtome.methods.token_columns import TokenColumn, token_columns
 from microtome.methods.token_gradients import SITE, Ends, Floats, Integrated, gradient_x_input, integrated
@@ -135,12 +136,12 @@ def token_attribution(
     if len(agreed):
         tables["agree"] = agreed
     p, least = max(t.p for t in tests.values()), max(t.smallest_p for t in tests.values())
-    return Result(
+    return headlined(Result(
         "token_attribution",
         effects=Labelled(table[..., None], ("site", "position", "prompt", "metric"),
                          {"site": ways, "position": tuple(c.label for c in columns), "prompt": tuple(range(len(q.bench.ids))), "metric": (q.metric,)}),
         tables=tables, controls=ran, verdict=verdict(ran, _mandatory(found), p, alpha, least), raw_examples=_examples(model, q, values, seed),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)

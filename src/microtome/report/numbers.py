@@ -86,9 +86,7 @@ def _of(result: Result) -> list[tuple[int, Number]]:
         "ablation",
         "attribution_patching",
         "direct_logit_attribution",
-        "cross_model_patching",
         "logit_lens",
-        "model_diff",
         "path_patching",
     ):
         made, heads = _strongest(result)
@@ -173,9 +171,7 @@ def _strongest(result: Result) -> tuple[Number | None, bool]:
         "ablation": "largest damage",
         "attribution_patching": "largest estimate",
         "direct_logit_attribution": "largest piece",
-        "cross_model_patching": "largest effect of the other model",
         "logit_lens": "largest reading",
-        "model_diff": "largest difference",
         "path_patching": "largest sender",
     }[result.kind]
     made = Number(f"{kind}: {place}", row["value"], row["low"], row["high"], row["null_low"], row["null_high"],

@@ -14,6 +14,7 @@ import torch
 from microtome.controls.intervals import mean_interval
 from microtome.controls.signflip import sign_flip
 from microtome.errors import TaskError
+from microtome.methods.headlines import headlined
 from microtome.methods.lensing.fitting import FitOptions, constant_lens, fit_jacobian, fit_tuned
 from microtome.methods.lensing.reading import METRICS, Readings, calibration_error, read, reliability
 from microtome.methods.lensing.translators import Translators, block_digest, identity, stream_sites
@@ -102,13 +103,13 @@ def lenses(
         _constant(found),
     ]
     p, least = (None, None) if tested is None else tested
-    return Result(
+    return headlined(Result(
         "lenses",
         effects=Labelled(stacked, ("site", "prompt", "metric"), {"site": sites, "prompt": tuple(range(len(judged))), "metric": metrics}),
         tables={"cells": _cells(found, sites, judged), "calibration": _calibration(found, sites, judged, seed),
                 "reliability": _reliability(found, sites), "fit": _fits(given, layers)},
         controls=ran, verdict=verdict(ran, MANDATORY, p, alpha, least), raw_examples=_examples(model, given, judged, layers, o.skip, seed),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _split(

@@ -17,6 +17,7 @@ from microtome.controls.discrimination import auroc, auroc_items
 from microtome.controls.intervals import mean_interval
 from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import ModelError, TaskError
+from microtome.methods.headlines import headlined
 from microtome.methods.probing.capture import (
     MEAN,
     Matrix,
@@ -116,7 +117,7 @@ def generalisation(
     twin = _twin(model, sets, texts, place, kind, o, seed)
     words = [_words(s.d, sets) for s in sets]
     ran = [_splits(designs), own_token(model, texts[0], sets[0].values, seed)]
-    control, p, least, headline = _shuffled(sets, scored)
+    control, p, least = _shuffled(sets, scored)
     ran.append(control)
     ran += [
         _twin_control(sets, scored, twin),
@@ -128,15 +129,15 @@ def generalisation(
             words,
         ),
     ]
-    return Result(
+    return headlined(Result(
         "generalisation", effects=_effects(sets, place, scored.scores, names),
-        tables={"matrix": _table(sets, scored, words, twin, alpha), "cosines": _cosines(sets, scored, alpha), "headline": _frame([headline]),
+        tables={"matrix": _table(sets, scored, words, twin, alpha), "cosines": _cosines(sets, scored, alpha),
                 "about": _frame([{"name": "place", "value": address(place)}, {"name": "kind", "value": kind}])},
         tensors={f"direction/{n}": scored.real[i].astype(np.float32) for i, n in enumerate(names)}, controls=ran,
         verdict=verdict(ran, MANDATORY, p, alpha, least), children=children,
         raw_examples=[{"prompt": s.d.data.texts[int(i)], "dataset": s.d.data.name, "label": s.d.names[int(s.d.truth[i])]}
                       for s in sets for i in seeds.rng(seed, "examples").permutation(s.d.test)[:2]],
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def _mean(values: list[list[FloatArray]]) -> FloatArray:
     return np.asarray(np.mean(off, axis=0), dtype=np.float64)
 
 
-def _shuffled(sets: Sequence[_Set], scored: _Scored) -> tuple[Control, float, float, dict[str, Any]]:  # fmt: skip
+def _shuffled(sets: Sequence[_Set], scored: _Scored) -> tuple[Control, float, float]:
     real = [
         [_area(s[:, None], t, sets[i]) for s, t in zip(row, sets, strict=True)]
         for i, row in enumerate(scored.scores)
@@ -225,8 +226,7 @@ def _shuffled(sets: Sequence[_Set], scored: _Scored) -> tuple[Control, float, fl
         "shuffled_labels", "that any probe of the one dataset does so on the others", f"shuffled training labels at chance (mean AUROC at most {LEAK:g}), the mean over other datasets above 95 % of theirs",
         {"mean over other datasets": seen, "p": p, "mean of shuffled": float(null.mean()), "at home, shuffled": own}, bool(p <= 0.05 and max(null.mean(), own) <= LEAK), len(null),
         null=(float(null.min()), float(null.max())),
-    ), max(p, scored.least), scored.least, {"label": "AUROC on datasets not trained on, mean over pairs", "value": seen, "null_low": float(null.min()),
-                                            "null_high": float(null.max()), "null": "shuffled training labels"}  # fmt: skip
+    ), max(p, scored.least), scored.least  # fmt: skip
 
 
 def _splits(designs: Sequence[Design]) -> Control:

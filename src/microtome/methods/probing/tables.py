@@ -11,6 +11,7 @@ from microtome.controls.clusters import FloatArray
 from microtome.controls.discrimination import auroc, auroc_items, calibration
 from microtome.controls.intervals import mean_interval, proportion_interval
 from microtome.controls.shuffles import Shuffles
+from microtome.methods.headlines import headline_table
 from microtome.methods.probing.capture import address
 from microtome.methods.probing.design import Design
 from microtome.methods.probing.sweeping import Cell, Swept
@@ -76,15 +77,21 @@ def headline(d: Design, swept: Swept, chosen: Cell, baselines: Sequence[Baseline
          "null": "shuffled labels, all places and kinds"}
     ]  # fmt: skip
     best = max(baselines, key=lambda b: _scored(d, b.scores)["value"])
-    rows.append({"label": f"AUROC of {best.name}", **_scored(d, best.scores)})
+    rival = _scored(d, best.scores)
+    rows.append(
+        {
+            "label": "the same, beside its best rival",
+            **_scored(d, chosen.scores),
+            "null_low": rival["low"],
+            "null_high": rival["high"],
+            "null": f"{best.name}, 95 %",
+        }
+    )
     seen = causal.observed
     if isinstance(seen, Mapping) and causal.null is not None:
         rows.append({"label": "answers moved by the direction", "value": float(seen["move (nats)"]), "unit": "nats", "n": causal.n,
                      "null_low": causal.null[0], "null_high": causal.null[1], "null": "shuffled-label directions of its length"})  # fmt: skip
-    made = _table(rows)
-    for column in ("null", "unit"):
-        made[column] = made[column].fillna("") if column in made else ""
-    return made
+    return headline_table(rows)
 
 
 def _band(swept: Swept, alpha: float) -> tuple[float, float]:

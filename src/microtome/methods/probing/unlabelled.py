@@ -16,6 +16,7 @@ from microtome.controls.clusters import FloatArray
 from microtome.controls.discrimination import auroc
 from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import TaskError
+from microtome.methods.headlines import headlined
 from microtome.methods.probing.asking import wordings
 from microtome.methods.probing.capture import Matrix, Texts, address, capture, encoded, own_token, places_of
 from microtome.methods.probing.contrastive import ccs, components
@@ -103,12 +104,12 @@ def unsupervised(
     targets = _targets(d, texts, features)
     table, label_p, least, control = _predicts(d, found, targets, o, seed, alpha)
     ran = [split_control(d), own_token(model, texts, captured, seed), control, _others(table), restarts]
-    return Result(
+    return headlined(Result(
         "unsupervised", effects=_effects(d, found, address(places[0])), tables={"predicts": table},
         tensors={f"direction/{f.name}": f.direction.astype(np.float32) for f in found}, controls=ran,
         verdict=verdict(ran, MANDATORY, max(label_p, least), alpha, least),
         raw_examples=[{"prompt": data.texts[int(i)], "label": d.names[int(d.truth[i])]} for i in seeds.rng(seed, "examples").permutation(d.test)[:6]],
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _components(values: Matrix, d: Design) -> list[_Found]:

@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from microtome.errors import ControlError
+from microtome.methods.headlines import headlined
 from microtome.methods.weights import role_controls
 from microtome.methods.weights.heads import HeadCircuits
 from microtome.results import seeds
@@ -69,12 +70,12 @@ def composition(model: Model, *, draws: int = 199, alpha: float = 0.001, seed: i
         _kaiming(found, baseline),
     ]
     least = min(float(np.nanmin(v)) for v in p.values())
-    return Result(
+    return headlined(Result(
         "composition", tables={"pairs": _pairs(circuits, found, z, p), "baseline": baseline,
                                "heads": _frame([{"site": f"L{a}H{b}", "layer": a, "head": b} for a, b in circuits.heads]), "transforms": _frame([{"transform": k, "what": v} for k, v in circuits.transforms.items()])},
         tensors={**found, **{f"{k}/z": v for k, v in z.items()}}, controls=ran,
         verdict=verdict(ran, MANDATORY, least, alpha, 0.0),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def scores(c: HeadCircuits) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from scipy import stats
 from microtome.controls.roc import roc
 from microtome.errors import ControlError
 from microtome.methods import patterns
+from microtome.methods.headlines import headlined
 from microtome.methods.texts import blocks_of
 from microtome.methods.weights import role_controls
 from microtome.methods.weights.behave import Behaviour, measured
@@ -106,13 +107,13 @@ def head_roles(
     ]
     tested = [a for a in agreement if a["text"] == "repeated"]
     p = min(1.0, len(tested) * min(float(a["p"]) for a in tested))  # type: ignore[arg-type]
-    return Result(
+    return headlined(Result(
         "head_roles",
         tables={"roles": _roles(circuits, found, seen), "ranks": _frame(agreement), **({"ablations": _frame(rises)} if rises else {}),
                 "transforms": _frame([{"transform": k, "what": v} for k, v in circuits.transforms.items()])},
         controls=ran, verdict=verdict(ran, MANDATORY, p, alpha, min(1.0, len(tested) * _least(circuits))),
         raw_examples=_shown(model, kinds, seed),
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _thirds(c: HeadCircuits) -> list[int]:
