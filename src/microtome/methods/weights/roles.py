@@ -1,7 +1,7 @@
 """Which heads attend to the previous token, do induction and copy: predicted from weights, measured, confirmed by ablation.
 
 Roles are those of Elhage et al. 2021 (A mathematical framework for transformer circuits) and Olsson et al. 2022 (arXiv
-2209.11895). The previous-token score of rotary heads was chosen among five while looking at one model (SmolLM2-135M), so
+2209.11895). The previous-token score of rotary heads was chosen among about six while looking at one model (SmolLM2-135M), so
 agreement there is the best of five; the others were written down before they were measured.
 """
 
