@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import inputs, job, output
+from microtome.cli import estimate, inputs, job, output
+from microtome.cli.estimate import GENERATED, Part
 from microtome.cli.inputs import DEFAULT, Device, Dtype, Json, ModelName, Seed
 from microtome.cli.job import Out
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from microtome.results import Result
 
 __all__ = ["ask"]
+
+ALONE = 16
+"""Prompts that are run again by themselves."""
 
 
 def ask(
@@ -58,6 +62,7 @@ def ask(
     design = "one" if one else "all"
     line = f"{len(prompts.prompts(design))} prompts: {prompts!r}"
     job.stream(json).print(output.visible(line), soft_wrap=True)
+    _announce(loaded, prompts, read, design, samples, to_stderr=json)
     result = job.run(lambda: _ask(loaded, prompts, read, design, samples, seed), folder)
     options = {"model": model, "read": read, "one": one, "seed": seed, "dtype": dtype, "device": device}
     options |= {"samples": samples} if read == "samples" else {}
@@ -70,3 +75,16 @@ def _ask(model: Any, prompts: Any, read: Any, design: Any, samples: int, seed: i
 
     sampling = Sampling(n=samples) if read == "samples" else None
     return prompt_grid(model, prompts, read=read, design=design, sampling=sampling, seed=seed)
+
+
+def _announce(model: Any, grid: Any, read: str, design: Any, samples: int, *, to_stderr: bool) -> None:
+    """Every prompt once, a few alone; or every prompt's samples, token by token."""
+    from microtome.methods.prompting import Sampling
+
+    rows = model.tokens([r.user for r in grid.prompts(design)]).rows()
+    size = estimate.length(rows)
+    if read == "samples":
+        work = Part(f"{samples} texts of {len(rows)} prompts", len(rows) * (size + samples * GENERATED * Sampling().max_new_tokens))  # fmt: skip
+    else:
+        work = Part(f"{len(rows)} prompts", (len(rows) + ALONE) * size)
+    estimate.announce(model, rows, [work], to_stderr=to_stderr)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import inputs, job, output
+from microtome.cli import estimate, inputs, job, output
+from microtome.cli.estimate import Part
 from microtome.cli.inputs import DEFAULT, Device, Dtype, Json, ModelName, Seed
 from microtome.cli.job import Out
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from microtome.results import Result
 
 __all__ = ["examples"]
+
+BLOCK = 128
+"""Tokens of a block of the corpus."""
+READ, ALONE = 1.3, 8000.0
+"""Tokens of a forward: per token of the corpus with its activations sorted in, and of the examples run again."""
 
 
 def examples(
@@ -59,6 +65,7 @@ def examples(
     loaded = inputs.load(model, dtype, device)
     job.say_origin(loaded, to_stderr=json)
     job.stream(json).print(output.visible(f"{tokens:,} tokens of {text!r}"), soft_wrap=True)
+    _announce(loaded, tokens, to_stderr=json)
     result = job.run(lambda: _examples(loaded, text, of, tokens, describe, seed), folder)
     options = {
         "model": model,
@@ -79,3 +86,9 @@ def _examples(model: Any, text: Any, of: Any, tokens: int, describe: str | None,
     if describe is None:
         return methods.max_activating(model, text, of, options=options, seed=seed)
     return methods.score_description(model, text, of, describe, options=options, seed=seed)
+
+
+def _announce(model: Any, tokens: int, *, to_stderr: bool) -> None:
+    """The corpus once, and what is shown again by itself."""
+    parts = [Part(f"{tokens:,} tokens read once", READ * tokens), Part("examples by themselves", ALONE)]
+    estimate.announce(model, estimate.made_up(model, estimate.TIMED, BLOCK), parts, to_stderr=to_stderr)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from microtome.directions.direction import Direction
     from microtome.facade import Model as LoadedModel
     from microtome.tasks.labelled import LabelledText
+    from microtome.tasks.word_pairs import WordPairs
 
 DEFAULT = "smollm2-135m-instruct"
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -122,6 +123,40 @@ def lines(path: Path | None) -> list[str]:
             f"{path} holds no prompt", why="every line is empty", instead="write one prompt a line"
         )
     return found
+
+
+def word_pairs(name: str) -> WordPairs:
+    """Word pairs by name, or of a file with the columns word and answer.
+
+    Raises
+    ------
+    TaskError: no such relation (the nearest is suggested), or a file that holds no such pairs.
+    """
+    from microtome.tasks.word_pairs import WordPairs
+    from microtome.tasks.word_pairs import word_pairs as named
+
+    if not name.lower().endswith(TABLES) and not Path(name).is_file():
+        return named(name)
+    from microtome.tasks.table import Layout, read
+
+    rows = read(name, Layout(("word", "answer"), (), "pairs", closed=False, lists=False, formats=("csv", "tsv", "jsonl", "parquet")))  # fmt: skip
+    made = tuple((str(cells["word"]).strip(), str(cells["answer"]).strip()) for _, cells in rows)
+    return WordPairs(Path(name).stem, made, "word -> answer", Path(name).name)
+
+
+def answerable(given: WordPairs, model: Any, n: int | None, seed: int) -> WordPairs:
+    """n of the pairs whose answer is one token of this model after a space (None: all of them), in an order that the seed gives.
+
+    Raises
+    ------
+    TaskError: there are not so many, or none.
+    """
+    from dataclasses import replace
+
+    from microtome.tasks.word_pairs import word_pairs as chosen
+
+    kept = chosen(given.pairs, model, n, seed)
+    return replace(given, pairs=kept.pairs, provenance=kept.provenance)
 
 
 def direction(site: str) -> str | Direction:

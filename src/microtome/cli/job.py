@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Out", "command", "finish", "folder", "minutes", "run", "say_origin", "stream"]
 
+Tables = Mapping[str, tuple[Sequence[str], Sequence[output.Row]]]
 Out = Annotated[
     Path | None,
     typer.Option(help="Folder for report and result; default: runs/NAME-MODEL-DATE.", show_default=False),
@@ -121,15 +122,26 @@ def command(words: Sequence[str], options: Mapping[str, Any]) -> str:
     return shlex.join(out)
 
 
-def finish(result: Result, place: Path, line: str, *, json: bool) -> None:
-    """Save, report and print a result."""
+def finish(result: Result, place: Path, line: str, *, json: bool, tables: Tables | None = None) -> None:
+    """Save, report and print a result; `tables` of its own after the summary: title -> (head, rows)."""
     report = _write(result, place, line)
     if json:
         output.print_json(
-            {**summary.as_data(result), "command": line, "report": report, "result": place / "result"}
+            {
+                **summary.as_data(result),
+                **{
+                    title: [dict(zip(head, row, strict=True)) for row in rows]
+                    for title, (head, rows) in (tables or {}).items()
+                },
+                "command": line,
+                "report": report,
+                "result": place / "result",
+            }  # fmt: skip
         )
         return
     summary.show(result)
+    for title, (head, rows) in (tables or {}).items():
+        output.table(head, rows, title=title)
     output.say(f"report: {report}")
     output.say(f"result: {place / 'result'}   (in Python: mt.open({str(place / 'result')!r}))")
 

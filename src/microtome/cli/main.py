@@ -10,7 +10,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from microtome.cli import ask, calibrate, diff, dissect, examples, failures, models, probe, steer, tasks
+from microtome.cli import (
+    ask,
+    calibrate,
+    diff,
+    dissect,
+    examples,
+    failures,
+    heads,
+    models,
+    probe,
+    steer,
+    tasks,
+    vector,
+)
 
 __all__ = ["app", "main"]
 
@@ -62,8 +75,10 @@ app.command("ask")(ask.ask)
 app.command("calibrate")(calibrate.calibrate)
 app.command("diff")(diff.diff)
 app.command("examples")(examples.examples)
+app.command("heads")(heads.heads)
 app.command("probe")(probe.probe)
 app.command("steer")(steer.steer)
+app.command("vector")(vector.vector)
 app.add_typer(models.app, name="models")
 app.add_typer(tasks.app, name="tasks")
 

@@ -118,6 +118,13 @@ def number(value: object, digits: int = 3) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}g}"
 
 
+def interval(low: float, high: float) -> str:
+    """ "[0.1, 0.3]"; one number where both are the same, nothing where either is not known."""
+    if low != low or high != high:
+        return ""
+    return number(low) if low == high else f"[{number(low)}, {number(high)}]"
+
+
 def print_json(data: object) -> None:
     """JSON on stdout: ASCII, two spaces, NaN as null."""
     import json

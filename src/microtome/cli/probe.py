@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import inputs, job
+from microtome.cli import estimate, inputs, job
+from microtome.cli.estimate import Part
 from microtome.cli.inputs import Device, Dtype, Json, ModelName, Seed
 from microtome.cli.job import Out
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from microtome.results import Result
 
 __all__ = ["probe"]
+
+WHERE = "L*.resid_post@-1"
+WORDINGS, QUESTION = 8, 24
+"""Ways of asking that are compared, and what they add to a text, in tokens."""
+FIT, ATTENDED, HALF = 0.3, 1.0, 0.2
+"""Forwards of all texts that a fit of one kind at one layer, an attention probe, and a displaced run of half of the layers take, as
+measured on SmolLM2-135M."""
 
 Data = Annotated[list[str], typer.Argument(help="Labelled text: a file, or a built-in dataset (cities, ...); several give a matrix.", show_default=False)]  # fmt: skip
 
@@ -60,6 +68,7 @@ def probe(
     job.say_origin(loaded, to_stderr=json)
     options = {"model": model, "texts": texts, "site": sites, "kind": kind, "words": words, "positive": positive or None, "by": by, "seed": seed,
                "dtype": dtype, "device": device}  # fmt: skip
+    _announce(loaded, rows, sites, kind, to_stderr=json)
     result = job.run(
         lambda: _probe(
             loaded,
@@ -90,9 +99,36 @@ def _probe(model: Any, rows: list[Any], sites: Any, kinds: Any, ask: Any, option
     from microtome import methods
     from microtome.methods.probing.options import KINDS
 
-    where, which = sites or "L*.resid_post@-1", tuple(kinds or KINDS)
+    where, which = sites or WHERE, tuple(kinds or KINDS)
     if len(rows) == 1:
         return methods.probe(model, rows[0], sites=where, kinds=which, ask=ask, options=options, seed=seed)
     return methods.generalisation(
         model, rows, sites=where, kinds=which, each=True, options=options, seed=seed
     )
+
+
+def _announce(model: Any, data: list[Any], sites: Any, kinds: Any, *, to_stderr: bool) -> None:
+    """Per dataset: the texts read by the model, its random twin and attention probes; wordings asked; null directions moved along."""
+    from microtome.methods.probing.capture import places_of
+    from microtome.methods.probing.options import KINDS, ProbeOptions
+
+    o, wanted = ProbeOptions(), tuple(kinds or KINDS)
+    places = len(places_of(model, sites or WHERE))
+    parts: list[Part] = []
+    rows: list[list[int]] = []
+    for one in data:
+        ids = model.tokens(list(one.texts)).rows()
+        rows, n = rows or ids, len(ids)
+        size = estimate.length(ids)
+        attended = (
+            o.attention_sites * (1 + ATTENDED * (1 + o.attention_shuffles)) if "attention" in wanted else 0
+        )
+        read = (2 + attended) * n * size
+        fitted = places * len(wanted) * FIT * n * size / model.facts.n_layers
+        asked = (WORDINGS * min(48, n) + n / 5) * (size + QUESTION)
+        moved = 2 * o.prompts * (o.layers * 2 + HALF * 4 * o.directions) * (size + QUESTION)
+        parts.append(Part(f"{one.name}: {n} texts, {places} place{'s' * (places != 1)}", read + fitted))
+        parts.append(Part(f"{one.name}: asking, {2 * o.directions} directions moved along", asked + moved))
+    if len(data) > 1:
+        parts.append(Part("the matrix", sum(len(one) for one in data) * 2 * size))
+    estimate.announce(model, rows, parts, to_stderr=to_stderr)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import inputs, job, output
+from microtome.cli import estimate, inputs, job, output
+from microtome.cli.estimate import GENERATED, Part
 from microtome.cli.inputs import DEFAULT, Device, Dtype, Json, ModelName, Seed
 from microtome.cli.job import Out
 
@@ -18,6 +20,10 @@ __all__ = ["steer"]
 
 UP = (" happy", " glad", " excited", " proud", " pleased", " grateful")
 DOWN = (" sad", " angry", " tired", " afraid", " lonely", " sorry")
+NEUTRAL, PASSAGE = 16, 32
+"""Passages of text that has nothing to do with it, and tokens of each."""
+ABOVE = 0.25
+"""Of a forward, what a replay of a prompt's steered layers takes, as measured on SmolLM2-135M."""
 DOSES = (-1.0, -0.5, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -25,15 +31,25 @@ def steer(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="DATA|FILE",
-            help="A contrast: a dataset of two classes by name, or a file with the columns text and label.",
+            metavar="DATA|FILE|FOLDER",
+            help="A contrast (a dataset of two classes by name, or a file with the columns text and label), or the folder of a saved direction.",
             show_default=False,
         ),
     ],
     model: ModelName = DEFAULT,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="For a saved direction: the labelled text it came from; its null directions are made of it.",
+            show_default=False,
+        ),
+    ] = None,
     site: Annotated[
         str | None,
-        typer.Option(help="Where to add it; default: the stream after the middle layer.", show_default=False),
+        typer.Option(
+            help="Where to add it; default: the stream after the middle layer, or a saved direction's own site.",
+            show_default=False,
+        ),
     ] = None,
     dose: Annotated[
         list[float] | None,
@@ -79,7 +95,7 @@ def steer(
 
     Writes OUT/report.html and OUT/result.
     """  # fmt: skip
-    contrast = inputs.labels(data, None, seed)
+    contrast, null = _subject(data, labels, seed)
     words = (tuple(up or ()), tuple(down or ()))
     if contrast.name == "happiness" and not any(words):
         words, system = (UP, DOWN), system or "You are very happy. Continue happily: "
@@ -92,12 +108,13 @@ def steer(
     loaded = inputs.load(model, dtype, device)
     job.say_origin(loaded, to_stderr=json)
     job.stream(json).print(output.visible(repr(contrast)), soft_wrap=True)
-    at = site or f"L{loaded.facts.n_layers // 2}.resid_post"
-    result = job.run(
-        lambda: _steer(loaded, contrast, at, dose or DOSES, rows, words, text, system, when, seed), folder
-    )
+    measure = _measure(words, text)
+    question = Question(_where(site, contrast, loaded), list(dose or DOSES), rows, measure, system, when)
+    _announce(loaded, question, to_stderr=json)
+    result = job.run(lambda: _steer(loaded, contrast, null, question, seed), folder)
     options = {
         "model": model,
+        "labels": labels,
         "site": site,
         "dose": dose,
         "up": up,
@@ -113,38 +130,82 @@ def steer(
     job.finish(result, folder, job.command(["steer", data], options), json=json)
 
 
-def _steer(
-    model: Any,
-    contrast: Any,
-    site: str,
-    doses: Any,
-    prompts: Any,
-    words: Any,
-    text: bool,
-    system: str,
-    when: Any,
-    seed: int,
-) -> Result:
-    from microtome.methods import steering
-    from microtome.methods.steer import SteeringOptions
+@dataclass(frozen=True)
+class Question:
+    """What is steered where, and how it is measured."""
+
+    site: str | None
+    doses: list[float]
+    prompts: list[str]
+    measure: Any
+    system: str
+    when: Any
+
+
+def _subject(data: str, labels: str | None, seed: int) -> tuple[Any, Any]:
+    """Labelled text, or a saved direction with the labelled text of its null directions (None where none is given)."""
+    if Path(data).is_dir():
+        from microtome.directions.direction import Direction
+
+        return Direction.load(data), None if labels is None else inputs.labels(labels, None, seed)
+    if labels is not None:
+        raise typer.BadParameter(
+            "--labels goes with the folder of a saved direction: here the labels are DATA"
+        )
+    return inputs.labels(data, None, seed), None
+
+
+def _where(site: str | None, subject: Any, model: Any) -> str | None:
+    """The site that was asked for, a saved direction's own (None), or the stream after the middle layer."""
+    if site is not None or hasattr(subject, "vector"):
+        return site
+    return f"L{model.facts.n_layers // 2}.resid_post"
+
+
+def _measure(words: tuple[tuple[str, ...], tuple[str, ...]], text: bool) -> Any:
     from microtome.methods.steer_measures import Lexicon, Words
-    from microtome.tasks.corpus import corpus
 
     up, down = words
-    measure: Any = (
-        Lexicon(tuple(map(str.strip, up)), tuple(map(str.strip, down))) if text else Words(up, down)
-    )
-    neutral = list(corpus().passages(model, 16, context=32, seed=seed).texts)
-    options = SteeringOptions(system_prompt=system)
+    return Lexicon(tuple(map(str.strip, up)), tuple(map(str.strip, down))) if text else Words(up, down)
+
+
+def _steer(model: Any, contrast: Any, null: Any, q: Question, seed: int) -> Result:
+    from microtome.methods import steering
+    from microtome.methods.steer import SteeringOptions
+    from microtome.tasks.corpus import corpus
+
+    neutral = list(corpus().passages(model, NEUTRAL, context=PASSAGE, seed=seed).texts)
+    options = SteeringOptions(system_prompt=q.system, data=null)
     return steering(
         model,
         contrast,
-        site=site,
-        coefficients=list(doses),
-        prompts=list(prompts),
-        measure=measure,
+        site=q.site,
+        coefficients=q.doses,
+        prompts=q.prompts,
+        measure=q.measure,
         neutral=neutral,
-        when=when,
+        when=q.when,
         options=options,
         seed=seed,
     )
+
+
+def _announce(model: Any, q: Question, *, to_stderr: bool) -> None:
+    """The doses, the null directions, the texts, and neutral text: read by replay from the steered layer on, or written token by token."""
+    from microtome.methods.steer import BY_LOGPROB, BY_TEXT, SteeringOptions
+    from microtome.methods.steer_measures import of_text
+
+    o = SteeringOptions()
+    rows = model.tokens(q.prompts).rows()
+    n, size, doses = len(rows), estimate.length(rows), len([d for d in q.doses if d]) + 1
+    written = size + GENERATED * o.tokens
+    text = of_text(q.measure)
+    each = written if text else ABOVE * size
+    band, draws = (5, 2 * BY_TEXT) if text else (19, 2 * BY_LOGPROB)
+    parts = [
+        Part(f"{doses} doses on {n} prompts", doses * n * each),
+        Part("null directions", (band * (doses - 1) * n + draws * n / 2) * each),
+        Part("texts at every dose", 2 * doses * o.texts * written),
+        Part("neutral text", NEUTRAL * 22 * PASSAGE),
+    ]
+    estimate.announce(model, rows, parts, to_stderr=to_stderr)

@@ -82,14 +82,8 @@ def show(result: Result) -> None:
 
 def _number(one: Number) -> tuple[str, ...]:
     value = f"{output.number(one.value)} {one.unit}".rstrip()
-    null = f"{_range(one.null_low, one.null_high)} {one.null}".strip()
-    return one.label, value, _range(one.low, one.high), null, output.number(one.n)
-
-
-def _range(low: float, high: float) -> str:
-    if low != low or high != high:
-        return ""
-    return output.number(low) if low == high else f"[{output.number(low)}, {output.number(high)}]"
+    null = f"{output.interval(one.null_low, one.null_high)} {one.null}".strip()
+    return one.label, value, output.interval(one.low, one.high), null, output.number(one.n)
 
 
 def _stage(stage: Stage) -> tuple[str, ...]:

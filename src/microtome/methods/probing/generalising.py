@@ -107,11 +107,10 @@ def generalisation(
     designs = [design(one, o, seed) for one in data]
     texts = [encoded(model, one, places) for one in data]
     sets = [_Set(d, capture(model, t, every, batch=o.batch)) for d, t in zip(designs, texts, strict=True)]
-    children = (
-        [probe(model, one, sites=sites, kinds=kinds, options=o, alpha=alpha, seed=seed) for one in data]
-        if each
-        else []
-    )
+    children = []
+    for k, one in enumerate(data if each else ()):
+        progress(k, len(data), "datasets", one.name)
+        children.append(probe(model, one, sites=sites, kinds=kinds, options=o, alpha=alpha, seed=seed))
     place, kind = _choose(sets, every, [k for k in wanted if k in CLOSED], o)
     scored = _matrix(sets, place, kind, o, seed)
     twin = _twin(model, sets, texts, place, kind, o, seed)
@@ -318,7 +317,7 @@ def _table(sets: Sequence[_Set], scored: _Scored, words: list[list[FloatArray]],
                 items = auroc_items(scored.scores[i][j][at], t.d.truth[at])
                 limits = mean_interval(items, t.d.units[at], of="groups")
                 value = float(items.mean())
-                row |= {"value": value, "low": float(limits.low), "high": float(limits.high), "null_low": low, "null_high": high,
+                row |= {"value": value, "low": max(0.0, float(limits.low)), "high": min(1.0, float(limits.high)), "null_low": low, "null_high": high,
                         "p": (1 + int((largest >= value - 1e-12).sum())) / (1 + len(largest)),
                         "words": float(auroc(words[i][j][at], t.d.truth[at])[0]),
                         "twin": np.nan if isinstance(twin, str) else float(auroc(twin[i][j][at], t.d.truth[at])[0])}  # fmt: skip

@@ -73,7 +73,7 @@ def headline(d: Design, swept: Swept, chosen: Cell, baselines: Sequence[Baseline
     """The numbers to read first: the probe beside its best rival, and what the direction does."""
     low, high = _band(swept, alpha)
     rows: list[dict[str, Any]] = [
-        {"label": f"AUROC on held-out texts ({chosen.kind} at {address(chosen.place)})", **_scored(d, chosen.scores), "null_low": low, "null_high": high,
+        {"label": f"AUROC on held-out texts ({chosen.kind.replace('_', '-')} at {address(chosen.place)})", **_scored(d, chosen.scores), "null_low": low, "null_high": high,
          "null": "shuffled labels, all places and kinds"}
     ]  # fmt: skip
     best = max(baselines, key=lambda b: _scored(d, b.scores)["value"])
@@ -107,8 +107,8 @@ def _cells(d: Design, swept: Swept, band: tuple[float, float]) -> pd.DataFrame:
         for metric, items in zip(METRICS, _items(d, c), strict=True):
             at = mean_interval(items, d.units[d.test], of="groups")
             low, high = null if metric == "auroc" else (np.nan, np.nan)
-            rows.append({"site": c.place[0], "position": c.place[1], "metric": f"{c.kind} {metric}", "low": float(at.low),
-                         "high": float(at.high), "null_low": low, "null_high": high})  # fmt: skip
+            rows.append({"site": c.place[0], "position": c.place[1], "metric": f"{c.kind} {metric}", "low": max(0.0, float(at.low)),
+                         "high": min(1.0, float(at.high)), "null_low": low, "null_high": high})  # fmt: skip
     return _table(rows)
 
 
@@ -154,7 +154,12 @@ def _lines(
 
 def _scored(d: Design, scores: FloatArray) -> dict[str, float]:
     at = mean_interval(auroc_items(scores[d.test], d.truth[d.test]), d.units[d.test], of="groups")
-    return {"value": float(at.estimate), "low": float(at.low), "high": float(at.high), "n": len(d.test)}
+    return {
+        "value": float(at.estimate),
+        "low": max(0.0, float(at.low)),
+        "high": min(1.0, float(at.high)),
+        "n": len(d.test),
+    }
 
 
 def probabilities(d: Design, scores: FloatArray) -> FloatArray:
