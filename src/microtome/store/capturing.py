@@ -6,6 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -189,27 +190,39 @@ def _sink(site: Site) -> Sink:
 
 
 def _fill(job: Job, writer: Writer) -> None:
-    """Run what is not done yet, window by window."""
+    """Run what is not done yet, window by window; while one is written the next is run."""
     sinks = [_sink(site) for site in job.sites]
     alike = "right padding" in job.model.binding.limits
-    for window in job.windows[writer.done :]:
-        buffers = {}
+    with ThreadPoolExecutor(1, thread_name_prefix="microtome-store") as pool:
+        writing: Future[None] | None = None
+        for window in job.windows[writer.done :]:
+            buffers = _run(job, window, sinks, alike)
+            if writing is not None:
+                writing.result()  # at most two windows are held, and they are counted in their order
+            writing = pool.submit(writer.put, window, buffers)
+            del buffers
+            progress(window[1], len(job.items), "items", "capturing activations")
+        if writing is not None:
+            writing.result()
+
+
+def _run(job: Job, window: tuple[int, int], sinks: list[Sink], alike: bool) -> dict[str, Tensor]:
+    """Activations of one window, site -> [row, ...]. Raises ModelError for one that is not finite."""
+    buffers = {}
+    for sink, column in zip(sinks, job.columns, strict=True):
+        rows = int(column.first[window[1]] - column.first[window[0]])
+        sink.target = torch.empty((rows, *column.shape), dtype=DTYPES[column.dtype][0])
+        buffers[column.site] = sink.target
+    for members in batches(job.items, window, job.batch, alike=alike):
         for sink, column in zip(sinks, job.columns, strict=True):
-            rows = int(column.first[window[1]] - column.first[window[0]])
-            sink.target = torch.empty((rows, *column.shape), dtype=DTYPES[column.dtype][0])
-            buffers[column.site] = sink.target
-        for members in batches(job.items, window, job.batch, alike=alike):
-            for sink, column in zip(sinks, job.columns, strict=True):
-                sink.low, sink.high = column.low[members].tolist(), column.high[members].tolist()
-                sink.to = (column.first[members] - column.first[window[0]]).tolist()
-            tokens = pack([job.items[i] for i in members])
-            forward(job.model.binding, tokens, list(sinks), [], logits=None, attention=job.plan.attention)
-        _refuse_not_finite(job, window, buffers)
-        writer.put(window, buffers)
-        progress(window[1], len(job.items), "items", "capturing activations")
-        buffers.clear()
-        for sink in sinks:
-            sink.target = None  # before the next window's are made: never two at a time
+            sink.low, sink.high = column.low[members].tolist(), column.high[members].tolist()
+            sink.to = (column.first[members] - column.first[window[0]]).tolist()
+        tokens = pack([job.items[i] for i in members])
+        forward(job.model.binding, tokens, list(sinks), [], logits=None, attention=job.plan.attention)
+    _refuse_not_finite(job, window, buffers)
+    for sink in sinks:
+        sink.target = None
+    return buffers
 
 
 def _refuse_not_finite(job: Job, window: tuple[int, int], buffers: Mapping[str, Tensor]) -> None:

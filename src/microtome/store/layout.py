@@ -19,7 +19,7 @@ from microtome.store.items import Items
 __all__ = ["Column", "Shard", "batches", "grouped", "shards", "windows"]
 
 WINDOW_BYTES = 64 << 20
-"""Activations held before they are written: what bounds the memory of a capture."""
+"""Activations written in one go. One window is written while the next is run, so two bound the memory of a capture."""
 WINDOW_TOKENS = 1 << 16
 """Tokens run at most between two points from which a capture resumes."""
 SHARD_BYTES = 2 << 30
