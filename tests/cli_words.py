@@ -19,7 +19,7 @@ FAST = {
     "steer": ["--dose", "-1", "--dose", "1", "--up", "glad0", "--down", "sad0", "--when", "both"],
     "vector": ["--shots", "3", "--heads", "1", "--nulls", "3", "--template", relational.TEMPLATE],
     "examples": ["--tokens", "400"],
-    "heads": ["--prompts", "2", "--ablate", "1", "--sets", "2"],
+    "heads": ["--prompts", "2", "--context", "24", "--ablate", "1", "--sets", "2"],
     "diff": ["--texts", "6"],
     "ask": [],
     "probe": ["--kind", "mass_mean", "--site", "L2.resid_post@-1", "-n", "140"],

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["diff"]
 
-Other = Annotated[str, typer.Argument(help="Another: an id, a folder, a .gguf file; or a copy of the first: int8 or int4 (rounded weights), lighthouse or baker (tuned on an invented fact).", show_default=False)]  # fmt: skip
+LEVELS = ("sites", "outputs", "words", "text")
 NOISE = 1200.0
 """Making one noise model, in tokens read by the model: both grow with its weights. As measured on SmolLM2-135M."""
+
+Other = Annotated[str, typer.Argument(help="Another: an id, a folder, a .gguf file; or a copy of the first: int8 or int4 (rounded weights), lighthouse or baker (tuned on an invented fact).", show_default=False)]  # fmt: skip
 
 
 def diff(
@@ -38,7 +40,16 @@ def diff(
             show_default=False,
         ),
     ] = None,
-    texts: Annotated[int, typer.Option("-n", "--texts", min=2, help="How many texts or blocks.")] = 32,
+    texts: Annotated[
+        int | None,
+        typer.Option(
+            "-n",
+            "--texts",
+            min=2,
+            help="How many texts; default: 32, or all where there are fewer.",
+            show_default=False,
+        ),
+    ] = None,
     unrelated: Annotated[
         str | None,
         typer.Option(help="A third model, trained from the first on something else.", show_default=False),
@@ -48,7 +59,10 @@ def diff(
         typer.Option(help="What the second may have learned; repeat for more.", show_default=False),
     ] = None,
     level: Annotated[
-        str, typer.Option(help="sites; where only tokens agree: outputs; where nothing does: words or text.")
+        str,
+        typer.Option(
+            help="sites; where only tokens agree: outputs; where only layers and width do: words; where nothing does: text."
+        ),
     ] = "sites",
     seed: Seed = 0,
     out: Out = None,
@@ -60,15 +74,16 @@ def diff(
 
     Writes OUT/report.html and OUT/result.
     """  # fmt: skip
-    if level not in ("sites", "outputs", "words", "text"):
-        raise typer.BadParameter(f"--level {level}: sites, outputs, words or text")
+    if level not in LEVELS:
+        raise typer.BadParameter(f"--level {level}: {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
+    source = inputs.texts(data, texts, seed)
     folder = job.folder(out, Path(first).name, "and", Path(second).name)
     a = inputs.load(first, dtype, device)
     b = _second(a, second, dtype, device)
     c = None if unrelated is None else _second(a, unrelated, dtype, device)
     for one in (a, b, *([c] if c is not None else [])):
         job.say_origin(one, to_stderr=json)
-    rows = inputs.texts(a, data, texts, seed)
+    rows = source(a)
     options = {"data": data, "texts": texts, "unrelated": unrelated, "word": word, "level": level, "seed": seed,
                "dtype": dtype, "device": device}  # fmt: skip
     _announce(a, rows, level, c is not None, to_stderr=json)

@@ -37,6 +37,7 @@ def heads(
     prompts: Annotated[
         int, typer.Option("-n", "--prompts", min=2, help="Prompts of either kind of text.")
     ] = 8,
+    context: Annotated[int, typer.Option(min=8, help="Tokens of a block of natural text.")] = 64,
     ablate: Annotated[
         int, typer.Option(min=0, help="How many of the best predicted induction heads are taken away.")
     ] = 4,
@@ -60,9 +61,9 @@ def heads(
     loaded = inputs.load(model, dtype, device)
     job.say_origin(loaded, to_stderr=json)
     _announce(loaded, prompts, ablate, sets, to_stderr=json)
-    options: dict[str, Any] = {"prompts": prompts, "ablate": ablate, "random_sets": sets}
+    options: dict[str, Any] = {"prompts": prompts, "context": context, "ablate": ablate, "random_sets": sets}
     result = job.run(lambda: _heads(loaded, text, options, seed), folder)
-    asked = {"model": model, "corpus": corpus, "prompts": prompts, "ablate": ablate, "sets": sets, "seed": seed, "dtype": dtype, "device": device}  # fmt: skip
+    asked = {"model": model, "corpus": corpus, "prompts": prompts, "context": context, "ablate": ablate, "sets": sets, "seed": seed, "dtype": dtype, "device": device}  # fmt: skip
     job.finish(result, folder, job.command(["heads"], asked), json=json, tables=_tables(result))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,8 @@ def check(task: str) -> None:
 
 
 NOTES_SHOWN = 5
+TEXTS = 32
+"""Texts that two models are compared on, unless another number is asked for."""
 
 
 def notes(task: object) -> list[str]:
@@ -72,9 +75,9 @@ def load(name: str, dtype: str | None = None, device: str | None = None) -> Load
     return model
 
 
-def texts(model: LoadedModel, data: str | None, n: int, seed: int) -> object:
-    """n texts: of a file or a built-in dataset of labelled text, of a folder or file of plain text, or, for None, passages of the
-    standard library's.
+def texts(data: str | None, n: int | None, seed: int) -> Callable[[LoadedModel], object]:
+    """n texts (None: 32, fewer where there are no more): of a file or a built-in dataset of labelled text, of a folder or file of plain text, or, for None, passages of the
+    standard library's. They are found now, and cut to what a model reads when there is one.
 
     Raises
     ------
@@ -85,12 +88,11 @@ def texts(model: LoadedModel, data: str | None, n: int, seed: int) -> object:
     from microtome.tasks.dataset import labelled
 
     if data is not None and (data in registry.names("datasets") or data.lower().endswith(TABLES)):
-        return labelled(data, n=n, seed=seed)
-    return (
-        corpus(data).passages(model, n, seed=seed)
-        if data is not None
-        else corpus().passages(model, n, seed=seed)
-    )
+        rows = labelled(data, n=n, seed=seed)
+        rows = labelled(data, n=TEXTS, seed=seed) if n is None and len(rows) > TEXTS else rows
+        return lambda _: rows
+    text = corpus(data)
+    return lambda model: text.passages(model, n or TEXTS, seed=seed)
 
 
 def labels(name: str, n: int | None, seed: int) -> LabelledText:

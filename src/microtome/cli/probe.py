@@ -30,8 +30,15 @@ def probe(
     data: Data,
     model: ModelName = inputs.DEFAULT,
     texts: Annotated[
-        int, typer.Option("-n", "--texts", min=20, help="How many texts of each dataset.")
-    ] = 400,
+        int | None,
+        typer.Option(
+            "-n",
+            "--texts",
+            min=20,
+            help="How many texts of each dataset; default: all of a file, up to 400 of a built-in one.",
+            show_default=False,
+        ),
+    ] = None,
     sites: Annotated[
         list[str] | None,
         typer.Option("--site", help="Where to read; repeat for more.", show_default="L*.resid_post@-1"),
@@ -60,9 +67,8 @@ def probe(
 
     Writes OUT/report.html and OUT/result.
     """
-    from microtome.tasks.dataset import labelled
-
-    rows = [labelled(one, n=texts, seed=seed) for one in data]
+    ask = _ask(words)
+    rows = [inputs.labels(one, texts, seed) for one in data]
     folder = job.folder(out, "probe", *[row.name for row in rows][:3])
     loaded = inputs.load(model, dtype, device)
     job.say_origin(loaded, to_stderr=json)
@@ -75,7 +81,7 @@ def probe(
             rows,
             sites,
             kind,
-            _ask(words),
+            ask,
             {"positive": positive, "by": tuple(by) if by else None},
             seed,
         ),

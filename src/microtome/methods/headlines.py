@@ -152,7 +152,7 @@ def _steering(result: Result) -> list[Row]:
     fluent = _control(result, "fluency")
     if chosen is not None and fluent is not None and isinstance(fluent.observed, Mapping):
         plain = float(fluent.observed.get("unsteered", NAN))
-        out.append(_row(f"perplexity of its text at dose {dose}", {"value": chosen["perplexity"], "n": chosen["n"]}, "unsteered text", "", band=(plain, plain)))  # fmt: skip
+        out.append(_row(f"perplexity of its text at dose {dose}", {"value": chosen["perplexity"], "n": fluent.n}, "unsteered text", "", band=(plain, plain)))  # fmt: skip
     kl = next((r for r in _rows(result, "baselines") if str(r["name"]).startswith("KL")), None)
     if kl is not None:
         moved = {"value": kl["value"], "n": kl["n"]}
