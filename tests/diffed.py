@@ -57,7 +57,8 @@ def backdoored() -> tuple[Model, Model, list[list[int]], list[int]]:
 def placebo(a: Model, b: Model, seed: int) -> Model:
     """`a` with every tensor in which `b` differs moved as far in a random direction."""
     from microtome.methods.diff_weights import weight_diff
-    from microtome.model.copies import noise_like, put, tensors_of
+    from microtome.model.copies import put, tensors_of
+    from microtome.model.noise import noise_like
 
     deltas = weight_diff(a, b).changed
 

@@ -17,12 +17,13 @@ from microtome import methods
 from microtome.controls.draws import against_draws, combined_p
 from microtome.errors import ControlError, EditError, ModelError, ResultError, SiteError, TaskError
 from microtome.facade import Model
-from microtome.methods import DiffOptions, diff_runs, diff_words, diffing
+from microtome.methods import DiffOptions, diff_runs, diff_words
 from microtome.methods.diff_runs import Lockstep
 from microtome.methods.diff_tokens import tokenizer_diff
 from microtome.methods.diff_weights import weight_diff
 from microtome.methods.setting import sites_of
 from microtome.model.load import load_module
+from microtome.model.noise import KINDS, RandomChange, fitting
 from microtome.tasks.labelled import LabelledText
 from microtome.zoo.words import word_tokenizer
 
@@ -154,8 +155,9 @@ def test_a_planted_backdoor_is_found_and_located(found, backdoor):
     _, _, _, triggered = backdoor
     assert found.verdict == "supported" and found.control("noise_models").passed
     tokens = found.tables["differing_tokens"]
-    flagged = tokens[tokens["p"] <= 0.05]
-    assert set(zip(flagged["document"], flagged["at"], strict=True)) == {(d, 5) for d in triggered}  # fmt: skip
+    most = tokens[tokens["share"] > 10]
+    # a noise model too may have most of its KL on one token: by its own share alone, one token is not beyond all of them
+    assert set(zip(most["document"], most["at"], strict=True)) == {(d, 5) for d in triggered} and (most["p"] <= 0.15).all()  # fmt: skip
     cells = found.tables["cells"]
     clear = set(cells.loc[(cells["metric"] == "focus") & (cells["p"] <= 0.05), "site"])
     assert {"L0.attn_out", "L1.mlp_out", "logits"} <= clear and not clear & {"L0.mlp_out", "L1.attn_out"}
@@ -202,15 +204,48 @@ def test_the_same_model_is_no_finding(llama):
     assert "equal to the bit" in r.control("noise_models").observed
 
 
-def test_shuffled_noise_keeps_rank_and_norm():
-    from microtome.model.copies import noise_like
-
+def test_random_changes_keep_what_they_say():
     gen = torch.Generator().manual_seed(0)
-    delta = torch.randn(9, 3, generator=gen) @ torch.randn(3, 7, generator=gen)
-    other = noise_like(delta, 0, "w", "shuffled")
-    torch.testing.assert_close(torch.linalg.svdvals(other), torch.linalg.svdvals(delta.double()), atol=1e-5, rtol=1e-5)  # fmt: skip
-    assert not torch.allclose(other, delta.double())
-    assert abs(float(noise_like(delta, 0, "w").norm() / delta.norm()) - 1) < 1e-6
+    old = torch.randn(9, 64, generator=gen)
+    low = torch.randn(9, 3, generator=gen) @ torch.randn(3, 64, generator=gen)
+    for kind in KINDS:
+        drawn = [RandomChange({"w": old}, {"w": low}, kind).draw("w", seed) for seed in (0, 0, 1)]
+        assert all(abs(float(d.norm() / low.norm()) - 1) < 1e-6 for d in drawn)
+        assert torch.equal(drawn[0], drawn[1]) and not torch.allclose(drawn[0], drawn[2])
+    other = RandomChange({"w": old}, {"w": low}, "spectrum").draw("w", 0)
+    torch.testing.assert_close(torch.linalg.svdvals(other), torch.linalg.svdvals(low.double()), atol=1e-5, rtol=1e-5)  # fmt: skip
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize("turned", [False, True])
+def test_another_rounding_errs_as_much_in_each_block(bits, turned):
+    from microtome.model.copies import _round
+
+    gen = torch.Generator().manual_seed(bits)
+    old = torch.randn(96, 64, generator=gen) * torch.linspace(0.1, 3, 96)[:, None]
+    delta = (_round(old.double(), bits, 32) - old).float()
+    old, delta = (old.T, delta.T) if turned else (old, delta)
+    assert fitting({"w": old}, {"w": delta}, (64, 64)) == "rounding"
+    other = RandomChange({"w": old}, {"w": delta}, "rounding").draw("w", 0).float()
+    real, drawn = ((t.T if turned else t)[:, :32].norm(dim=1) for t in (delta, other))
+    assert float((drawn / real).log().abs().mean()) < 0.2
+    assert float(torch.corrcoef(torch.stack([delta.flatten(), other.flatten()]))[0, 1]) < (0.8 if bits == 3 else 0.6)  # fmt: skip
+
+
+def test_the_null_fits_the_change(llama):
+    gen = torch.Generator().manual_seed(0)
+    old = torch.randn(64, 64, generator=gen)
+    full = 0.1 * torch.randn(64, 64, generator=gen)
+    low = full[:, :2] @ full[:2]
+    pruned = torch.where(old.abs() < old.abs().quantile(0.5), -old, torch.zeros_like(old))
+    one_head = torch.where(torch.arange(64)[:, None] < 8, -old, torch.zeros_like(old))
+    for delta, rank, kind in ((full, 64, "gaussian"), (low, 2, "spectrum"), (pruned, 64, "gaussian"), (one_head, 8, "spectrum")):  # fmt: skip
+        assert fitting({"w": old}, {"w": delta}, (rank, 64)) == kind
+    r = methods.model_diff(llama, methods.quantised_copy(llama, 4), ROWS, options=diffed.FEW, seed=0)
+    assert "other roundings of the same coarseness" in r.control("noise_models").rules_out
+    assert "other roundings" in r.tables["about"].set_index("name")["value"]["noise models"]
+    low_rank = methods.model_diff(llama, diffed.nudged(llama), ROWS, options=replace(diffed.FEW, noise="spectrum"), seed=0)  # fmt: skip
+    assert "singular values" in low_rank.control("noise_models").expected
 
 
 # ---------------------------------------------------------------------------- every control can fail
@@ -229,9 +264,8 @@ def test_a_comparison_that_makes_a_difference_is_invalid(llama, monkeypatch):
 
 
 def test_noise_of_another_size_is_no_null(llama, monkeypatch):
-    from microtome.model.copies import noise_like
-
-    monkeypatch.setattr(diffing, "noise_like", lambda *args: 0.5 * noise_like(*args))
+    real = RandomChange.draw
+    monkeypatch.setattr(RandomChange, "draw", lambda self, *args: 0.5 * real(self, *args))
     r = methods.model_diff(llama, diffed.nudged(llama, size=0.5), ROWS, seed=0)
     assert not r.control("noise_size").passed and r.verdict != "supported"
 

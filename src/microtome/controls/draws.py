@@ -11,7 +11,7 @@ draws but the one at hand. Every one of them is treated alike, so the ranks stay
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -70,11 +70,14 @@ def against_draws(
     alpha: float = 0.05,
     outside: ArrayLike | None = None,
     studentised: bool = True,
+    least: float = 0.0,
 ) -> DrawTest:
     """Test every cell of a map against draws of its null.
 
     real: [cell]; draws: [draw, cell]; outside: bool [cell], cells that cannot differ and leave the family; studentised: False
-    for cells that share a unit and a scale: with many cells and few draws, the smallest sd among them is chance.
+    for cells that share a unit and a scale: with many cells and few draws, the smallest sd among them is chance. least: a cell
+    counts, in a draw as in the real map, only where it lies this far above the mean of the others: a null of little spread
+    would else make a finding of a difference that nobody would look at.
 
     Raises ControlError for fewer than three draws, values that are not finite, or an empty family.
     """
@@ -90,13 +93,16 @@ def against_draws(
     if not np.isfinite(values[:, family]).all():
         raise ControlError("A cell or a draw is not finite.", why="it has no rank")
     part = values[:, family]
-    z, scale, mean = _left_out(part, how="soft" if studentised else "plain")
+    plain, scale, mean = _left_out(part, how="soft" if studentised else "plain")
+    z = np.where(part - mean > least, plain, np.minimum(plain, 0.0)) if least else plain
     peaks = z.max(axis=1)
+    if least:
+        peaks = np.maximum(peaks, 0.0)
     hits = (peaks[1:, None] >= z[0] - TIE * np.maximum(1.0, np.abs(z[0]))).sum(0)
     spare = int(np.floor(alpha * n * (1 + 1e-12))) - 1
     ordered = np.sort(peaks[1:])[::-1]
     critical = ordered[max(spare, 0)]  # too few draws for alpha: the whole range of the null
-    high = mean[0] + critical * scale[0]
+    high = mean[0] + np.maximum(critical * scale[0], least)
 
     def whole(x: FloatArray) -> FloatArray:
         out = np.full(cells, np.nan)
@@ -104,7 +110,7 @@ def against_draws(
         return out
 
     return DrawTest(
-        statistic=whole(z[0]),
+        statistic=whole(plain[0]),
         p=whole((1 + hits) / n),
         expected=whole(mean[0]),
         null_low=whole(part[1:].min(axis=0)),
@@ -112,6 +118,19 @@ def against_draws(
         peaks=peaks,
         alpha=alpha,
         n_cells=int(family.sum()),
+    )
+
+
+def stricter(one: DrawTest, other: DrawTest) -> DrawTest:
+    """A test that calls a cell where both do, of the same cells against two nulls. Its p is the larger one, so it keeps the level
+    wherever one of the two does; peaks are the first one's.
+    """
+    return replace(
+        one,
+        statistic=np.minimum(one.statistic, other.statistic),
+        p=np.maximum(one.p, other.p),
+        null_low=np.minimum(one.null_low, other.null_low),
+        null_high=np.maximum(one.null_high, other.null_high),
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from microtome.controls.draws import DrawTest, against_draws, combined_p
+from microtome.controls.draws import DrawTest, against_draws, combined_p, stricter
 from microtome.controls.signflip import sign_flip
 from microtome.methods.diff_runs import Lockstep, distance
+from microtome.model.noise import WORDS, Noise
 from microtome.results.verdicts import Control
 
 if TYPE_CHECKING:
@@ -19,39 +21,62 @@ if TYPE_CHECKING:
 TINY = 1e-12
 SIZE_TOLERANCE = 0.01
 ABOVE_FLOOR = 10.0
+LARGER, DENSER = 1.1, 1.5
+"""Least ratios to the noise models' (geometric) mean that count, of a size and of a focus (decision 0017)."""
 UNRELATED_ALPHA = 0.05
 
 
-def families(view: View, real: Compared, draws: Sequence[Compared], alpha: float) -> dict[str, DrawTest]:
-    """The tests against the noise models; empty without draws.
+@dataclass(frozen=True)
+class Tests:
+    """The families of tests: shown, what tables and figures show; each: against noise models as they are and, where those had to be
+    rescaled to the outputs' difference, against the rescaled ones. The p is the larger one.
+    """
+
+    shown: dict[str, DrawTest]
+    each: tuple[dict[str, DrawTest], ...]
+
+    def p(self, reading: DrawTest | None = None) -> float:
+        """One p of all families, and of the reading if there is one."""
+        more = [reading] if reading is not None else []
+        return max(combined_p([*tests.values(), *more]) for tests in self.each)
+
+
+def families(view: View, real: Compared, draws: Sequence[Compared], matched: Sequence[Compared], alpha: float) -> Tests | None:  # fmt: skip
+    """The tests against the noise models; None without draws.
 
     "sites": how large the difference is, on a log scale. "focus": how few tokens it sits on. "tokens": each token's share of the
-    outputs' KL. The latter two do not depend on its size: a backdoor is smaller than noise, and all of it on a few tokens.
+    outputs' KL. A backdoor is smaller than noise, and all of it on a few tokens. Noise that is larger spreads more evenly, so the
+    latter two are also held against `matched`, the same noise models rescaled until their outputs differ as much.
     """
     if not draws:
-        return {}
+        return None
+    own = _against(view, real, draws, alpha)
+    if all(m is d for m, d in zip(matched, draws, strict=True)):
+        return Tests(own, (own,))
+    rescaled = {"sites": own["sites"]} | {k: t for k, t in _against(view, real, matched, alpha).items() if k != "sites"}  # fmt: skip
+    return Tests({k: stricter(own[k], rescaled[k]) for k in own}, (own, rescaled))
+
+
+def _against(view: View, real: Compared, draws: Sequence[Compared], alpha: float) -> dict[str, DrawTest]:
     zero = view.zero(real, draws).reshape(-1)
     outside = np.concatenate([zero, np.zeros(len(view.labels), bool)])
     every = (real, *draws)
     size = np.log([view.cells(c).mean(-1).ravel() + TINY for c in every])
-    out = {"sites": against_draws(size[0], size[1:], alpha=alpha, outside=outside)}
+    out = {"sites": against_draws(size[0], size[1:], alpha=alpha, outside=outside, least=np.log(LARGER))}
     if not view.each:
         focus = np.log([view.focus(c) for c in every])
-        out["focus"] = against_draws(focus[0], focus[1:], alpha=alpha, outside=outside)
+        out["focus"] = against_draws(focus[0], focus[1:], alpha=alpha, outside=outside, least=np.log(DENSER))
     shares = np.array([view.shares(c) for c in every])
     if shares.shape[1] > 1 and shares[0].any():
         out["tokens"] = against_draws(shares[0], shares[1:], alpha=alpha, studentised=False)
     return out
 
 
-def p_of(
-    tests: dict[str, DrawTest], reading: DrawTest | None, *, moved: bool
-) -> tuple[float | None, float | None]:
+def p_of(tests: Tests | None, reading: DrawTest | None, *, moved: bool) -> tuple[float | None, float | None]:
     """(p of all families together, the smallest that so many draws can reach); (1, 0) for models that are the same."""
-    every = [*tests.values(), *([reading] if reading is not None else [])]
-    if not every:
+    if tests is None:
         return (None, None) if moved else (1.0, 0.0)
-    return combined_p(every), every[0].smallest_p
+    return tests.p(reading), tests.shown["sites"].smallest_p
 
 
 def same_model(lock: Lockstep) -> Control:
@@ -98,33 +123,32 @@ def batching(lock: Lockstep, view: View, found: tuple[int, float]) -> Control:
                    {"difference": value, "batch shape": worst}, value > ABOVE_FLOOR * worst, n)  # fmt: skip
 
 
-def noise(view: View, tests: dict[str, DrawTest], alpha: float, *, moved: bool) -> Control:
-    """Whether anything exceeds models moved as far in random directions."""
+def noise(view: View, tests: Tests | None, kind: Noise, alpha: float, *, moved: bool) -> Control:
+    """Whether anything exceeds noise models; what they are is said in the control's own words."""
     rules_out, expected = (
-        "that any change of the weights of this size does the same",
-        f"a difference that is larger, or sits on fewer tokens, than every noise model's (family-wise p at most {alpha:g})",
+        f"that {WORDS[kind]} would do the same",
+        f"a difference over {LARGER - 1:.0%} larger, or on {DENSER:g} times fewer tokens, than with {WORDS[kind]} (family-wise p at most {alpha:g})",
     )
-    if not tests and moved:
+    if tests is None and moved:
         return Control.not_run("noise_models", rules_out, expected, "the weights are equal, the configs are not: there is no noise to match")  # fmt: skip
-    if not tests:
+    if tests is None:
         return Control("noise_models", rules_out, expected, "the weights are equal to the bit", False, 1)
-    p = combined_p(list(tests.values()))
+    p = tests.p()
     names = [f"{s}@{q}" if view.each else s for s, q in view.names()]
-    counts = {f"{k} above": int(t.significant.sum()) for k, t in tests.items()}
+    counts = {f"{k} above": int(t.significant.sum()) for k, t in tests.shown.items()}
     far = []
-    for kind in ("sites", "focus"):
-        if kind in tests:
-            z = tests[kind].statistic
+    for family in ("sites", "focus"):
+        if family in tests.shown:
+            z = tests.shown[family].statistic
             at = int(np.nanargmax(z))
-            far.append(f"{names[at]} {'in size' if kind == 'sites' else 'in focus'} by {z[at]:.1f}")
-    draws = tests["sites"].n_draws
+            far.append(f"{names[at]} {'in size' if family == 'sites' else 'in focus'} by {z[at]:.1f}")
+    draws = tests.shown["sites"].n_draws
+    rescaled = "; also held against them rescaled to the outputs' difference" if len(tests.each) > 1 else ""
     return Control("noise_models", rules_out, expected, {"p": p, **counts}, p <= alpha, draws,
-                   detail=f"{draws} noise models reach p = {1 / (draws + 1):.2g} at best; furthest above them, in their standard deviations: {', '.join(far)}")  # fmt: skip
+                   detail=f"{draws} noise models ({kind}) reach p = {1 / (draws + 1):.2g} at best; furthest above them, in their standard deviations: {', '.join(far)}{rescaled}")  # fmt: skip
 
 
-def unrelated(
-    view: View, real: Compared, third: Compared | None, tests: dict[str, DrawTest], seed: int
-) -> Control:
+def unrelated(view: View, real: Compared, third: Compared | None, seed: int) -> Control:
     """Whether some cell differs more than in an unrelated fine-tune, document by document."""
     rules_out, expected = (
         "that any fine-tuning moves the model as much (general drift)",

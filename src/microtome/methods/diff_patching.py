@@ -33,7 +33,8 @@ from microtome.methods.setting import (
     sites_of,
 )
 from microtome.model.binding import Binding, bind
-from microtome.model.copies import copy_of, noise_like, put, tensors_of
+from microtome.model.copies import copy_of, put, tensors_of
+from microtome.model.noise import RandomChange, fitting
 from microtome.replay.memo import Memo
 from microtome.replay.sources import OtherModel, Prompts
 from microtome.replay.sweep import Outcome, Settings, measure, sweep
@@ -263,10 +264,11 @@ def _donated(q: _Question, pick: Sequence[int], donor: Binding) -> np.ndarray:
 
 
 def _noisy(base: Model, weights: WeightDiff, seed: int) -> Binding:
-    """The base model with every changed tensor moved as far in a random direction."""
+    """The base model with every changed tensor moved as far at random, in the way that fits the change."""
     made = copy_of(base.hf)
     old: dict[str, Tensor] = tensors_of(base.hf)
-    put(made, {n: (old[n].double() + noise_like(d, seed, n)).to(old[n]) for n, d in weights.changed.items()})
+    change = RandomChange(old, weights.changed, fitting(old, weights.changed, weights.ranks))
+    put(made, {n: (old[n].double() + change.draw(n, seed)).to(old[n]) for n in weights.changed})
     return bind(made)
 
 

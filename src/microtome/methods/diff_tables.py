@@ -12,6 +12,7 @@ from microtome.controls.draws import DrawTest
 from microtome.controls.intervals import mean_interval
 from microtome.methods.diff_data import Texts
 from microtome.methods.diff_runs import Compared
+from microtome.model.noise import WORDS, Noise
 from microtome.results import seeds
 from microtome.sites import Site
 
@@ -188,7 +189,7 @@ def drift(view: View, real: Compared, third: Compared | None) -> pd.DataFrame:
     return table
 
 
-def about(a: Model, b: Model, weights: WeightDiff, found: Comparable, texts: Texts, draws: int, noise: str) -> pd.DataFrame:  # fmt: skip
+def about(a: Model, b: Model, weights: WeightDiff, found: Comparable, texts: Texts, draws: int, noise: Noise) -> pd.DataFrame:  # fmt: skip
     """What was compared, in words."""
     import pandas as pd
 
@@ -199,7 +200,7 @@ def about(a: Model, b: Model, weights: WeightDiff, found: Comparable, texts: Tex
         ("tokenizers", found.tokenizers.sentence),
         ("configs", "; ".join(found.configs) or "the same"),
         ("texts", f"{len(texts)} in {len(set(texts.clusters))} documents" + (f", {texts.cut} of them cut" if texts.cut else "")),
-        ("noise models", f"{draws}, {noise}, each tensor moved as far as it really was"),
+        ("noise models", f"{draws}, {WORDS[noise]}, each tensor moved as far as it really was"),
         *((f"made: {k}", m.reasons["weights"]) for k, m in (("first", a), ("second", b)) if "weights" in m.reasons),
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["name", "value"])

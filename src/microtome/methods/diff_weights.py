@@ -34,6 +34,12 @@ class WeightDiff:
     behind: str = ""
 
     @property
+    def ranks(self) -> tuple[float, float]:
+        """(rank of the difference, what it could be), summed over the matrices that differ; a rank that was not computed is full."""
+        moved = self.table[self.table["changed"] & (self.table["full"] > 1)]
+        return float(moved["rank"].fillna(moved["full"]).sum()), float(moved["full"].sum())
+
+    @property
     def sentence(self) -> str:
         """What is the same, and what is therefore not run twice."""
         total = self.same + len(self.changed)

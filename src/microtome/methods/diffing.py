@@ -2,14 +2,16 @@
 
 Most of what a fine-tune changes is drift (Lindsey et al. 2024, crosscoders; Minder et al. 2025, arXiv 2504.02922), and any
 change of the weights changes every activation above it. So the difference stands beside that of models whose weights were moved
-as far, tensor by tensor, in random directions, and beside an unrelated fine-tune where there is one.
+as far, tensor by tensor, at random (rounded otherwise where the second model is a rounded copy), and beside an unrelated
+fine-tune where there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,7 +28,8 @@ from microtome.methods.diff_words import word_level
 from microtome.methods.headlines import headlined
 from microtome.methods.setting import sites_of
 from microtome.model.binding import Binding, bind
-from microtome.model.copies import Noise, copy_of, noise_like, put, tensors_of
+from microtome.model.copies import copy_of, put, tensors_of
+from microtome.model.noise import KINDS, Noise, RandomChange, fitting
 from microtome.results import seeds
 from microtome.results.labelled import Labelled
 from microtome.results.result import Result
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 
     from microtome.facade import Model
 
+TINY = 1e-15
+CLOSE, TRIES = 1.5, 3
 MANDATORY = ("same_model", "noise_size", "batching", "noise_models")
 
 
@@ -46,14 +51,15 @@ MANDATORY = ("same_model", "noise_size", "batching", "noise_models")
 class DiffOptions:
     """How two models are compared.
 
-    draws: noise models, at least three; their number sets the smallest p, 1 / (draws + 1). noise: "gaussian", or "shuffled" (the real
-    difference with rows, columns and signs in random order, which keeps its rank). leave_out: leading tokens of each text that enter
+    draws: noise models, at least three; their number sets the smallest p, 1 / (draws + 1). noise: "gaussian"; "spectrum" (the real
+    singular values between random directions, which keeps the rank); "rounding" (to other steps of the same coarseness); "fitting"
+    chooses by the weights: rounding for a rounded copy, spectrum for a low rank, else gaussian. leave_out: leading tokens of each text that enter
     no average. most_tokens: longest text, the rest is cut and counted. passages: of a corpus. positions: a cell per position rather than a mean
     over the text; needs prompts of one layout. batch_tokens, memory: tokens run together, and bytes of recorded runs kept.
     """
 
     draws: int = 19
-    noise: Noise = "gaussian"
+    noise: Noise | Literal["fitting"] = "fitting"
     leave_out: int = 1
     most_tokens: int = 128
     passages: int = 32
@@ -64,10 +70,12 @@ class DiffOptions:
     def __post_init__(self) -> None:
         least = {"draws": 3, "leave_out": 0, "most_tokens": 2, "passages": 2, "batch_tokens": 1, "memory": 0}
         low = [f"{name}={getattr(self, name)}" for name, n in least.items() if getattr(self, name) < n]
-        if low or self.noise not in ("gaussian", "shuffled"):
+        if low or self.noise not in ("fitting", *KINDS):
             raise ControlError(
                 f"DiffOptions({low[0] if low else f'noise={self.noise!r}'}) cannot be asked for",
-                why="at least three draws show a spread" if low else 'noise is "gaussian" or "shuffled"',
+                why="at least three draws show a spread"
+                if low
+                else f"noise is one of {', '.join(('fitting', *KINDS))}",
                 instead=f"at least {', '.join(f'{k}={v}' for k, v in least.items())}",
             )
 
@@ -150,17 +158,19 @@ def _sites(q: _Question, unrelated: Model | None, words: tuple[str, ...]) -> Res
     view = shown.View(q.sites, streams, q.texts, o.leave_out, o.positions)
     progress(0, o.draws + 2, "models", "the difference itself")
     real = lock.compare(q.b.binding, streams)
-    draws, sizes = _noise(q, weights, lock, streams) if weights.changed else ([], [])
+    noise = _noise(q, weights, lock, streams, real)
+    draws = noise.draws
     third = _unrelated(q, unrelated, streams) if unrelated is not None else None
-    tests = judged.families(view, real, draws, q.alpha)
+    tests = judged.families(view, real, draws, noise.matched, q.alpha)
+    shown_tests = tests.shown if tests is not None else {}
     reading = Reading.of(q.a, view, real, draws, third, words, q.alpha)
     strongest = judged.strongest(view, real)
     ran = [
         judged.same_model(lock),
-        judged.noise_size(sizes),
+        judged.noise_size(noise.sizes),
         judged.batching(lock, view, strongest),
-        judged.noise(view, tests, q.alpha, moved=strongest[1] > 0),
-        judged.unrelated(view, real, third, tests, q.seed),
+        judged.noise(view, tests, noise.kind, q.alpha, moved=strongest[1] > 0),
+        judged.unrelated(view, real, third, q.seed),
         reading.control(q.alpha),
         *judged.OTHER_LEVELS,
     ]
@@ -169,12 +179,12 @@ def _sites(q: _Question, unrelated: Model | None, words: tuple[str, ...]) -> Res
     token_map, maps = shown.token_map(q.a, view, real, q.seed)
     tables = {
         "token_map": token_map,
-        "cells": shown.cells(view, real, draws, tests),
+        "cells": shown.cells(view, real, draws, shown_tests),
         "weight_changes": weights.table,
-        "differing_tokens": shown.tokens(q.a, view, real, tests),
+        "differing_tokens": shown.tokens(q.a, view, real, shown_tests),
         "reading": reading.table(),
         "drift": shown.drift(view, real, third),
-        "about": shown.about(q.a, q.b, weights, q.found, q.texts, len(draws), o.noise),
+        "about": shown.about(q.a, q.b, weights, q.found, q.texts, len(draws), noise.kind),
     }
     return Result(
         "model_diff",
@@ -191,23 +201,68 @@ def _sites(q: _Question, unrelated: Model | None, words: tuple[str, ...]) -> Res
     )
 
 
+@dataclass
+class _NoiseModels:
+    """draws: each against the first model; matched: the same, rescaled where their outputs differ otherwise; sizes: how far each
+    tensor really was moved, relative, as the model's type rounds it."""
+
+    kind: Noise
+    draws: list[Compared] = field(default_factory=list)
+    matched: list[Compared] = field(default_factory=list)
+    sizes: list[float] = field(default_factory=list)
+
+
 def _noise(
-    q: _Question, weights: WeightDiff, lock: Lockstep, streams: Sequence[Site]
-) -> tuple[list[Compared], list[float]]:
-    """Models whose weights were moved as far in random directions, and how far each tensor really was, relative."""
+    q: _Question, weights: WeightDiff, lock: Lockstep, streams: Sequence[Site], real: Compared
+) -> _NoiseModels:
+    """Models whose weights were moved as far at random."""
+    old = tensors_of(q.a.hf)
+    asked = q.options.noise
+    out = _NoiseModels(fitting(old, weights.changed, weights.ranks) if asked == "fitting" else asked)
+    if not weights.changed:
+        return out
     copy = copy_of(q.a.hf)
-    binding, old = _bound(q.a, copy), tensors_of(q.a.hf)
-    made, sizes = [], []
-    for draw in range(q.options.draws):
+    binding, change = _bound(q.a, copy), RandomChange(old, weights.changed, out.kind)
+
+    def model(draw: int, scale: float) -> Compared:
         child = seeds.child(q.seed, f"noise model {draw}")
         for name, delta in weights.changed.items():
-            moved = old[name].double() + noise_like(delta, child, name, q.options.noise)
+            moved = old[name].double() + scale * change.draw(name, child)
             put(copy, {name: moved.to(old[name])})
-            now = (tensors_of_one(copy, name).double() - old[name].double()).norm()
-            sizes.append(float(now / delta.double().norm()))
-        made.append(lock.compare(binding, streams))
+            if scale == 1:
+                now = (tensors_of_one(copy, name).double() - old[name].double()).norm()
+                out.sizes.append(float(now / delta.double().norm()))
+        return lock.compare(binding, streams)
+
+    for draw in range(q.options.draws):
+        out.draws.append(model(draw, 1.0))
+        out.matched.append(_rescaled(real, out.draws[-1], partial(model, draw), q.options.leave_out))
         progress(draw + 2, q.options.draws + 2, "models", "noise models")
-    return made, sizes
+    return out
+
+
+def _rescaled(real: Compared, own: Compared, model: Callable[[float], Compared], leave_out: int) -> Compared:
+    """A noise model whose change is scaled until its outputs' mean KL is the real one's, within CLOSE; itself if it is, or has none.
+
+    Secant steps on a log scale; a small change's KL grows with its square.
+    """
+    goal, now = (float(np.log(max(_kl(c, leave_out), TINY))) for c in (real, own))
+    if min(goal, now) <= np.log(TINY):
+        return own
+    best, scale, slope = own, 0.0, 2.0
+    for _ in range(TRIES):
+        if abs(now - goal) <= np.log(CLOSE):
+            break
+        before, was = scale, now
+        scale += float(np.clip((goal - now) / slope, -3.0, 3.0))
+        best = model(float(np.exp(scale)))
+        now = float(np.log(max(_kl(best, leave_out), TINY)))
+        slope = float(np.clip((now - was) / (scale - before), 1.0, 4.0))
+    return best
+
+
+def _kl(one: Compared, leave_out: int) -> float:
+    return float(np.nanmean(one.kl[:, leave_out:].double().numpy()))
 
 
 def tensors_of_one(module: Any, name: str) -> Tensor:

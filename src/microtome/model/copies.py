@@ -1,4 +1,4 @@
-"""Copies of a module with other weights: noise of a given size per tensor, rounded weights, a merged adapter.
+"""Copies of a module with other weights: rounded ones, or with an adapter merged.
 
 The module that was given is never changed; every function says in words what it made.
 """
@@ -8,16 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from microtome.errors import ModelError
 from microtome.model.quiet import quiet
-from microtome.results import seeds
-
-Noise = Literal["gaussian", "shuffled"]
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -44,26 +41,6 @@ def put(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     own = dict((*module.named_parameters(), *module.named_buffers()))
     for name, value in values.items():
         own[name].copy_(value)
-
-
-def noise_like(delta: Tensor, seed: int, name: str, kind: Noise = "gaussian") -> Tensor:
-    """A random tensor with the norm of `delta`, float64 on its device.
-
-    "gaussian": every entry normal. "shuffled": the entries of `delta` with rows and columns each in a random order and with
-    random signs, which keeps all singular values, so that a low rank stays one. Named by tensor: no other draw changes it.
-    """
-    size = delta.double()
-    norm = torch.linalg.vector_norm(size)
-    generator = torch.Generator().manual_seed(seeds.child(seed, f"noise/{name}"))
-    if kind == "gaussian":
-        drawn = torch.randn(delta.shape, generator=generator).to(delta.device, torch.float64)
-        length = torch.linalg.vector_norm(drawn)
-        return drawn * (norm / length) if float(length) else drawn
-    for axis, n in enumerate(delta.shape):
-        order = torch.randperm(n, generator=generator).to(delta.device)
-        signs = (torch.randint(0, 2, (n,), generator=generator) * 2 - 1).to(delta.device, torch.float64)
-        size = size.index_select(axis, order) * signs.view(-1, *[1] * (delta.dim() - 1 - axis))
-    return size
 
 
 @dataclass(frozen=True)
