@@ -14,9 +14,10 @@ from microtome.errors import TaskError
 from microtome.methods import function_parts, functions
 from microtome.methods.function_parts import Writer, ZeroShot, demonstrations, halves
 from microtome.methods.functions import FunctionOptions, function_vector
+from microtome.trace.edits import Patch, Steer
 
 FEW = FunctionOptions(
-    template=rel.TEMPLATE, other="{x} {y} ", shots=3, heads=1, prompts=5, nulls=19, randoms=19
+    template=rel.TEMPLATE, other="{x} {y} ", shots=3, heads=1, means=5, prompts=5, nulls=19, randoms=19
 )
 
 
@@ -84,9 +85,26 @@ def test_a_head_s_effect_is_that_of_patching_its_mean(model, found):
         assert found.effects.values[place, i, 0] == pytest.approx(float(logs[1] - logs[0]), abs=1e-4)
 
 
-def functions_patch(mean):
-    from microtome.trace.edits import Patch
+def test_scores_of_vectors_are_those_of_whole_edited_runs():
+    """Added and put, at two layers of a model in which every token depends on those before it; and no vector at all."""
+    m = st.attentive()
+    asked = Writer(m, "open0 {x} {y} ").ask([[], [], []], list(zip(st.PLAIN[:3], st.GLAD[:3], strict=True)))
+    gen = torch.Generator().manual_seed(0)
+    jobs = [(torch.randn(m.facts.d_model, generator=gen), layer, kind) for layer in (0, 1) for kind in ("add", "put")]  # fmt: skip
+    z = ZeroShot(m, asked)
+    for (vector, layer, kind), got in zip(
+        [*jobs, (None, 0, "add")], z.each([*jobs, (None, 0, "add")]), strict=True
+    ):
+        site = f"L{layer}.resid_post@-1"
+        edits = [] if vector is None else [Steer(site, vector, 1.0) if kind == "add" else Patch(site, vector.expand(3, -1))]  # fmt: skip
+        logs = m.run(asked.rows, (), edits, "last").logits[:, -1].double().log_softmax(-1)
+        answers = torch.tensor(asked.answers)
+        np.testing.assert_allclose(got.logprob, logs.gather(1, answers[:, None])[:, 0].numpy(), atol=2e-5)
+        assert (got.right == (logs.argmax(-1) == answers).numpy()).all()
+    assert z.fired == z.planned == 3 * len(jobs)
 
+
+def functions_patch(mean):
     return Patch("L1H1.head_out@-1", mean[None])
 
 
@@ -108,14 +126,13 @@ def test_a_leak_of_tested_pairs_and_edits_that_do_not_fire_are_invalid(model, mo
     r = function_vector(model, rel.PAIRS, options=o, seed=0)
     assert control(r, "held_out").passed is False and r.verdict == "invalid"
     monkeypatch.undo()
-    original = ZeroShot.scored
+    original = ZeroShot.each
 
-    def forgets(self, vector=None, layer=0, kind="add"):
-        out = original(self, None)
-        self.planned += len(self.asked) if vector is not None else 0
-        return out
+    def forgets(self, jobs):
+        self.planned += len(self.asked) * len(jobs)
+        return original(self, [(None, 0, "add") for _ in jobs])
 
-    monkeypatch.setattr(function_parts.ZeroShot, "scored", forgets)
+    monkeypatch.setattr(function_parts.ZeroShot, "each", forgets)
     r = function_vector(model, rel.PAIRS, options=o, seed=0)
     assert control(r, "receipts").passed is False and r.verdict == "invalid"
 

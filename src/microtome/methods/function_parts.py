@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,13 @@ from torch import Tensor
 from microtome.controls.intervals import proportion_interval
 from microtome.errors import TaskError
 from microtome.methods.steer_runs import Row, tail_ids
+from microtome.metrics import Metric, Scoring, metric, scoring
+from microtome.replay.plan import Cell, Change
+from microtome.replay.sources import Given, SourceSpec
+from microtome.replay.sweep import Bench, measure, sweep
 from microtome.results import seeds
-from microtome.trace.edits import BaseEdit, Patch, Steer
+from microtome.sites import At, parse
+from microtome.trace.edits import Steer
 
 if TYPE_CHECKING:
     from microtome.facade import Model
@@ -24,6 +29,15 @@ Floats = NDArray[np.float64]
 Pair = tuple[str, str]
 LEAST = 8
 ROWS = 32
+
+
+def _right(logits: Tensor, plan: Scoring, columns: Tensor | None, base: Tensor | None) -> Tensor:
+    """1 where the answer is the most likely token. Shapes: logits [row, step, d_vocab] -> [prompt]."""
+    answers = torch.tensor([terms[0][0][2] for terms in plan.answers], device=logits.device)
+    return (logits[:, 0].argmax(-1) == answers).double()
+
+
+RIGHT = Metric("right", "share", "vocabulary", "more answers are the most likely token", _right)
 
 
 @dataclass(frozen=True)
@@ -173,49 +187,92 @@ def last_token_means(model: Model, asked: Asked, sites: Sequence[str]) -> dict[s
     return {s: v / len(asked) for s, v in total.items()}
 
 
+Job = tuple[Tensor | None, int, str]
+"""A vector [d_model] or none, the layer at whose end it acts, and how: "add" steers the last token, "put" replaces it."""
+
+
 class ZeroShot:
-    """Zero-shot prompts under vectors; counts receipts. kind "add" steers the last token, "put" replaces it."""
+    """Zero-shot prompts under vectors, by exact replay: what lies below a vector's layer is run once for all of them. Counts
+    receipts."""
 
     def __init__(self, model: Model, asked: Asked) -> None:
         self.model, self.asked = model, asked
         self.fired = self.planned = 0
+        answers = [((a,),) for a in asked.answers]
+        wrong = [((another(a, asked.answers),),) for a in asked.answers]
+        self.bench = Bench(model.binding, asked.rows, scoring(answers, wrong), (RIGHT, metric("logprob")))
+        self.streams: dict[int, Tensor] = {}
 
-    @torch.no_grad()
     def scored(self, vector: Tensor | None = None, layer: int = 0, kind: str = "add") -> Scored:
-        """Score every prompt, with a vector [d_model] at the end of a layer, at the last token."""
-        right, logprob = [], []
-        for start in range(0, len(self.asked), ROWS):
-            rows = self.asked.rows[start : start + ROWS]
-            nothing = vector is None or (kind == "add" and not bool(vector.any()))  # heads that write nothing
-            edits = [] if nothing or vector is None else [self._edit(vector, layer, kind, len(rows))]
-            trace = self.model.run(rows, (), edits, "last")
-            self.fired += sum(r.places for r in trace.receipts)
-            self.planned += len(rows) * len(edits)
-            logs = trace.logits[:, -1].double().log_softmax(-1).cpu()
-            answers = torch.tensor(self.asked.answers[start : start + ROWS])
-            right.append((logs.argmax(-1) == answers).numpy())
-            logprob.append(logs.gather(1, answers[:, None])[:, 0].numpy())
-        return Scored(np.concatenate(right), np.concatenate(logprob))
+        """Score every prompt, with a vector at the end of a layer, at the last token."""
+        return self.each([(vector, layer, kind)])[0]
 
-    def _edit(self, vector: Tensor, layer: int, kind: str, n: int) -> BaseEdit:
-        site = f"L{layer}.resid_post@-1"
-        if kind == "add":
-            return Steer(site, vector, 1.0)
-        parameter = next(self.model.hf.parameters())
-        return Patch(site, vector.to(parameter).expand(n, -1))
+    def each(self, jobs: Sequence[Job]) -> list[Scored]:
+        """Score every prompt under each job."""
+        # heads that write nothing add nothing
+        real = [j for j in jobs if j[0] is not None and (j[2] == "put" or bool(j[0].any()))]
+        if not real:
+            plain = self._read(measure(self.bench))
+            return [plain] * len(jobs)
+        sources = {f"job {k}": Given(self._values(job)) for k, job in enumerate(real)}
+        at = At(-1, single=True)
+        cells = [
+            Cell((Change(parse(f"L{layer}.resid_post"), at, name),), name)
+            for name, (_, layer, _) in zip(sources, real, strict=True)
+        ]
+        out = sweep(self.bench, cells, dict[str, SourceSpec](sources))
+        self.fired += out.fired
+        self.planned += len(real) * len(self.asked)
+        found = iter([self._read(out.base + e) for e in out.effects])
+        kept = {id(j): next(found) for j in real}
+        plain = self._read(out.base)
+        return [kept.get(id(j), plain) for j in jobs]
+
+    def _values(self, job: Job) -> Callable[[str, int, Tensor, Tensor, Tensor | None], Tensor]:
+        vector, layer, kind = job
+        assert vector is not None
+        old = self._stream(layer) if kind == "add" else None
+
+        def values(point: str, where: int, prompt: Tensor, column: Tensor, head: Tensor | None) -> Tensor:
+            if old is None:
+                return vector.to(self._stream(layer)).expand(len(prompt), -1)
+            return old[prompt.to(old.device)] + vector.to(old)
+
+        return values
+
+    def _stream(self, layer: int) -> Tensor:
+        """The stream at the end of a layer at every prompt's last token. Shapes: [prompt, d_model]."""
+        if layer not in self.streams:
+            site = f"L{layer}.resid_post@-1"
+            rows = self.asked.rows
+            found = [
+                self.model.run(rows[k : k + ROWS], site, logits=None)[site] for k in range(0, len(rows), ROWS)
+            ]
+            self.streams[layer] = torch.cat(found)
+        return self.streams[layer]
+
+    def _read(self, values: Tensor) -> Scored:
+        both = values.numpy()
+        return Scored(both[:, 0] > 0.5, both[:, 1].astype(np.float64))
 
     def best_layer(self, vectors: dict[int, Tensor], kind: str) -> tuple[int, list[Scored]]:
         """The layer at which its vector is answered best (then with the highest log-probability), and all scores in order."""
-        found = {layer: self.scored(v, layer, kind) for layer, v in vectors.items()}
+        scores = self.each([(v, layer, kind) for layer, v in vectors.items()])
+        found = dict(zip(vectors, scores, strict=True))
         best = max(found, key=lambda k: (found[k].accuracy, float(found[k].logprob.mean())))
-        return best, list(found.values())
+        return best, scores
 
     def top(self, vector: Tensor | None, layer: int, rows: Sequence[int], k: int = 3) -> list[list[str]]:
         """The most likely next tokens of some prompts."""
         some = [self.asked.rows[i] for i in rows]
-        edits = [] if vector is None else [self._edit(vector, layer, "add", len(some))]
+        edits = [] if vector is None else [Steer(f"L{layer}.resid_post@-1", vector, 1.0)]
         logits = self.model.run(some, (), edits, "last").logits[:, -1]
         return [list(self.model.strings(row.topk(min(k, len(row))).indices.tolist())) for row in logits]
+
+
+def another(answer: int, answers: Sequence[int]) -> int:
+    """Any other token: scoring wants a wrong one, which these metrics do not read."""
+    return next((a for a in answers if a != answer), answer + 1 if answer == 0 else answer - 1)
 
 
 def share(name: str, s: Scored) -> dict[str, Any]:

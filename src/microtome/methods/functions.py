@@ -49,14 +49,16 @@ class FunctionOptions:
     """How much is run.
 
     template, other: how a pair is written, and another way on which the vector is tried again. shots: demonstrations in a prompt.
-    prompts: few-shot prompts for the means, and as many with shuffled labels for the heads' effects. heads: how many are summed.
+    Ten shots are Todd et al.'s. means: few-shot prompts that a head's mean is taken over. prompts: prompts with shuffled labels on
+    which a head's effect is measured. heads: how many are summed.
     layers: candidates for where the vector is put (None: about ten from first to last). nulls: shuffled-label vectors, each found
     by the whole procedure. randoms: vectors of the same norm in random directions.
     """
 
     template: str = "Q: {x}\nA: {y}\n\n"
     other: str = "{x} -> {y}\n"
-    shots: int = 5
+    shots: int = 10
+    means: int = 32
     prompts: int = 16
     heads: int = 10
     layers: tuple[int, ...] | None = None
@@ -131,7 +133,7 @@ class _Study:
         if (
             not 1 <= o.heads <= len(self.sites)
             or o.shots < 2
-            or o.prompts < 2
+            or min(o.prompts, o.means) < 2
             or o.nulls < 1
             or o.randoms < 1
         ):
@@ -146,7 +148,7 @@ class _Study:
         demos, queries = parts.demonstrations(build, o.shots, o.prompts, seed, "effects", shuffled=True)
         self.broken = self.writer.ask(demos, queries)
         answers = [((a,),) for a in self.broken.answers]
-        other = [((_another(a, self.broken.answers),),) for a in self.broken.answers]
+        other = [((parts.another(a, self.broken.answers),),) for a in self.broken.answers]
         self.bench = Bench(model.binding, self.broken.rows, scoring(answers, other), (metric("logprob"),))
 
     def run(self) -> None:
@@ -161,20 +163,23 @@ class _Study:
         norm = float(self.real.vector.norm())
         self.plain = self.held.scored()
         self.with_vector = self.held.scored(self.real.vector, self.real.layer)
-        self.null_scores = [self.held.scored(_at_norm(f.vector, norm), f.layer) for f in self.nulls]
+        self.null_scores = self.held.each([(_at_norm(f.vector, norm), f.layer, "add") for f in self.nulls])
+        self.own_length = self.held.each([(f.vector, f.layer, "add") for f in self.nulls])
         noise = isotropic(
             len(self.real.vector), np.full(o.randoms, norm), seed=self.seed, name="function_vector"
         )
-        self.random_scores = [self.held.scored(torch.from_numpy(v).float(), self.real.layer) for v in noise]
+        self.random_scores = self.held.each(
+            [(torch.from_numpy(v).float(), self.real.layer, "add") for v in noise]
+        )
         self.with_task = self.held.scored(self.real.task, self.real.task_layer, "put")
-        self.task_scores = [self.held.scored(f.task, f.task_layer, "put") for f in self.nulls]
+        self.task_scores = self.held.each([(f.task, f.task_layer, "put") for f in self.nulls])
         self.shown = self._in_context(shuffled=False)
         self.shown_shuffled = self._in_context(shuffled=True)
 
     def _procedure(self, name: str, *, shuffled: bool) -> Found:
         """Means over few-shot prompts, heads by their effect, the sum of the best, the best layer on pairs that build."""
         demos, queries = parts.demonstrations(
-            self.build, self.o.shots, self.o.prompts, self.seed, name, shuffled=shuffled
+            self.build, self.o.shots, self.o.means, self.seed, name, shuffled=shuffled
         )
         asked = self.writer.ask(demos, queries)
         attended = sorted({int(s.layer) for s in self.sites if isinstance(s.layer, int)})
@@ -324,11 +329,16 @@ class _Study:
 
         families = {
             "vector, shuffled labels": self.null_scores,
+            "vector, shuffled labels, own length": self.own_length,
             "vector, random": self.random_scores,
             "task, shuffled labels": self.task_scores,
         }
         return pd.DataFrame(
-            [{"family": name, "value": x.accuracy} for name, scores in families.items() for x in scores]
+            [
+                {"family": name, "value": x.accuracy, "logprob": float(x.logprob.mean())}
+                for name, scores in families.items()
+                for x in scores
+            ]
         )
 
     def _about(self, least: float) -> pd.DataFrame:
@@ -355,8 +365,3 @@ class _Study:
 def _at_norm(vector: Tensor, norm: float) -> Tensor:
     size = float(vector.norm())
     return vector * (norm / size) if size else vector
-
-
-def _another(answer: int, answers: list[int]) -> int:
-    """Any other token: scoring wants a wrong one, which this metric does not read."""
-    return next((a for a in answers if a != answer), answer + 1 if answer == 0 else answer - 1)
