@@ -138,3 +138,28 @@ def test_a_rates_interval_covers(spread):
         made = rate(rng.binomial(40, own) / 40, np.repeat(range(15), 2))
         hits += made["low"] <= 0.7 <= made["high"]
     assert 0.92 < hits / 300 < 0.98
+
+
+def test_tokens_are_true_where_another_one_changes_the_answer():
+    shifted = zoo.build("shift", seed=0, n=8)
+    t = truth(shifted, "tokens", "none")
+    assert t.true == {"4"} and t.null == {"1", "2", "3", "5"} and t.by == "inputs"  # the answer is the token before
+    with pytest.raises(ModelError, match="tokens"):
+        truth(shifted, "tokens", "zero")
+
+
+def test_a_copy_that_lacks_a_part_differs_in_it_alone_and_what_follows_is_true_too():
+    from microtome.zoo.calibrate.twins import lacking, placebo, without
+
+    z = zoo.build("planted_backdoor", seed=0, decoys=Decoys())
+    assert lacking(z) == z.mechanism.variable("trigger").site == "L1H3.z"
+    first = without(z)
+    t = truth(z, "nodes", "lacking")
+    assert t.true == {"L1H3.z", "L2.mlp_out"} and "L1H1.z" in t.undecided and not t.true & t.null
+    one, other = (m.run(list(z.task.clean.ids), ["L1.z"], logits="last") for m in (first, z.model))
+    same = one["L1.z"] == other["L1.z"]
+    assert same[:, :, [0, 1, 2]].all() and not same[:, :, 3].all() and (one["L1.z"][:, :, 3] == 0).all()
+    again = placebo(z, first, 0)
+    moved = [n for n, p in again.hf.named_parameters() if (p != dict(first.hf.named_parameters())[n]).any()]
+    real = [n for n, p in z.model.hf.named_parameters() if (p != dict(first.hf.named_parameters())[n]).any()]
+    assert moved == real == ["model.layers.1.self_attn.v_proj.weight"]

@@ -53,6 +53,13 @@ def test_a_setting_answers_for_the_parameters_that_its_technique_has():
         assert {name.split(".")[0] for name in s.match} <= set(known), s.id
 
 
+def test_a_setting_runs_where_its_truth_is_known():
+    from microtome.zoo import catalog
+
+    assert {j.case.name for j in jobs(["model_diff"])} == {"planted_backdoor"}
+    assert all(set(s.where) <= set(catalog.entries()) for s in settings())
+
+
 def test_the_plan_takes_whatever_the_zoo_has(monkeypatch):
     from microtome.zoo import catalog
 

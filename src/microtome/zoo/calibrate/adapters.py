@@ -25,25 +25,19 @@ FAMILY = f"family-wise p <= {ALPHA:g}"
 SILENT = {
     "behaviour": "it asks whether the model does the task, and flags no part of it",
     "circuit_robustness": "it measures one circuit under other choices, and flags no part",
-    "composition": "it says which heads could read which, where a specimen's mechanism says which do on its task",
-    "directional_ablation": "it tests one direction that it is given, and flags no part of the model",
-    "cross_model_patching": "it needs two models, and a specimen is one; a planted difference is located in its own tests",
     "lenses": "it compares readings of the whole stream, and flags no part of a mechanism",
     "patchscope": "it puts one state into words, which no specimen of the zoo has",
     "vocabulary_svd": "it lists tokens of directions, and flags no part",
     "dissect": "it runs other techniques, each of which is calibrated by itself",
-    "generalisation": "it compares datasets, and flags no part of a mechanism",
-    "unsupervised": "it finds directions at one site, and flags no part of a mechanism",
-    "probe": "it reads a label that its texts bring, and flags no part of a mechanism",
-    "steering": "it tests one direction that it is given, and flags no part of the model",
-    "prompt_grid": "it varies prompts and flags factors of them, not parts of a model",
-    "model_diff": "it compares two models, and a specimen is one; planted differences are recovered in its own tests",
-    "token_attribution": "it scores tokens of prompts, and a mechanism of the zoo names parts of a model",
+    "directional_ablation": "it tests one direction that it is given on what the model then writes, and specimens have no room for a continuation",
+    "generalisation": "it carries a probe from one dataset to another, which a specimen has one of; `probe` is calibrated",
+    "unsupervised": "it gives directions at one site that it is told, and calls none of them true; a planted one is recovered in its own tests",
+    "steering": "it tests one direction that it is given by what the model then writes, and specimens have no room for a continuation; its p is counted on random directions in its own tests",
+    "prompt_grid": "it flags factors of prompts, of which a specimen has none that are not its task; false alarms on idle factors are counted in its own tests",
     "training_dynamics": "it runs another method on checkpoints of a training, and flags no part",
     "max_activating": "it shows text, and flags no part; specimens read symbols at random, in which there is nothing to find",
     "score_description": "it tries a sentence about one unit on text, and flags no part",
     "function_vector": "it tests one vector of a whole task; no specimen of the zoo learns one from demonstrations",
-    "head_roles": "roles of heads are known of one specimen alone, which its tests hold it to",
     "chain_of_thought": "it edits a text that the model wrote and flags sentences, not parts of a model",
 }
 """Techniques that flag nothing, and why."""
@@ -72,7 +66,7 @@ class Setting:
     truth it is held against. threshold: the rule of a flag, in words. match: parameters of a query that is answered by this
     setting's rates (dots read inside a parameter, a list means any of these); the first setting of a technique stands for calls
     that say nothing else. seconds: a guess for the estimate, one model on average. slow: of compiled programs only one variant
-    is looked at.
+    is looked at. where: names of the models whose mechanism says what this setting asks; empty for all.
     """
 
     technique: str
@@ -84,6 +78,7 @@ class Setting:
     match: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.2
     slow: bool = False
+    where: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -93,9 +88,9 @@ class Setting:
 
 def settings() -> tuple[Setting, ...]:
     """Every setting, those of one technique together."""
-    from microtome.zoo.calibrate import maps, searches
+    from microtome.zoo.calibrate import maps, readings, searches
 
-    return (*maps.SETTINGS, *searches.SETTINGS)
+    return (*maps.SETTINGS, *searches.SETTINGS, *readings.SETTINGS)
 
 
 def parts(z: Specimen) -> list[str]:

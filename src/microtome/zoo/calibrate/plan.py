@@ -112,7 +112,12 @@ def jobs(only: Sequence[str] = (), models: Sequence[str] = (), *, quick: bool = 
                                 why=f"they are {', '.join(known)}", instead=suggest(name, list(known)))  # fmt: skip
     chosen = [s for s in every if not only or s.technique in only]
     every_case = cases(models, quick=quick)
-    return tuple(Job(s, c) for c in every_case for s in chosen if not s.slow or c.slow)
+    return tuple(
+        Job(s, c)
+        for c in every_case
+        for s in chosen
+        if (not s.slow or c.slow) and (not s.where or c.name in s.where)
+    )
 
 
 def expected(every: Sequence[Job]) -> float:

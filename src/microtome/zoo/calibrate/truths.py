@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from microtome.errors import ModelError
+from microtome.replay.memo import Memo
 from microtome.zoo.mechanism import CHANGES, CHANGES_TRAINED
 from microtome.zoo.module import ZooForCausalLM
 from microtome.zoo.oracle import forward, parts
@@ -23,15 +24,29 @@ from microtome.zoo.oracle import forward, parts
 if TYPE_CHECKING:
     from microtome.zoo.specimen import Specimen
 
-Kind = Literal["nodes", "edges", "direct", "streams", "answer", "labels", "circuits"]
-Ablation = Literal["zero", "mean", "resample", "corrupt", "clean", "none"]
-KINDS: tuple[Kind, ...] = ("nodes", "edges", "direct", "streams", "answer", "labels", "circuits")
-ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean", "none")
+Kind = Literal["nodes", "edges", "direct", "streams", "answer", "labels", "circuits", "tokens", "planted"]
+Ablation = Literal["zero", "mean", "resample", "corrupt", "clean", "lacking", "none"]
+KINDS: tuple[Kind, ...] = (
+    "nodes",
+    "edges",
+    "direct",
+    "streams",
+    "answer",
+    "labels",
+    "circuits",
+    "tokens",
+    "planted",
+)
+ABLATIONS: tuple[Ablation, ...] = ("zero", "mean", "resample", "corrupt", "clean", "lacking", "none")
+BARE = ("labels", "tokens", "planted")
+"""Kinds for which no part is ablated."""
 REFERENCE = 32
 LABELS = ("previous", "duplicate", "induction", "current")
 LOOKS = 0.4
 """The share of its attention from which a head has a label, as in `attention_patterns`."""
 INPUTS = 256
+TRIED = 8
+"""Other tokens that are tried at each position."""
 RANDOM = ("random 1", "random 2")
 DRAWS = 4
 
@@ -54,16 +69,17 @@ def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
     """The truth about nodes ("L0H1.z"), edges, "direct" (nodes that write to the logits), "streams" ("L1.resid_pre", where the
     answer can be read) or "answer" ("L1.attn_out", sublayers that write it), under one ablation value; or about "labels"
     ("L0H1.pattern previous", what a head looks at), for which nothing is ablated; or about "circuits": the mechanism is a true
-    one, RANDOM of as many edges drawn by chance are null.
+    one, RANDOM of as many edges drawn by chance are null; or about "tokens" ("3", positions where another token changes the answer's
+    metric); or about what was "planted", against RANDOM placebos.
 
     ablation: "zero"; "mean" or "resample" over the task's reference prompts; "corrupt": values of the corrupt prompts in the
-    clean ones; "clean": the reverse; "none".
+    clean ones; "clean": the reverse; "lacking": values of the model that lacks a part (`twins.without`); "none".
 
     Raises
     ------
     ModelError: an unknown kind or ablation.
     """
-    if kind not in KINDS or ablation not in ABLATIONS or (kind == "labels") != (ablation == "none"):
+    if kind not in KINDS or ablation not in ABLATIONS or (kind in BARE) != (ablation == "none"):
         raise ModelError(
             f"no truth about {kind!r} by {ablation!r}", instead=f"one of {KINDS}, by one of {ABLATIONS}"
         )
@@ -76,6 +92,10 @@ def truth(specimen: Specimen, kind: Kind, ablation: Ablation) -> Truth:
         return _labels(specimen)
     if kind == "circuits":
         return Truth(frozenset({"mechanism"}), frozenset(RANDOM), frozenset(), "mechanism")
+    if kind == "planted":
+        return Truth(frozenset({"planted"}), frozenset(RANDOM), frozenset(), "mechanism")
+    if kind == "tokens":
+        return _tokens(specimen)
     groups: dict[str, tuple[str, ...]]
     if kind == "edges":
         groups = {edge: (edge,) for edge in m.edges}
@@ -171,6 +191,27 @@ def _wanted(ids: Tensor) -> Tensor:
     return torch.stack([previous, same & behind, after & before, current])
 
 
+def _tokens(specimen: Specimen) -> Truth:
+    """Positions of the clean prompts where some other token changes the metric of some prompt; special tokens in front are no parts."""
+    from microtome.methods.token_attributing import question
+    from microtome.replay.sweep import measure
+
+    q = question(specimen.model, specimen.task)
+    base = measure(q.bench)[:, 0].double()
+    least = CHANGES if specimen.training is None else CHANGES_TRAINED
+    words = sorted({token for row in specimen.domain().ids.tolist() for token in row})
+    words = words[:: max(1, len(words) // TRIED)]
+    true, every = set(), q.places[0]
+    for at in every:
+        for word in words:
+            ids = [[word if k == at else t for k, t in enumerate(row)] for row in q.bench.ids]
+            moved = measure(replace(q.bench, ids=tuple(map(tuple, ids)), memo=Memo()))[:, 0].double() - base
+            if float(moved.abs().max()) > least:
+                true.add(str(at))
+                break
+    return Truth(frozenset(true), frozenset(map(str, every)) - true, frozenset(), "inputs")
+
+
 def _sublayer(node: str) -> str:
     return node if node == "embed" else f"L{_layer(node)}.{'attn_out' if 'H' in node else 'mlp_out'}"
 
@@ -199,6 +240,8 @@ def _moved(specimen: Specimen, groups: Mapping[str, Sequence[str]], ablation: Ab
         ids, fills = corrupt, [parts(twin, clean)]
     elif ablation == "corrupt":
         fills = [parts(twin, corrupt)]
+    elif ablation == "lacking":
+        fills = [parts(_lacking(specimen), clean)]
     else:
         fills = _fills(specimen, twin, ablation)
     base = forward(twin, ids)[0][:, -1]
@@ -208,6 +251,12 @@ def _moved(specimen: Specimen, groups: Mapping[str, Sequence[str]], ablation: Ab
             logits = forward(twin, ids, edges, fill)[0][:, -1]
             out[name] = max(out[name], float((logits - base).abs().max()))
     return out
+
+
+def _lacking(specimen: Specimen) -> Any:
+    from microtome.zoo.calibrate.twins import without
+
+    return copy.deepcopy(without(specimen).hf).double()
 
 
 def _fills(specimen: Specimen, twin: Any, ablation: Ablation) -> list[dict[str, Tensor] | None]:
