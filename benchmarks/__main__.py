@@ -10,31 +10,20 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import edges, startup, steering, store
+from benchmarks import edges, examples, startup, steering, store
 from benchmarks.cases import cells, pairs, some, whole_layers
+from benchmarks.peers import ALL, peers_python
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
-PEERS = ("transformer-lens==4.3.0", "nnsight==0.8.1")
 LAYERS, HEADS = 30, 9
 SOME = {1: 30, 4: 15, 16: 6}
 """Cells that a contestant of one forward per cell runs, by number of pairs."""
-
-
-def peers_python(venv: Path) -> str:
-    """An environment of their own for the peers, made when it is not there. Raises CalledProcessError."""
-    python = venv / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-        constraints = ["-c", str(HERE.parent / "constraints.txt")]
-        torch = "torch==" + version("torch").split("+")[0]
-        for wanted in ([torch], [*constraints, *PEERS]):
-            subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True)
-    return str(python)
 
 
 class Worker:
@@ -201,15 +190,11 @@ def memory(folder: str, sizes: tuple[int, ...], budget: int) -> list[dict]:
     return rows
 
 
-def probes() -> dict:
+def probes(small: bool) -> dict:
     """Seconds of a sweep of probes, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.probes"],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=HERE.parent,
-    )
+    command = [sys.executable, "-m", "benchmarks.probes", *(["small"] if small else [])]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+    print("    " + done.stdout.splitlines()[-1], flush=True)
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -221,10 +206,36 @@ def machine() -> dict:
         if x.startswith("model name")
     ]
     return {"cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version(),
-            "torch": version("torch"), "transformers": version("transformers"), "peers": list(PEERS)}  # fmt: skip
+            "torch": version("torch"), "transformers": version("transformers"), "peers": list(ALL)}  # fmt: skip
 
 
-PARTS = ("resid", "heads", "capture", "memory", "cold", "edges", "probes", "steering", "store")
+SWEEPS = ("capture", "resid", "heads")
+PARTS = (*SWEEPS, "memory", "cold", "edges", "probes", "steering", "store", "examples")
+
+
+def lone(given: argparse.Namespace, folder: str, tokenizer) -> dict[str, Callable[[], dict]]:
+    """The parts that stand alone: name -> what measures it and returns what goes into the file."""
+    n, small = given.repeats, given.small
+    peers = None if given.no_peers else given.peers
+    return {
+        "cold": lambda: {"cold": cold(folder, n)},
+        "memory": lambda: {"memory": memory(folder, (4, 16, 64), 64 << 20)},
+        "probes": lambda: {"probes": probes(small)},
+        "edges": lambda: {
+            "edge_memory": edges.memory(folder),
+            "edges": edges.edges(Worker, turns, folder, tokenizer, n, peers and peers_python(peers)),
+        },
+        "steering": lambda: {"steering": steering.steering(Worker, turns, folder, tokenizer, n, peers, small)},
+        "store": lambda: {
+            "store": store.store(Worker, turns, folder, n, small),
+            "store_beside": store.beside(Worker, turns, folder, n, peers, small),
+            "store_memory": store.memory(small),
+        },
+        "examples": lambda: {
+            "examples": examples.examples(Worker, turns, folder, n, peers, small),
+            "examples_memory": examples.memory(small),
+        },
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -236,40 +247,43 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--no-peers", action="store_true", help="leave TransformerLens and nnsight out")
+    parser.add_argument("--no-peers", action="store_true", help="leave the peers out")
     parser.add_argument(
         "--peers", type=Path, default=HERE.parent / ".venv-peers", help="the peers' environment"
     )
-    parser.add_argument("--only", nargs="*", default=PARTS)
+    parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--small", action="store_true", help="tiny sizes of probes, steering, store and examples, to try the machinery; needs --out")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
+    if given.small and given.out == RESULTS:
+        parser.error("--small measures nothing worth keeping: name another file with --out")
     begun = time.time()
     loaded = load_module("default")
     folder, tokenizer = str(loaded.hf.config._name_or_path), loaded.tokenizer
     own, out = sys.executable, json.loads(given.out.read_text()) if given.out.exists() else {}
     out |= {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "microtome": mt.__version__, "machine": machine(), "threads": torch.get_num_threads(), "repeats": given.repeats}  # fmt: skip
     del loaded
-    if "cold" in given.only:
-        out["cold"] = cold(folder, given.repeats)
-    if "memory" in given.only:
-        out["memory"] = memory(folder, (4, 16, 64), 64 << 20)
-    if "probes" in given.only:
-        out["probes"] = probes()
-    if "edges" in given.only:
-        peers = None if given.no_peers else peers_python(given.peers)
-        out["edge_memory"] = edges.memory(folder)
-        out["edges"] = edges.edges(Worker, turns, folder, tokenizer, given.repeats, peers)
+    failed = []
+    for name, measure in lone(given, folder, tokenizer).items():
+        if name not in given.only:
+            continue
+        print(name, flush=True)
+        try:
+            out |= measure()
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a part that fails does not take the others with it
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+            print(f"  failed: {failed[-1]}", flush=True)
         given.out.write_text(json.dumps(out, indent=1) + "\n")
-    if "steering" in given.only:
-        out["steering"] = steering.steering(Worker, turns, folder, tokenizer, given.repeats)
-    if "store" in given.only:
-        out["store_memory"] = store.memory()
-        out["store"] = store.store(Worker, turns, folder, given.repeats)
-        given.out.write_text(json.dumps(out, indent=1) + "\n")
-    if not {"capture", "resid", "heads"} & {*given.only}:
-        given.out.write_text(json.dumps(out, indent=1) + "\n")
-        return
+    if {*SWEEPS} & {*given.only}:
+        compare(given, folder, tokenizer, own, out)
+    print(f"written to {given.out} after {time.time() - begun:.0f} s")
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+def compare(given: argparse.Namespace, folder: str, tokenizer, own: str, out: dict) -> None:
+    """Captures and sweeps, by contestants that stay loaded."""
     team = {"own": Worker(own, "own", folder), "plain": Worker(own, "plain", folder)}
     try:
         if not given.no_peers:
@@ -297,7 +311,6 @@ def main() -> None:
         for worker in team.values():
             worker.close()
     given.out.write_text(json.dumps(out, indent=1) + "\n")
-    print(f"written to {given.out} after {time.time() - begun:.0f} s")
 
 
 if __name__ == "__main__":

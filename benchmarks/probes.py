@@ -8,6 +8,7 @@ probe, 4 of each attention-pooled one). Activations are random with a falling sp
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -29,13 +30,14 @@ def main() -> None:
     rng = np.random.default_rng(0)
     texts, labels = [f"text {i}" for i in range(TEXTS)], [i % 2 for i in range(TEXTS)]
     data = of_lists(texts, labels, {"entity": [i // 2 for i in range(TEXTS)]})
-    options = ProbeOptions()
+    small = sys.argv[1:] == ["small"]  # to try the machinery
+    options = ProbeOptions(permutations=19, logistic_permutations=19) if small else ProbeOptions()
     d = design(data, options, 0)
     spectrum = np.exp(-np.arange(WIDTH) / 60)[:, None]
     basis = (rng.standard_normal((WIDTH, WIDTH)) * spectrum).astype(np.float32)
     common = rng.standard_normal((TEXTS, WIDTH)).astype(np.float32)
     captured = {}
-    for layer in range(LAYERS):
+    for layer in range(1 if small else LAYERS):
         for position in POSITIONS:
             own = rng.standard_normal((TEXTS, WIDTH)).astype(np.float32)
             label = np.outer(d.truth, rng.standard_normal(WIDTH) * 0.1).astype(np.float32)
@@ -53,7 +55,7 @@ def main() -> None:
         column = d.truth if k % (1 + options.attention_shuffles) == 0 else shuffles.labels[:, k]
         attention(tokens[d.train], mask[d.train], column[d.train], seed=0)
     whole = time.perf_counter() - begun
-    print(json.dumps({"places": len(captured), "texts": TEXTS, "seconds": whole, "sweep": sweep, "logistic": logistic, "attention": whole - sweep - logistic}))  # fmt: skip
+    print(json.dumps({"places": len(captured), "layers": LAYERS, "tokens": TOKENS, "width": WIDTH, "texts": TEXTS, "shuffles": options.permutations, "seconds": whole, "sweep": sweep, "logistic": logistic, "attention": whole - sweep - logistic}))  # fmt: skip
 
 
 if __name__ == "__main__":

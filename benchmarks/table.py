@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
+
+from benchmarks.rows import paired, table, took
+from benchmarks.table_activations import sections
 
 RESULTS = Path(__file__).with_name("results.json")
 LOOPS = ("TransformerLens", "nnsight", "plain loop", "batched loop", "batched loop behind the prefix")
@@ -34,8 +37,7 @@ def page() -> str:
     if heads:
         parts += ["## All 270 heads", _times(heads), _ratios(heads)]
     parts += _edges(data.get("edges"), data.get("edge_memory"))
-    parts += _probes(data.get("probes"))
-    parts += _steering(data.get("steering"))
+    parts += sections(data)
     parts += _capture(data.get("capture")) + _memory(data.get("memory")) + _cold(data.get("cold"))
     return "\n\n".join(parts) + "\n"
 
@@ -50,17 +52,7 @@ def _times(rows: list[dict]) -> str:
     names = list(
         dict.fromkeys(n for r in rows for n, w in r["who"].items() if "seconds" in w or "failed" in w)
     )
-    return _table(
-        ["seconds", *map(_case, rows)], ([n, *(_time(r["who"].get(n)) for r in rows)] for n in names)
-    )
-
-
-def _time(who: dict | None) -> str:
-    if who is None:
-        return ""
-    if "failed" in who:
-        return f"failed: {who['failed']}"
-    return f"{who['seconds']:.2f} ({who['low']:.2f} to {who['high']:.2f})"
+    return table(["seconds", *map(_case, rows)], ([n, *(took(r["who"].get(n)) for r in rows)] for n in names))
 
 
 def _ratios(rows: list[dict]) -> str:
@@ -75,7 +67,7 @@ def _ratios(rows: list[dict]) -> str:
                 out.append("" if who is None or "seconds" not in who else f"{who['seconds'] / own:.1f}x" + (f" (>= {promised}x)" if promised else ""))  # fmt: skip
             yield [*out, f"{gaps['microtome']:.1e}"]
 
-    return _table(["", *LOOPS, "largest difference from the plain loop, logits"], lines())
+    return table(["", *LOOPS, "largest difference from the plain loop, logits"], lines())
 
 
 def _limits(rows: list[dict]) -> list[str]:
@@ -85,7 +77,7 @@ def _limits(rows: list[dict]) -> list[str]:
             who = row["who"].get(name, {})
             if "limit" in who:
                 limit = who["limit"]
-                found.append([_case(row), name, f"{limit['seconds']:.2f}", f"{limit['gflops_per_second']:.0f}", f"{_paired(limit, who):.0%}", _against(row, name, limit)])  # fmt: skip
+                found.append([_case(row), name, f"{limit['seconds']:.2f}", f"{limit['gflops_per_second']:.0f}", f"{paired(limit, who):.0%}", _against(row, name, limit)])  # fmt: skip
     head = [
         "",
         "",
@@ -95,7 +87,7 @@ def _limits(rows: list[dict]) -> list[str]:
         "TransformerLens against the products alone",
     ]
     text = "The arithmetic limit: the products with the layers' matrices alone, at the row counts that the sweep used, timed in turn with it (share: median over rounds; promised without skipping: 60 % at 4 pairs, 45 % at 1). The last column is the most that a sweep which computes exactly these rows could be faster than TransformerLens. It falls with the number of pairs: a single forward of 16 pairs has rows enough to run at the full matrix rate, so only work that is left out is gained."
-    return [text + "".join(_beyond(row) for row in rows), _table(head, found)] if found else []
+    return [text + "".join(_beyond(row) for row in rows), table(head, found)] if found else []
 
 
 def _beyond(row: dict) -> str:
@@ -144,7 +136,7 @@ def _edges(found: dict | None, memory: dict | None) -> list[str]:
         "Scores and circuits of 32 pairs of 16 tokens, as multiples of one plain pass of the same prompts by transformers itself (a forward and backward to the "
         'embedding for scores, else a forward); recording of the base and donor runs is included. "By hand" is EAP-IG as it is published, a whole pass per step '
         "and nothing kept, measured once. The exact sweep patches single edges of one pair, every sixth (every 24th where the pair differs from the first token on), scaled to all; it is shown as edges per plain forward of that prompt.",
-        _table(["", "what", "seconds", "multiple of the plain pass", "promised"], rows),
+        table(["", "what", "seconds", "multiple of the plain pass", "promised"], rows),
     ]
     out += _walks(found.get("acdc")) + _beside(found.get("peer"))
     if memory:
@@ -158,7 +150,7 @@ def _multiple(name: str, who: dict, unit: dict, case: dict) -> list[str]:
     if name == "all edges, one at a time":
         return [
             name,
-            _time(who),
+            took(who),
             f"{who['edges'] * unit['seconds'] / who['seconds']:.1f} edges per forward",
             ">= 15",
         ]
@@ -167,8 +159,8 @@ def _multiple(name: str, who: dict, unit: dict, case: dict) -> list[str]:
     )
     return [
         name + more,
-        _time(who),
-        f"{_paired(who, unit):.1f}",
+        took(who),
+        f"{paired(who, unit):.1f}",
         f"<= {EDGES[name]}" if name in EDGES else "",
     ]
 
@@ -206,7 +198,7 @@ def _walks(found: dict | None) -> list[str]:
         f"decisions): speculative {plain / ahead['forward calls']:.1f}x fewer calls (promised 5x), group testing "
         f"{plain / max(1, blocks['forwards (circuit x prompt)'] // found['pairs']):.1f}x fewer forwards (promised 5x)."
     )
-    return [text, _table(["walk", "forward calls", "circuits run", "edges kept"], rows)]
+    return [text, table(["walk", "forward calls", "circuits run", "edges kept"], rows)]
 
 
 def _beside(found: dict | None) -> list[str]:
@@ -217,11 +209,11 @@ def _beside(found: dict | None) -> list[str]:
         own, peer = who["microtome"], who["TransformerLens"]
         ratio = f"{peer['seconds'] / own['seconds']:.1f}x" if "seconds" in peer and "seconds" in own else ""
         gap = f"{who['gap']:.1e} over {who['compared']:,}" if "gap" in who else ""
-        rows.append([f"{of}s", _time(own), _time(peer), ratio, gap])
+        rows.append([f"{of}s", took(own), took(peer), ratio, gap])
     text = "Attribution patching beside TransformerLens's (one gradient; it refuses SmolLM2's grouped keys) on a random model of GPT-2's shape, 4 pairs:"
     return [
         text,
-        _table(
+        table(
             ["", "microtome", "TransformerLens", "faster", "largest difference, share of the largest score"],
             rows,
         ),
@@ -240,53 +232,21 @@ def _capture(found: dict | None) -> list[str]:
             rows.append(
                 [
                     name,
-                    _time(who),
-                    f"{_paired(who, found[against]):.2f}x",
+                    took(who),
+                    f"{paired(who, found[against]):.2f}x",
                     promised.get(name, ""),
                 ]
             )
         else:
-            rows.append([name, _time(who), "", ""])
-    return ["## Capture: one forward of 16 prompts, all logits", _table(["captured", "seconds", "against a plain forward (patterns: with eager attention)", "promised at most"], rows)]  # fmt: skip
-
-
-def _steering(found: dict | None) -> list[str]:
-    """Generation with and without a direction added."""
-    if not found:
-        return []
-    rows = []
-    for n, ways in found.items():
-        for name, who in ways.items():
-            against = f"{_paired(who, ways['plain generation']):.2f}x" if "seconds" in who else ""
-            rows.append([n, name, _time(who), against, "1.05x" if name == "microtome, steered" else ""])
-    return [
-        "## Steered generation: 48 tokens, greedy",
-        _table(["prompts", "how", "seconds", "against plain generation", "promised at most"], rows),
-    ]
-
-
-def _paired(who: dict, other: dict) -> float:
-    """Median over rounds of the ratio within a round: both saw the same minute of the machine. One round: of the medians."""
-    own, theirs = who.get("rounds", [who["seconds"]]), other.get("rounds", [other["seconds"]])
-    if len(own) != len(theirs):
-        return float(who["seconds"] / other["seconds"])
-    return statistics.median(a / b for a, b in zip(own, theirs, strict=True))
-
-
-def _probes(found: dict | None) -> list[str]:
-    if not found:
-        return []
-    said = (f"{found['places']} places of {found['texts']:,} texts, five kinds of probe, 1,000 shuffles of the labels at every place, after the capture: "
-            f"{found['seconds']:.0f} s (promised: at most 240), of which the sweep {found['sweep']:.0f} s, 200 logistic probes on shuffled labels "
-            f"{found['logistic']:.0f} s, attention-pooled probes {found['attention']:.0f} s.")  # fmt: skip
-    return ["## A sweep of probes", said]
+            rows.append([name, took(who), "", ""])
+    return ["## Capture: one forward of 16 prompts, all logits", table(["captured", "seconds", "against a plain forward (patterns: with eager attention)", "promised at most"], rows)]  # fmt: skip
 
 
 def _memory(found: list | None) -> list[str]:
     if not found:
         return []
     rows = [[r["pairs"], f"{r['budget'] / 1e6:.0f}", f"{r['extra'] / 1e6:.0f}"] for r in found]
-    return ["## Peak memory of a residual sweep", _table(["pairs", "budget, MB", "peak above the loaded model, MB"], rows)]  # fmt: skip
+    return ["## Peak memory of a residual sweep", table(["pairs", "budget, MB", "peak above the loaded model, MB"], rows)]  # fmt: skip
 
 
 def _cold(found: dict | None) -> list[str]:
@@ -298,10 +258,5 @@ def _cold(found: dict | None) -> list[str]:
         "own cold": f"{1.2 * found['plain cold']['seconds']:.1f} s (1.2x plain)",
     }
     words = {"python": "an empty interpreter", "import": "`import microtome`", "help": "`microtome --help`", "dissect --help": "`microtome dissect --help`", "plain cold": "plain transformers: load and first logits", "own cold": "`mt.load(folder)` and first logits", "default cold": "`mt.load()` of the embedded model and first logits"}  # fmt: skip
-    rows = [[words[n], _time(w), promised.get(n, "")] for n, w in found.items()]
-    return ["## A cold process", _table(["", "seconds", "promised at most"], rows)]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines)
+    rows = [[words[n], took(w), promised.get(n, "")] for n, w in found.items()]
+    return ["## A cold process", table(["", "seconds", "promised at most"], rows)]

@@ -11,8 +11,6 @@ import torch
 
 import microtome as mt
 
-LAYER, NORM = 14, 4.0
-
 
 class Contestant:
     """One model, four ways to continue prompts."""
@@ -20,9 +18,6 @@ class Contestant:
     def __init__(self, folder: str) -> None:
         self.model = mt.load(folder)
         self.hf = self.model.hf
-        generator = torch.Generator().manual_seed(0)
-        direction = torch.randn(self.model.facts.d_model, generator=generator)
-        self.direction = NORM * direction / direction.norm()
 
     @torch.no_grad()
     def plain(self, work: dict) -> dict:
@@ -39,17 +34,15 @@ class Contestant:
         return {"seconds": time.perf_counter() - begun, "tokens": out[0, ids.shape[1] :].tolist()}
 
     def hook(self, work: dict) -> dict:
-        """The same with a hook that adds the direction to what the layer returns while tokens are generated (the way of
-        steering-vectors and of most code by hand)."""
+        """The same with a hook that adds the direction to what the layer returns, at every token (as most code by hand)."""
+        direction = torch.tensor(work["direction"])
 
         def add(module, args, output):
-            hidden = output if isinstance(output, torch.Tensor) else output[0]
-            if hidden.shape[1] > 1:
-                return output
-            new = hidden + self.direction
-            return new if isinstance(output, torch.Tensor) else (new, *output[1:])
+            if isinstance(output, torch.Tensor):
+                return output + direction
+            return (output[0] + direction, *output[1:])
 
-        handle = self.hf.model.layers[LAYER].register_forward_hook(add)
+        handle = self.hf.model.layers[work["layer"]].register_forward_hook(add)
         try:
             return self.plain(work)
         finally:
@@ -60,8 +53,9 @@ class Contestant:
         return self._own(work, [], None)
 
     def steered(self, work: dict) -> dict:
-        """model.generate with one direction added to every generated token."""
-        return self._own(work, [mt.Steer(f"L{LAYER}.resid_post", self.direction, 1.0)], "generated")
+        """model.generate with one direction added to every token, of the prompt and generated."""
+        direction = torch.tensor(work["direction"])
+        return self._own(work, [mt.Steer(f"L{work['layer']}.resid_post", direction, 1.0)], "both")
 
     def _own(self, work: dict, edits: list, when: str | None) -> dict:
         begun = time.perf_counter()

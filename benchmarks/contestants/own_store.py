@@ -18,14 +18,20 @@ class Contestant:
     def capture(self, work: dict) -> dict:
         """All sites of all rows to disk, digests and fsync included."""
         with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
-            store = mt.store(self.model, work["rows"], work["sites"], f"{folder}/store", batch=work["batch"])
-            seconds = time.perf_counter() - begun
-            return {
-                "seconds": seconds,
-                "sites": len(store.sites),
-                "bytes": sum(store[s].nbytes for s in store.sites),
-            }
+            return self._store(work, f"{folder}/store")
+
+    def in_memory(self, work: dict) -> dict:
+        """All sites of all rows, kept in memory."""
+        return self._store(work, None)
+
+    def _store(self, work: dict, folder: str | None) -> dict:
+        begun = time.perf_counter()
+        store = mt.store(self.model, work["rows"], work["sites"], folder, batch=work["batch"])
+        seconds = time.perf_counter() - begun
+        said = {"seconds": seconds, "sites": len(store.sites), "bytes": sum(store.raw(s).nbytes for s in store.sites)}  # fmt: skip
+        if "alike" in work:
+            said["values"] = [float(v) for s in store.sites for v in store[s].mean(0)[:4]]
+        return said
 
     def neurons(self, work: dict) -> dict:
         """The pass that finds the examples of every neuron of a layer, with the random directions of its null."""
@@ -40,7 +46,7 @@ class Contestant:
             items,
             units,
             units.null(199, 0),
-            k=10,
+            k=work["k"],
             sample=4096,
             first=False,
             batch=work["batch"],

@@ -48,6 +48,70 @@ class Contestant:
         seconds = time.perf_counter() - begun
         return {"seconds": seconds, "kept": len(cache)}
 
+    @torch.no_grad()
+    def last_tokens(self, work: dict) -> dict:
+        """Every layer's output at the last token by run_with_cache, in batches of one length (so that nothing is padded)."""
+        begun = time.perf_counter()
+        kept: dict[str, list] = {}
+        for rows in work["alike"]:
+            ids = torch.tensor(rows)
+            _, cache = self.model.run_with_cache(
+                ids, names_filter=lambda name: name.endswith("hook_resid_post")
+            )
+            for name, value in cache.items():
+                kept.setdefault(name, []).append(value[:, -1].clone())
+        found = torch.stack([torch.cat(parts) for parts in kept.values()])
+        seconds = time.perf_counter() - begun
+        return {"seconds": seconds, "values": found.mean(1)[:, :4].flatten().tolist()}
+
+    @torch.no_grad()
+    def neurons(self, work: dict) -> dict:
+        """Largest activations of every neuron of a layer: run_with_cache over the blocks and a running topk, as in its demos."""
+        name, k = f"blocks.{work['layer']}.mlp.hook_post", work["k"]
+        begun = time.perf_counter()
+        best = None
+        for start in range(0, len(work["rows"]), work["at_once"]):
+            ids = torch.tensor(work["rows"][start : start + work["at_once"]])
+            _, cache = self.model.run_with_cache(ids, names_filter=name, stop_at_layer=work["layer"] + 1)
+            values = cache[name].flatten(0, 1)
+            values = values if best is None else torch.cat([best, values])
+            best = values.topk(min(k, len(values)), dim=0).values
+        return {"seconds": time.perf_counter() - begun, "values": best[0, :64].tolist()}
+
+    @torch.no_grad()
+    def steered(self, work: dict) -> dict:
+        """Its own generate with a hook that adds the direction to every token."""
+        ids, direction = torch.tensor(work["ids"]), torch.tensor(work["direction"])
+        hook = (f"blocks.{work['layer']}.hook_resid_post", lambda value, hook: value + direction)
+        begun = time.perf_counter()
+        with self.model.hooks(fwd_hooks=[hook]):
+            out = self.model.generate(
+                ids,
+                max_new_tokens=work["new"],
+                do_sample=False,
+                stop_at_eos=False,
+                use_past_kv_cache=True,
+                return_type="tokens",
+                verbose=False,
+            )
+        return {"seconds": time.perf_counter() - begun, "tokens": out[0, ids.shape[1] :].tolist()}
+
+    @torch.no_grad()
+    def plain(self, work: dict) -> dict:
+        """Its own generate without a hook."""
+        ids = torch.tensor(work["ids"])
+        begun = time.perf_counter()
+        out = self.model.generate(
+            ids,
+            max_new_tokens=work["new"],
+            do_sample=False,
+            stop_at_eos=False,
+            use_past_kv_cache=True,
+            return_type="tokens",
+            verbose=False,
+        )
+        return {"seconds": time.perf_counter() - begun, "tokens": out[0, ids.shape[1] :].tolist()}
+
     def attribution(self, work: dict) -> dict:
         """Its own attribution patching, summed over positions and named as edges are named here."""
         from transformer_lens.tools.analysis.attribution_patching import (
