@@ -16,9 +16,17 @@ if TYPE_CHECKING:
 
 __all__ = ["steer"]
 
-UP = (" happy", " glad", " excited", " proud", " pleased", " grateful")
-DOWN = (" sad", " angry", " tired", " afraid", " lonely", " sorry")
-DOSES = (-1.0, -0.5, 0.25, 0.5, 1.0, 2.0, 4.0)
+# No word of the happiness contrast itself, so that more than its own words must rise.
+UP = (" excited", " proud", " pleased", " grateful", " relieved", " confident")
+DOWN = (" angry", " tired", " afraid", " sorry", " worried", " upset")
+LIKE_UP = (*UP, "happy", "glad", "joy", "laugh", "laughed", "smile", "smiled", "love", "loved", "wonderful", "great", "good", "beautiful", "fun",
+           "hope", "hopeful", "better", "best")  # fmt: skip
+LIKE_DOWN = (*DOWN, "sad", "unhappy", "cry", "cried", "tears", "fear", "hate", "hated", "terrible", "bad", "lost", "alone", "lonely", "pain",
+             "dead", "died", "worse", "worst")  # fmt: skip
+SYSTEM = "This is a story in which everyone is very happy and everything goes well."
+SHOTS = ("When the letter came, he felt delighted.", "On the way home, we were all in the best of moods.")
+DOSES = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+SIBLING_TEXTS = 64
 
 
 def steer(
@@ -81,8 +89,10 @@ def steer(
     """  # fmt: skip
     contrast = inputs.labels(data, None, seed)
     words = (tuple(up or ()), tuple(down or ()))
+    shots: tuple[str, ...] = ()
     if contrast.name == "happiness" and not any(words):
-        words, system = (UP, DOWN), system or "You are very happy. Continue happily: "
+        words, shots = ((LIKE_UP, LIKE_DOWN) if text else (UP, DOWN)), SHOTS
+        system = system or SYSTEM
     if not words[0]:
         raise typer.BadParameter('say what should become likelier: --up " word" (and --down)')
     if when not in ("prompt", "generated", "both"):
@@ -94,7 +104,8 @@ def steer(
     job.stream(json).print(output.visible(repr(contrast)), soft_wrap=True)
     at = site or f"L{loaded.facts.n_layers // 2}.resid_post"
     result = job.run(
-        lambda: _steer(loaded, contrast, at, dose or DOSES, rows, words, text, system, when, seed), folder
+        lambda: _steer(loaded, contrast, at, dose or DOSES, rows, words, text, (system, shots), when, seed),
+        folder,
     )
     options = {
         "model": model,
@@ -121,7 +132,7 @@ def _steer(
     prompts: Any,
     words: Any,
     text: bool,
-    system: str,
+    asking: tuple[str, tuple[str, ...]],
     when: Any,
     seed: int,
 ) -> Result:
@@ -129,13 +140,15 @@ def _steer(
     from microtome.methods.steer import SteeringOptions
     from microtome.methods.steer_measures import Lexicon, Words
     from microtome.tasks.corpus import corpus
+    from microtome.tasks.dataset import labelled
 
     up, down = words
     measure: Any = (
         Lexicon(tuple(map(str.strip, up)), tuple(map(str.strip, down))) if text else Words(up, down)
     )
     neutral = list(corpus().passages(model, 16, context=32, seed=seed).texts)
-    options = SteeringOptions(system_prompt=system)
+    other = labelled("formality" if contrast.name == "sentiment" else "sentiment", n=SIBLING_TEXTS, seed=seed)
+    options = SteeringOptions(system_prompt=asking[0], few_shot=asking[1], sibling=other)
     return steering(
         model,
         contrast,

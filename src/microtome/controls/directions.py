@@ -1,8 +1,9 @@
 """Null directions: what a patch or a direction of this size does when it carries no information.
 
-Three nulls, from the strictest to the loosest: the same estimator on shuffled labels; noise with the covariance of
-natural differences at the site; isotropic noise. Isotropic noise alone is a weak null: activations occupy few
-directions, and a vector outside them may do nothing for that reason only.
+Three nulls, which rule out different things (docs/decisions/0018): the same estimator on shuffled labels, that labels do not
+matter; noise with the covariance of natural differences at the site, that any natural vector of this length would do; isotropic
+noise. Isotropic noise alone is a weak null: activations occupy few directions, and a vector outside them may do nothing for that
+reason only.
 """
 
 from __future__ import annotations
@@ -98,32 +99,55 @@ def shuffled_directions(
     labels: ArrayLike,
     groups: Labels,
     *,
-    norm: float,
+    norm: float | None,
     draws: int,
     seed: int,
 ) -> FloatArray:
-    """The same estimator on group-wise shuffled labels, at the norm of the real direction: [draw, d].
+    """The same estimator on group-wise shuffled labels of two values: [draw, d].
 
-    estimator: (data [item, d], labels [item]) -> direction [d]. A shuffle that returns the labels as they were is
-    drawn again (with few groups it would happen often, and would put the real direction among its own nulls).
-    Raises ControlError when 1000 shuffles in a row do so, or as `shuffle_labels` and `norm_matched`.
+    estimator: (data [item, d], labels [item]) -> direction [d]. norm: of the rows returned; None leaves each at its own, which is
+    the exact permutation test of the direction (docs/decisions/0018). No arrangement comes twice, nor the real one, so fewer rows than
+    `draws` come where there are fewer arrangements: the smallest p is 1 / (1 + rows).
+
+    Raises ControlError for labels of more than two values, or as `shuffles.shuffled_columns` and `norm_matched`.
     """
-    rows, values, index = np.asarray(data, dtype=np.float64), np.asarray(labels), as_clusters(groups)
-    rng = seeds.rng(seed, "controls.shuffled_directions")
-    found: list[ArrayLike] = []
-    idle = 0
-    while len(found) < draws:
-        shuffled = shuffle_labels(values, index, rng=rng)
-        if (shuffled == values).all():
-            idle += 1
-            if idle == 1000:
-                raise ControlError(
-                    "No shuffle differs from the labels.", why="the groups leave nothing to exchange"
-                )
-            continue
-        idle = 0
-        found.append(estimator(rows, shuffled))
-    return norm_matched(np.array(found, dtype=np.float64).reshape(draws, -1), norm)
+    from microtome.controls.shuffles import shuffled_columns
+
+    rows, values = np.asarray(data, dtype=np.float64), np.asarray(labels)
+    kinds = np.unique(values)
+    if kinds.size > 2:
+        raise ControlError(
+            f"Labels of {kinds.size} values.", why="a direction points from one class to the other"
+        )
+    columns = shuffled_columns(
+        values == kinds[-1], groups, draws=draws, seed=seed, differ=True, name="shuffled_directions"
+    ).labels
+    found = np.array([estimator(rows, kinds[c.astype(np.int64)]) for c in columns.T], dtype=np.float64)
+    return found if norm is None else norm_matched(found, norm)
+
+
+def unexplained(data: ArrayLike, labels: ArrayLike, groups: Labels) -> FloatArray:
+    """What neither groups nor labels explain of each item: differences whose covariance `noise_donor` draws from. [item, d].
+
+    Shuffles keep what a group of several labels has in common, so its own mean is taken out; items of groups with one label lose
+    the mean of all such; then each class loses its mean. The labels' own axis must not be in the covariance of a null: where it is
+    the largest, noise would be the direction itself.
+    """
+    rows, values, index = np.array(data, dtype=np.float64), np.asarray(labels), as_clusters(groups)
+    pure = _pure(values, index)
+    cell = np.where(pure[index.codes], -1, index.codes)
+    for key in (cell, values):
+        for k in np.unique(key):
+            rows[key == k] -= rows[key == k].mean(axis=0)
+    return rows
+
+
+def likeness(nulls: ArrayLike, direction: ArrayLike) -> float:
+    """Median |cosine| of null directions [draw, d] with the real one [d]; null directions of length 0 do not count."""
+    rows, real = np.asarray(nulls, dtype=np.float64), np.asarray(direction, dtype=np.float64)
+    size = np.linalg.norm(rows, axis=1) * np.linalg.norm(real)
+    keep = size > 0
+    return float(np.median(np.abs(rows[keep] @ real) / size[keep])) if keep.any() else 0.0
 
 
 def _pure(values: NDArray[np.generic], index: Clusters) -> NDArray[np.bool_]:
