@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from microtome.controls.clusters import Clusters, FloatArray, as_clusters
 from microtome.controls.intervals import Labels
+from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import ControlError
 from microtome.results import seeds
 
@@ -66,33 +67,6 @@ def norm_matched(directions: ArrayLike, norms: ArrayLike) -> FloatArray:
     return array * (size / own)[..., None]
 
 
-def shuffle_labels(labels: ArrayLike, groups: Labels, *, rng: np.random.Generator) -> NDArray[np.generic]:
-    """Labels [item] permuted so that groups stay what they are.
-
-    Groups with one label exchange it whole with other such groups; groups with several labels permute theirs
-    within. Raises ControlError when no permutation differs from the labels: then there is no null.
-    """
-    values, index = np.asarray(labels), as_clusters(groups)
-    if values.shape != (index.n,):
-        raise ControlError(f"{values.shape} labels for {index.n} grouped items.")
-    pure = _pure(values, index)
-    first = np.array([np.argmax(index.codes == code) for code in range(index.n_clusters)])
-    if pure.all() and np.unique(values[first]).size < 2:
-        raise ControlError(
-            "Every item has the same label.",
-            why="shuffling it changes nothing, so there is no null",
-            instead="labels of both kinds",
-        )
-    shuffled = values.copy()
-    whole = np.flatnonzero(pure)
-    for code, source in zip(whole, rng.permutation(whole), strict=True):
-        shuffled[index.codes == code] = values[first[source]]
-    for code in np.flatnonzero(~pure):
-        inside = np.flatnonzero(index.codes == code)
-        shuffled[inside] = values[rng.permutation(inside)]
-    return shuffled
-
-
 def shuffled_directions(
     estimator: Callable[[FloatArray, NDArray[np.generic]], ArrayLike],
     data: ArrayLike,
@@ -111,8 +85,6 @@ def shuffled_directions(
 
     Raises ControlError for labels of more than two values, or as `shuffles.shuffled_columns` and `norm_matched`.
     """
-    from microtome.controls.shuffles import shuffled_columns
-
     rows, values = np.asarray(data, dtype=np.float64), np.asarray(labels)
     kinds = np.unique(values)
     if kinds.size > 2:

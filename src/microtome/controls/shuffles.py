@@ -1,7 +1,6 @@
 """Many group-wise shuffles of labels at once, as columns: what a probe can do when its labels mean nothing.
 
-The rule is that of `controls.directions.shuffle_labels`: groups with one label exchange it whole with other such groups,
-groups with several labels permute theirs within.
+Groups with one label exchange it whole with other such groups, groups with several labels permute theirs within.
 """
 
 from __future__ import annotations
