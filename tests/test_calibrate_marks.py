@@ -143,7 +143,9 @@ def test_a_rates_interval_covers(spread):
 def test_tokens_are_true_where_another_one_changes_the_answer():
     shifted = zoo.build("shift", seed=0, n=8)
     t = truth(shifted, "tokens", "none")
-    assert t.true == {"4"} and t.null == {"1", "2", "3", "5"} and t.by == "inputs"  # the answer is the token before
+    assert (
+        t.true == {"4"} and t.null == {"1", "2", "3", "5"} and t.by == "inputs"
+    )  # the answer is the token before
     with pytest.raises(ModelError, match="tokens"):
         truth(shifted, "tokens", "zero")
 

@@ -8,10 +8,11 @@ from scipy import stats
 
 from microtome.controls.directions import (
     isotropic,
+    likeness,
     noise_donor,
     norm_matched,
-    shuffle_labels,
     shuffled_directions,
+    unexplained,
 )
 from microtome.controls.sampling import Strata, matched_sets, stratified_sample, top_pool_sets
 from microtome.errors import ControlError
@@ -67,30 +68,14 @@ def test_noise_is_seeded_by_name():
         lambda: noise_donor(np.eye(4), [np.inf], seed=0),
         lambda: norm_matched(np.zeros((2, 4)), 1.0),
         lambda: isotropic(0, [1.0], seed=0),
-        lambda: shuffle_labels([1, 1, 1], ["a", "b", "c"], rng=np.random.default_rng(0)),
-        lambda: shuffle_labels([1, 0], ["a", "b", "c"], rng=np.random.default_rng(0)),
+        lambda: shuffled_directions(means, np.eye(3), [1, 1, 1], "abc", norm=None, draws=9, seed=0),
+        lambda: shuffled_directions(means, np.eye(3), [0, 1, 2], "abc", norm=None, draws=9, seed=0),
+        lambda: shuffled_directions(means, np.eye(2), [1, 0], "abc", norm=None, draws=9, seed=0),
     ],
 )
 def test_directions_refuse(bad):
     with pytest.raises(ControlError):
         bad()
-
-
-def test_labels_are_shuffled_group_wise():
-    rng = np.random.default_rng(3)
-    groups = np.repeat(np.arange(8), 3)
-    labels = (groups < 4).astype(int)
-    seen = set()
-    for _ in range(50):
-        shuffled = shuffle_labels(labels, groups, rng=rng)
-        assert shuffled.sum() == labels.sum()
-        assert all(len(set(shuffled[groups == g])) == 1 for g in range(8))
-        seen.add(tuple(shuffled))
-    assert len(seen) > 20
-    paired = np.tile([0, 1], 12)  # every group (pair) has both labels: shuffled within
-    pairs = np.repeat(np.arange(12), 2)
-    shuffled = shuffle_labels(paired, pairs, rng=rng)
-    assert all(set(shuffled[pairs == g]) == {0, 1} for g in range(12)) and (shuffled != paired).any()
 
 
 def test_shuffled_directions_lose_the_label_but_keep_estimator_and_norm():
@@ -126,10 +111,9 @@ def test_a_label_that_belongs_to_the_template_needs_group_wise_shuffles():
         data = 2 * rng.standard_normal((10, 1))[groups] + 0.3 * rng.standard_normal((60, 1))
         real = abs(estimator(data, labels)[0])
         for units in ("items", "groups"):
-            gen = np.random.default_rng(seed)
             by = np.arange(60) if units == "items" else groups
-            null = [abs(estimator(data, shuffle_labels(labels, by, rng=gen))[0]) for _ in range(39)]
-            p = (1 + np.sum(np.array(null) >= real)) / 40
+            null = abs(shuffled_directions(estimator, data, labels, by, norm=None, draws=39, seed=seed)[:, 0])
+            p = (1 + np.sum(null >= real)) / 40
             wrong, right = wrong + (units == "items" and p <= 0.05), right + (units == "groups" and p <= 0.05)
     assert right <= 5 and wrong >= 10
 
@@ -145,7 +129,46 @@ def test_two_groups_with_nothing_to_exchange_are_not_their_own_null():
         draws=5,
         seed=0,
     )
-    assert (null[:, 0] < 0).all()  # the only other labelling; the real one is never drawn
+    assert len(null) == 1 and null[0, 0] < 0  # the only other labelling, once; the real one is never drawn
+
+
+def means(x, y):
+    return x[y == 1].mean(axis=0) - x[y == 0].mean(axis=0)
+
+
+@pytest.mark.parametrize("n_groups, size", [(6, 2), (4, 3), (12, 1)])
+def test_ranks_among_few_arrangements_have_the_chance_that_p_says(n_groups, size):
+    """2,000 runs without any effect; drawn with replacement, the first of these gives p <= 0.05 in 7 %."""
+    rng, runs, hits, reached = np.random.default_rng(n_groups), 2000, 0, 0.0
+    groups = np.repeat(np.arange(n_groups), size)
+    for i in range(runs):
+        labels = rng.permutation(np.arange(n_groups) % 2)[groups]
+        data = rng.standard_normal((len(groups), 2)) + rng.standard_normal((n_groups, 2))[groups]
+        null = shuffled_directions(means, data, labels, groups, norm=None, draws=19, seed=i)
+        p = (1 + (null[:, 0] >= means(data, labels)[0]).sum()) / (1 + len(null))
+        hits, reached = hits + (p <= 0.05), 1 / (1 + len(null))
+    low, high = stats.binom.ppf([0.0005, 0.9995], runs, 0.05 if reached <= 0.05 else 0.0)
+    assert low <= hits <= high, hits
+    assert reached == pytest.approx(
+        1 / 6 if n_groups == 4 else 0.05
+    )  # of 4 choose 2 arrangements, 5 are left
+
+
+def test_what_labels_and_groups_do_not_explain_has_neither():
+    """Groups of either kind: mixed ones lose their own mean, pure ones the mean of all such; both lose their classes' means."""
+    rng = np.random.default_rng(7)
+    groups = np.repeat(np.arange(10), 4)
+    labels = np.where(groups < 6, np.arange(40) % 2, groups % 2)
+    data = rng.standard_normal((40, 12))
+    data[:, 0] += 20 * (2 * labels - 1)
+    mixed = groups < 6
+    data[mixed, 1] += 30 * groups[mixed]
+    rest = unexplained(data, labels, groups)
+    assert np.abs(rest[:, :2]).max() < 4 and rest[:, 2:].std() > 0.8
+    noise = noise_donor(rest, np.full(50, 3.0), seed=0)
+    assert likeness(noise, np.eye(12)[0]) < 0.6 < likeness(np.eye(12)[:1] * -2, np.eye(12)[0]) == 1.0
+    pairs = np.repeat(np.arange(20), 2)  # one of each class: what is left is how differences differ
+    assert np.abs(unexplained(data, np.arange(40) % 2, pairs)).max() > 0.1
 
 
 # samples

@@ -10,15 +10,18 @@ import torch
 
 import steerable as st
 import tiny
-from microtome.directions.contrast import contrast
+from microtome.controls.directions import isotropic, likeness
+from microtome.directions.contrast import Contrast, class_means, contrast
 from microtome.directions.direction import Direction
 from microtome.directions.estimate import from_probe, given, mean_difference, pca
 from microtome.errors import EditError, ModelError, TaskError
 from microtome.facade import Model
 from microtome.methods import steer_runs
-from microtome.methods.steer import Condition, SteeringOptions, steering
+from microtome.methods.steer import Condition, SteeringOptions, families, steering
+from microtome.methods.steer_controls import against, alike_text, rank_p
 from microtome.methods.steer_measures import Continuations, Lexicon, Reads, Words
 from microtome.model.load import load_module
+from microtome.sites import parse
 from microtome.trace.edits import Steer
 
 WORDS = Words(tuple(st.GLAD), tuple(st.SAD))
@@ -128,6 +131,8 @@ def test_the_planted_direction_steers_and_a_placebo_does_not(model):
     placebo = steered(model, st.texts(40, random_labels=True, seed=3))
     nothing = steered(st.model(strength=0.0), st.texts(80))
     assert placebo.verdict != "supported" and nothing.verdict != "supported"
+    for name in ("shuffled_labels", "isotropic", "natural_noise"):
+        assert control(real, name).passed is True and control(nothing, name).passed is False
 
 
 def test_text_measures_conditions_and_baselines(model, found):
@@ -138,7 +143,7 @@ def test_text_measures_conditions_and_baselines(model, found):
     r = steered(
         model, found, o, coefficients=[-3, 2, 3], measure=lexicon, when="generated", prompts=st.prompts(8)
     )
-    assert r.tables["nulls"].groupby("family").size().tolist() == [19, 19] and r.verdict.smallest_p == 0.05
+    assert r.tables["nulls"].groupby("family").size().tolist() == [19] * 4 and r.verdict.smallest_p == 0.05
     assert "0.05" in control(r, "shuffled_labels").expected
     assert control(r, "prompting").passed is not None and control(r, "sibling").passed
     assert {"system prompt", "few-shot"} <= set(r.tables["baselines"]["name"])
@@ -146,17 +151,74 @@ def test_text_measures_conditions_and_baselines(model, found):
     assert r.raw_examples and all("coefficient 0" in e for e in r.raw_examples)
 
 
-def test_the_dose_is_chosen_on_one_half_and_reported_on_the_other(model):
+def test_the_dose_is_the_largest_fluent_one_and_reported_on_the_other_half(model):
+    """Whatever the measure says: one chosen by it would be the real direction's best, and the nulls' not."""
     r = steered(model, st.texts(80))
-    best = float(dict(r.tables["about"].values)["coefficient chosen on half of the prompts"])
-    row = sorted(r.tables["dose"]["coefficient"]).index(best)
+    best = float(
+        dict(r.tables["about"].values)["largest coefficient with fluent text, on half of the prompts"]
+    )
+    dose = r.tables["dose"].sort_values("coefficient")
+    assert best == dose[~dose["collapsed"].astype(bool)]["coefficient"].max() > 0
     report = list(r.effects.coords["prompt"])
-    assert len(report) == 6
+    assert len(report) == 6 and not set(report) & set(r.tables["samples"]["prompt"])
+    row = dose["coefficient"].tolist().index(best)
     np.testing.assert_allclose(r.tensors["sweep"][row, report], r.effects.values[0, :, 0], atol=1e-6)
-    others = [i for i in range(12) if i not in report]
-    means = r.tensors["sweep"][:, others].mean(1)
-    fluent = ~r.tables["dose"].sort_values("coefficient")["collapsed"].to_numpy(bool)
-    assert means[row] == max(means[fluent])
+    upside_down = steered(model, st.texts(80), measure=Words(tuple(st.SAD), tuple(st.GLAD)))
+    same = dict(upside_down.tables["about"].values)
+    assert float(same["largest coefficient with fluent text, on half of the prompts"]) == best
+    assert upside_down.effects.values.mean() < 0 and upside_down.verdict != "supported"
+
+
+def clean(rng, apart):
+    """32 texts in four templates whose label is the largest thing that varies."""
+    labels = np.tile([0, 1], 16)
+    values = rng.standard_normal((32, 64))
+    values[:, 0] += apart * (2 * labels - 1)
+    units = tuple(str(i // 8) for i in range(32))
+    return Contrast(values, labels, units, parse("L1.resid_post"), "all", False, 1.0)
+
+
+def test_shuffled_labels_at_equal_norm_are_the_direction_itself_where_the_contrast_is_clean():
+    """Why the verdict's null has its own norm: at equal norm no effect of the cleanest contrast can pass."""
+    passed = dict.fromkeys(("shuffled_labels", "shuffled_equal_norm", "natural_noise"), 0)
+    for i in range(60):
+        rng = np.random.default_rng(i)
+        c = clean(rng, 30.0)
+        reads = np.append(1.0, 0.3 * rng.standard_normal(63))  # and a little of everything else
+        real = class_means(c.values, c.labels)
+        whole = given_at(real)
+        drawn = families(c, whole, float(np.linalg.norm(real)), 39, i)
+        assert likeness(drawn["shuffled_labels"], real) > 0.8
+        for name in passed:
+            passed[name] += rank_p(float(real @ reads), drawn[name] @ reads) <= 0.05
+    assert (
+        passed["shuffled_labels"] == 60
+        and passed["natural_noise"] >= 57
+        and passed["shuffled_equal_norm"] <= 12
+    )
+
+
+def given_at(vector):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(vector=torch.from_numpy(vector), made={"estimator": "mean_difference"})
+
+
+def test_the_result_says_that_equal_norm_nulls_are_the_direction():
+    assert "say" not in alike_text(0.1, 39) and "says little" in alike_text(0.9, 39)
+    assert "0.9" in alike_text(0.9, 39) and "39" in alike_text(0.9, 39)
+
+
+def test_a_direction_whose_length_alone_acts_fails_both_noises():
+    """Labels matter, so the permutation test passes; but a measure that any push raises is no concept."""
+    rng = np.random.default_rng(0)
+    c = clean(rng, 5.0)
+    real = class_means(c.values, c.labels)
+    size = float(np.linalg.norm(real))
+    drawn = families(c, given_at(real), size, 39, 0) | {"isotropic": isotropic(64, np.full(39, size), seed=0)}
+    for name, rows in drawn.items():
+        own, null = size, np.linalg.norm(rows, axis=1) * (1 + 0.05 * rng.standard_normal(39))
+        assert against(name, own, null, 39, 0.05).passed is (name == "shuffled_labels"), name
 
 
 def test_continuations_are_scored_by_teacher_forcing(model, found):
@@ -372,10 +434,6 @@ def test_placebo_directions_are_called_at_the_stated_rate():
     """2,000 contrasts whose labels mean nothing, half of them grouped: p <= 0.05 in 5 %, within the exact binomial's bound."""
     from scipy import stats
 
-    from microtome.directions.contrast import Contrast, class_means
-    from microtome.methods.steer_controls import rank_p
-    from microtome.sites import parse
-
     rng = np.random.default_rng(0)
     hits, runs = 0, 2000
     scale = np.array([3.0, 1.0, 1.0, 0.3])  # one axis dominates, and the measure reads it
@@ -385,7 +443,7 @@ def test_placebo_directions_are_called_at_the_stated_rate():
         values = rng.standard_normal((12, 4)) * scale + rng.standard_normal((12, 4))[groups]
         c = Contrast(values, labels, tuple(map(str, groups)), parse("L1.resid_post"), "all", False, 1.0)
         real = class_means(values, labels)
-        null = c.null(class_means, float(np.linalg.norm(real)), 19, i)
+        null = c.null(class_means, None, 19, i)
         hits += rank_p(float(real[0]), null[:, 0]) <= 0.05
     low, high = stats.binom.ppf([0.0005, 0.9995], runs, 0.05)
     assert low <= hits <= high

@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 
 __all__ = ["steer"]
 
-UP = (" happy", " glad", " excited", " proud", " pleased", " grateful")
-DOWN = (" sad", " angry", " tired", " afraid", " lonely", " sorry")
+# No word of the happiness contrast itself, so that more than its own words must rise.
+UP = (" excited", " proud", " pleased", " grateful", " relieved", " confident")
+DOWN = (" angry", " tired", " afraid", " sorry", " worried", " upset")
+LIKE_UP = (*UP, "happy", "glad", "joy", "laugh", "laughed", "smile", "smiled", "love", "loved", "wonderful", "great", "good", "beautiful", "fun",
+           "hope", "hopeful", "better", "best")  # fmt: skip
+LIKE_DOWN = (*DOWN, "sad", "unhappy", "cry", "cried", "tears", "fear", "hate", "hated", "terrible", "bad", "lost", "alone", "lonely", "pain",
+             "dead", "died", "worse", "worst")  # fmt: skip
+SYSTEM = "This is a story in which everyone is very happy and everything goes well."
+SHOTS = ("When the letter came, he felt delighted.", "On the way home, we were all in the best of moods.")
+DOSES = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+SIBLING_TEXTS = 64
 NEUTRAL, PASSAGE = 16, 32
 """Passages of text that has nothing to do with it, and tokens of each."""
 ABOVE = 0.25
 """Of a forward, what a replay of a prompt's steered layers takes, as measured on SmolLM2-135M."""
-DOSES = (-1.0, -0.5, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def steer(
@@ -97,8 +105,10 @@ def steer(
     """  # fmt: skip
     contrast, null = _subject(data, labels, seed)
     words = (tuple(up or ()), tuple(down or ()))
+    shots: tuple[str, ...] = ()
     if contrast.name == "happiness" and not any(words):
-        words, system = (UP, DOWN), system or "You are very happy. Continue happily: "
+        words, shots = ((LIKE_UP, LIKE_DOWN) if text else (UP, DOWN)), SHOTS
+        system = system or SYSTEM
     if not words[0]:
         raise typer.BadParameter('say what should become likelier: --up " word" (and --down)')
     if when not in ("prompt", "generated", "both"):
@@ -109,7 +119,9 @@ def steer(
     job.say_origin(loaded, to_stderr=json)
     job.stream(json).print(output.visible(repr(contrast)), soft_wrap=True)
     measure = _measure(words, text)
-    question = Question(_where(site, contrast, loaded), list(dose or DOSES), rows, measure, system, when)
+    question = Question(
+        _where(site, contrast, loaded), list(dose or DOSES), rows, measure, system, shots, when
+    )
     _announce(loaded, question, to_stderr=json)
     result = job.run(lambda: _steer(loaded, contrast, null, question, seed), folder)
     options = {
@@ -139,6 +151,7 @@ class Question:
     prompts: list[str]
     measure: Any
     system: str
+    shots: tuple[str, ...]
     when: Any
 
 
@@ -173,9 +186,11 @@ def _steer(model: Any, contrast: Any, null: Any, q: Question, seed: int) -> Resu
     from microtome.methods import steering
     from microtome.methods.steer import SteeringOptions
     from microtome.tasks.corpus import corpus
+    from microtome.tasks.dataset import labelled
 
     neutral = list(corpus().passages(model, NEUTRAL, context=PASSAGE, seed=seed).texts)
-    options = SteeringOptions(system_prompt=q.system, data=null)
+    other = labelled("formality" if contrast.name == "sentiment" else "sentiment", n=SIBLING_TEXTS, seed=seed)
+    options = SteeringOptions(system_prompt=q.system, few_shot=q.shots, sibling=other, data=null)
     return steering(
         model,
         contrast,

@@ -1,8 +1,9 @@
 """Null directions: what a patch or a direction of this size does when it carries no information.
 
-Three nulls, from the strictest to the loosest: the same estimator on shuffled labels; noise with the covariance of
-natural differences at the site; isotropic noise. Isotropic noise alone is a weak null: activations occupy few
-directions, and a vector outside them may do nothing for that reason only.
+Three nulls, which rule out different things (docs/decisions/0018): the same estimator on shuffled labels, that labels do not
+matter; noise with the covariance of natural differences at the site, that any natural vector of this length would do; isotropic
+noise. Isotropic noise alone is a weak null: activations occupy few directions, and a vector outside them may do nothing for that
+reason only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from microtome.controls.clusters import Clusters, FloatArray, as_clusters
 from microtome.controls.intervals import Labels
+from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import ControlError
 from microtome.results import seeds
 
@@ -65,65 +67,59 @@ def norm_matched(directions: ArrayLike, norms: ArrayLike) -> FloatArray:
     return array * (size / own)[..., None]
 
 
-def shuffle_labels(labels: ArrayLike, groups: Labels, *, rng: np.random.Generator) -> NDArray[np.generic]:
-    """Labels [item] permuted so that groups stay what they are.
-
-    Groups with one label exchange it whole with other such groups; groups with several labels permute theirs
-    within. Raises ControlError when no permutation differs from the labels: then there is no null.
-    """
-    values, index = np.asarray(labels), as_clusters(groups)
-    if values.shape != (index.n,):
-        raise ControlError(f"{values.shape} labels for {index.n} grouped items.")
-    pure = _pure(values, index)
-    first = np.array([np.argmax(index.codes == code) for code in range(index.n_clusters)])
-    if pure.all() and np.unique(values[first]).size < 2:
-        raise ControlError(
-            "Every item has the same label.",
-            why="shuffling it changes nothing, so there is no null",
-            instead="labels of both kinds",
-        )
-    shuffled = values.copy()
-    whole = np.flatnonzero(pure)
-    for code, source in zip(whole, rng.permutation(whole), strict=True):
-        shuffled[index.codes == code] = values[first[source]]
-    for code in np.flatnonzero(~pure):
-        inside = np.flatnonzero(index.codes == code)
-        shuffled[inside] = values[rng.permutation(inside)]
-    return shuffled
-
-
 def shuffled_directions(
     estimator: Callable[[FloatArray, NDArray[np.generic]], ArrayLike],
     data: ArrayLike,
     labels: ArrayLike,
     groups: Labels,
     *,
-    norm: float,
+    norm: float | None,
     draws: int,
     seed: int,
 ) -> FloatArray:
-    """The same estimator on group-wise shuffled labels, at the norm of the real direction: [draw, d].
+    """The same estimator on group-wise shuffled labels of two values: [draw, d].
 
-    estimator: (data [item, d], labels [item]) -> direction [d]. A shuffle that returns the labels as they were is
-    drawn again (with few groups it would happen often, and would put the real direction among its own nulls).
-    Raises ControlError when 1000 shuffles in a row do so, or as `shuffle_labels` and `norm_matched`.
+    estimator: (data [item, d], labels [item]) -> direction [d]. norm: of the rows returned; None leaves each at its own, which is
+    the exact permutation test of the direction (docs/decisions/0018). No arrangement comes twice, nor the real one, so fewer rows than
+    `draws` come where there are fewer arrangements: the smallest p is 1 / (1 + rows).
+
+    Raises ControlError for labels of more than two values, or as `shuffles.shuffled_columns` and `norm_matched`.
     """
-    rows, values, index = np.asarray(data, dtype=np.float64), np.asarray(labels), as_clusters(groups)
-    rng = seeds.rng(seed, "controls.shuffled_directions")
-    found: list[ArrayLike] = []
-    idle = 0
-    while len(found) < draws:
-        shuffled = shuffle_labels(values, index, rng=rng)
-        if (shuffled == values).all():
-            idle += 1
-            if idle == 1000:
-                raise ControlError(
-                    "No shuffle differs from the labels.", why="the groups leave nothing to exchange"
-                )
-            continue
-        idle = 0
-        found.append(estimator(rows, shuffled))
-    return norm_matched(np.array(found, dtype=np.float64).reshape(draws, -1), norm)
+    rows, values = np.asarray(data, dtype=np.float64), np.asarray(labels)
+    kinds = np.unique(values)
+    if kinds.size > 2:
+        raise ControlError(
+            f"Labels of {kinds.size} values.", why="a direction points from one class to the other"
+        )
+    columns = shuffled_columns(
+        values == kinds[-1], groups, draws=draws, seed=seed, differ=True, name="shuffled_directions"
+    ).labels
+    found = np.array([estimator(rows, kinds[c.astype(np.int64)]) for c in columns.T], dtype=np.float64)
+    return found if norm is None else norm_matched(found, norm)
+
+
+def unexplained(data: ArrayLike, labels: ArrayLike, groups: Labels) -> FloatArray:
+    """What neither groups nor labels explain of each item: differences whose covariance `noise_donor` draws from. [item, d].
+
+    Shuffles keep what a group of several labels has in common, so its own mean is taken out; items of groups with one label lose
+    the mean of all such; then each class loses its mean. The labels' own axis must not be in the covariance of a null: where it is
+    the largest, noise would be the direction itself.
+    """
+    rows, values, index = np.array(data, dtype=np.float64), np.asarray(labels), as_clusters(groups)
+    pure = _pure(values, index)
+    cell = np.where(pure[index.codes], -1, index.codes)
+    for key in (cell, values):
+        for k in np.unique(key):
+            rows[key == k] -= rows[key == k].mean(axis=0)
+    return rows
+
+
+def likeness(nulls: ArrayLike, direction: ArrayLike) -> float:
+    """Median |cosine| of null directions [draw, d] with the real one [d]; null directions of length 0 do not count."""
+    rows, real = np.asarray(nulls, dtype=np.float64), np.asarray(direction, dtype=np.float64)
+    size = np.linalg.norm(rows, axis=1) * np.linalg.norm(real)
+    keep = size > 0
+    return float(np.median(np.abs(rows[keep] @ real) / size[keep])) if keep.any() else 0.0
 
 
 def _pure(values: NDArray[np.generic], index: Clusters) -> NDArray[np.bool_]:

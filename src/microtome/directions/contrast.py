@@ -16,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from microtome.controls import directions as nulls
-from microtome.controls.clusters import as_clusters
 from microtome.errors import ControlError, TaskError
-from microtome.results import seeds
 from microtome.sites import Site, expand
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ Floats = NDArray[np.float64]
 Positions = int | Literal["all"]
 Estimator = Callable[[Floats, NDArray[np.generic]], Floats]
 BATCH = 16
-IDLE = 1000  # shuffles in a row that were seen before: there are hardly any others
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,31 +47,28 @@ class Contrast:
     first_token: bool
     sink: float
 
-    def null(self, estimator: Estimator, norm: float, draws: int, seed: int) -> Floats:
-        """The same estimator on labels shuffled between units, at the norm of the real direction. Shapes: [draw, d].
+    def null(self, estimator: Estimator, norm: float | None, draws: int, seed: int) -> Floats:
+        """The same estimator on labels shuffled between units, at one norm, or (None) each at its own. Shapes: [draw, d].
 
-        No arrangement of labels comes twice, nor the real one: then the real direction's rank among them has the chance that it
-        says, however few arrangements there are (drawn with replacement, six groups of two classes would give p <= .05 in 7 %).
-        Fewer rows than `draws` come where the units have fewer arrangements.
+        No arrangement of labels comes twice, nor the real one. Fewer rows than `draws` come where the units have fewer arrangements.
 
         Raises
         ------
         ControlError: units that leave nothing to exchange.
         """
-        index = as_clusters(self.units)
-        rng = seeds.rng(seed, "directions.null")
-        seen = {self.labels.tobytes()}
-        found: list[Floats] = []
-        idle = 0
-        while len(found) < draws and idle < IDLE:
-            shuffled = np.asarray(nulls.shuffle_labels(self.labels, index, rng=rng))
-            idle = idle + 1 if shuffled.tobytes() in seen else 0
-            if not idle:
-                seen.add(shuffled.tobytes())
-                found.append(np.asarray(estimator(self.values, shuffled), dtype=np.float64))
-        if not found:
-            raise ControlError("no shuffle differs from the labels", why="the groups leave nothing to exchange", instead="more groups of either class")  # fmt: skip
-        return nulls.norm_matched(np.array(found), norm)
+        return nulls.shuffled_directions(
+            estimator, self.values, self.labels, self.units, norm=norm, draws=draws, seed=seed
+        )
+
+    def noise(self, norm: float, draws: int, seed: int) -> Floats:
+        """Noise with the covariance of what neither units nor labels explain of these texts. Shapes: [draw, d].
+
+        Raises
+        ------
+        ControlError: texts that differ by unit and label alone.
+        """
+        rest = nulls.unexplained(self.values, self.labels, self.units)
+        return nulls.noise_donor(rest, np.full(draws, norm), seed=seed, name=f"contrast {self.site}")
 
 
 def contrast(

@@ -49,7 +49,7 @@ def draw(result: Result) -> go.Figure:
         sheet.key(
             "■",
             BAND,
-            f"range of null directions of the same norm ({many}were drawn), removed and added the same way",
+            f"range of null directions ({many}were drawn), removed and added the same way",
         )
     else:
         sheet.key("!", INK, "no null was drawn for these numbers")

@@ -41,7 +41,7 @@ def draw(result: Result) -> go.Figure:
         _cost(sheet, dose, column, title, span, last)
     sheet.key("●", SERIES[0], "mean over prompts, steered minus unsteered, with its interval")
     if banded:
-        sheet.key("■", BAND, "range of null directions of the same norm")
+        sheet.key("■", BAND, "range of null directions at the same coefficient")
     else:
         sheet.key("!", INK, "no null was drawn for these numbers")
     if bool(dose["collapsed"].astype(bool).any()):
@@ -154,7 +154,7 @@ def compared(result: Result) -> go.Figure:
     sheet = Sheet(result, "Steering beside what else could do it", call("steering", "compared"))
     draw_points(sheet, rows, visible(_measure(result), most=60, prose=True))
     sheet.key("●", SERIES[0], "mean over the reported prompts, with its interval")
-    sheet.key("■", BAND, "range of null directions at the same coefficient and norm")
+    sheet.key("■", BAND, "range of null directions at the same coefficient")
     return sheet.figure()
 
 

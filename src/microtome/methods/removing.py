@@ -6,8 +6,8 @@ Both directions of the claim are measured: without it the behaviour goes, with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from microtome.controls import checks
-from microtome.controls.directions import isotropic
+from microtome.controls.directions import isotropic, likeness
 from microtome.controls.intervals import mean_interval
-from microtome.directions.contrast import ESTIMATORS
 from microtome.directions.estimate import Texts, as_direction, as_labelled, width_of
 from microtome.directions.weight_edit import stream_sites
 from microtome.errors import EditError, TaskError
 from microtome.methods.headlines import headlined
-from microtome.methods.steer import BY_LOGPROB, BY_TEXT, rows_of
-from microtome.methods.steer_controls import rank_p
+from microtome.methods.steer import BY_LOGPROB, BY_TEXT, families, rows_of
+from microtome.methods.steer_controls import against, alike_text, rank_p
 from microtome.methods.steer_measures import Floats, Measure, Reads, Words, name_of, of_text, read_words
 from microtome.methods.steer_runs import Push, Row, Stage
 from microtome.results import seeds
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemovalOptions", "directional_ablation"]
 
-MANDATORY = ("gone", "receipts", "random_directions", "harmless_kl")
+MANDATORY = ("gone", "receipts", "shuffled_labels", "random_directions", "natural_noise", "harmless_kl")
 NULL_KL = 19
 
 
@@ -118,7 +117,7 @@ class Removing(Stage):
         return 0, whole
 
 
-@technique("directional_ablation", "1", controls=("gone", "receipts", "random_directions", "shuffled_labels", "harmless_kl", "induces", "held_out"),
+@technique("directional_ablation", "2", controls=("gone", "receipts", "random_directions", "shuffled_labels", "shuffled_equal_norm", "natural_noise", "harmless_kl", "induces", "held_out"),
            mandatory=MANDATORY, figure="microtome.figures.removing:draw", random=True)  # fmt: skip
 def directional_ablation(
     model: Model,
@@ -140,7 +139,8 @@ def directional_ablation(
     harmless: prompts that do not show the behaviour.
 
     Effects: [site, prompt, metric], ablated minus whole on `prompts`. Tables: "both" (removed and added, with their nulls), "nulls",
-    "samples". The p counts null directions whose removal lowers the measure at least as much.
+    "samples". The p is that of the same estimator on shuffled labels. A removal does not depend on a direction's length, so each fall
+    counts in proportion to it (a permutation test of fall x length, docs/decisions/0018); noise of two kinds must fall less as it is.
 
     Raises
     ------
@@ -155,22 +155,19 @@ def directional_ablation(
     on, off = (rows_of(model, p, o.chat, least=2) for p in (prompts, harmless))
     s = _Study(model, real.vector, real.site, measure, on, off, o, seed)
     draws = o.draws or (BY_TEXT if of_text(measure) else BY_LOGPROB)
-    families = {
+    nulls = {
         "isotropic": isotropic(
             model.facts.d_model, np.full(draws, real.norm), seed=seed, name="directional_ablation"
         )
     }
     if texts is not None:
-        estimator = ESTIMATORS.get(str(real.made.get("estimator")), ESTIMATORS["mean_difference"])
-        families["shuffled_labels"] = texts.null(
-            estimator, real.norm, draws, seeds.child(seed, "shuffled labels")
-        )
-    s.run(families)
+        nulls |= families(texts, real, real.norm, draws, seed)
+    s.run(nulls)
     ran = [
         s.gone(),
         s.receipts(),
-        *s.against_nulls(families),
-        s.harmless(families),
+        *s.against_nulls(draws),
+        s.harmless(nulls),
         s.induces(),
         _held_out(prompts, direction, o),
     ]
@@ -197,6 +194,7 @@ class _Study:
         self.into = Stage(model, site, "both", None, o.tokens, o.temperature, seeds.child(seed, "sampling"))
         self.samples: list[dict[str, Any]] = []
         self.nulls: dict[str, tuple[Floats, Floats]] = {}
+        self.alike = (0.0, 0)
 
     def run(self, families: dict[str, Floats]) -> None:
         """The real direction taken out and put in, then every null direction."""
@@ -206,15 +204,24 @@ class _Study:
         self.removed, without = self._removed(self.vector)
         self.added, _ = self._added(self.vector)
         self._keep(plain, without)
-        total = sum(len(v) for v in families.values())
-        done = 0
+        total, done = sum(len(v) for v in families.values()), 0
+        falls: dict[bytes, float] = {}
         for name, vectors in families.items():
-            found: list[tuple[float, float]] = []
+            found = []
             for v in vectors:
+                size = float(np.linalg.norm(v))
+                # two families hold the same directions at two lengths: removed once, added twice
+                key = np.round(v / size, 9).tobytes() if size else b""
                 t = torch.from_numpy(v).float()
-                found.append((float(self._removed(t)[0].mean()), float(self._added(t)[0].mean())))
+                if size and key not in falls:
+                    falls[key] = float(self._removed(t)[0].mean())
+                weight = size / float(self.vector.norm()) if name == "shuffled_labels" else 1.0
+                found.append((weight * falls.get(key, 0.0), float(self._added(t)[0].mean()) if size else 0.0))
                 progress(done := done + 1, total, "null directions", "removed and added")
             self.nulls[name] = (np.array([a for a, _ in found]), np.array([b for _, b in found]))
+        if "shuffled_labels" in families:
+            rows = families["shuffled_labels"]
+            self.alike = (likeness(rows, self.vector.numpy()), len(rows))
 
     def _removed(self, vector: Tensor) -> tuple[Floats, Any]:
         jobs: list[tuple[Push | None, int]] = [(Push(vector, 1.0), i) for i in range(len(self.on))]
@@ -267,29 +274,26 @@ class _Study:
             {"removed": self.out.planned, "added": self.into.planned},
         )
 
-    def against_nulls(self, families: dict[str, Floats]) -> list[Control]:
-        """The fall against that of null directions."""
-        out, own = [], float(self.removed.mean())
-        for control, name, rules_out in (("random_directions", "isotropic", "that removing any direction does as much"),
-                                         ("shuffled_labels", "shuffled_labels", "that removing any direction of this estimator does as much")):  # fmt: skip
-            n = len(families.get(name, next(iter(families.values()))))
-            least = 1 / (1 + n)
-            level = max(self.o.alpha, least)
-            expected = f"a larger fall than with {n} directions (p <= {level:.3g}; the smallest within reach is {least:.3g})"
-            if name not in self.nulls:
-                out.append(
-                    Control.not_run(
-                        control,
-                        rules_out,
-                        expected,
-                        "the direction came without labelled text (options.data)",
-                    )
-                )
-                continue
-            null = self.nulls[name][0]
-            p = rank_p(-own, -null)
-            out.append(Control(control, rules_out, expected, {"fall": own, "null mean": float(null.mean()), "p": p}, p <= level, len(null),
-                               null=(float(null.min()), float(null.max()))))  # fmt: skip
+    def against_nulls(self, draws: int) -> list[Control]:
+        """The fall against that of null directions of every family."""
+        own = float(self.removed.mean())
+        out = []
+        for family in ("isotropic", "shuffled_labels", "shuffled_equal_norm", "natural_noise"):
+            pair = self.nulls.get(family)
+            found = against(
+                family,
+                -own,
+                None if pair is None else -pair[0],
+                draws if pair is None else len(pair[0]),
+                self.o.alpha,
+                alike_text(*self.alike) if family == "shuffled_equal_norm" else "",
+            )
+            seen = found.observed
+            if isinstance(seen, Mapping) and pair is not None:
+                seen = {"fall": own, "null mean": float(pair[0].mean()), "p": seen["p"]}
+            name = "random_directions" if family == "isotropic" else family
+            null = None if pair is None else (float(pair[0].min()), float(pair[0].max()))
+            out.append(replace(found, name=name, observed=seen, null=null))
         return out
 
     def harmless(self, families: dict[str, Floats]) -> Control:
@@ -314,12 +318,12 @@ class _Study:
     def induces(self) -> Control:
         """Adding the direction to harmless prompts."""
         own = float(self.added.mean())
-        name = "shuffled_labels" if "shuffled_labels" in self.nulls else "isotropic"
-        null = self.nulls[name][1]
-        p = rank_p(own, null)
+        compared = [name for name in ("shuffled_labels", "natural_noise", "isotropic") if name in self.nulls]
+        p = max(rank_p(own, self.nulls[name][1]) for name in compared)
+        null = self.nulls[compared[0]][1]
         return Control("induces", "that the direction is needed for the behaviour and does not bring it about",
-                       f"added to harmless prompts it raises the measure more than {len(null)} null directions ({name.replace('_', ' ')})",
-                       {"rise": own, "null mean": float(null.mean()), "p": p}, own > 0 and p <= max(self.o.alpha, 1 / (1 + len(null))), len(null),
+                       f"added to harmless prompts it raises the measure more than {len(null)} null directions of each family ({', '.join(compared).replace('_', ' ')})",
+                       {"rise": own, "null mean": float(null.mean()), "largest p": p}, own > 0 and p <= max(self.o.alpha, 1 / (1 + len(null))), len(null),
                        null=(float(null.min()), float(null.max())))  # fmt: skip
 
     def result(self, ran: list[Control], real: Direction) -> Result:

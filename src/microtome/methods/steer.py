@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from microtome.controls.directions import isotropic
+from microtome.controls.directions import isotropic, likeness, norm_matched
 from microtome.controls.intervals import mean_interval
 from microtome.directions.contrast import ESTIMATORS, Contrast
 from microtome.directions.direction import Direction
@@ -43,7 +43,7 @@ __all__ = ["Condition", "SteeringOptions", "steering"]
 
 LEAST_PROMPTS = 4
 BY_LOGPROB, BY_TEXT = 199, 19
-MANDATORY = ("zero", "receipts", "shuffled_labels", "fluency", "off_task")
+MANDATORY = ("zero", "receipts", "shuffled_labels", "isotropic", "natural_noise", "fluency", "off_task")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SteeringOptions:
     alpha: float = 0.05
 
 
-@technique("steering", "1", controls=("zero", "receipts", "first_token", "shuffled_labels", "isotropic", "opposite_sign", "dose_response", "sibling",
+@technique("steering", "2", controls=("zero", "receipts", "first_token", "shuffled_labels", "shuffled_equal_norm", "isotropic", "natural_noise", "opposite_sign", "dose_response", "sibling",
                                       "prompting", "fluency", "off_task", "neutral_kl"),
            mandatory=MANDATORY, figure="microtome.figures.steering:draw", random=True)  # fmt: skip
 def steering(
@@ -94,21 +94,23 @@ def steering(
     options: SteeringOptions | None = None,
     seed: int = 0,
 ) -> Result:
-    """Add a direction at a site with every coefficient, on half of the prompts choose the one that raises the measure most
-    before fluency collapses, and report it on the other half against null directions at the same coefficient and norm.
+    """Add a direction at a site with every coefficient, take the largest at which the text of half of the prompts stays fluent, and
+    report it on the other half against null directions at the same coefficient.
 
     Parameters
     ----------
     direction: a Direction, labelled text of two classes or (positive texts, negative texts) whose mean difference is taken at
         `site`, or a bare [d] vector (which has no shuffled-label null, so its verdict stays unchecked).
-    coefficients: signed doses, at least one of them not 0.
+    coefficients: signed doses, at least one of them not 0. One that adds the direction (or, without any, one that subtracts it) is
+        reported; it is never chosen by the measure, which would make null directions look weak (docs/decisions/0018).
     measure: `Words`, `Continuations` (log-probabilities), `Lexicon`, `Reads` or a function from texts to numbers (generated text).
     neutral: plain texts, or an off-task PairTask, on which steering should change little.
     when: where the direction acts: the prompt's tokens, the generated ones as they are read back in, or both.
     condition: steer only where a probe's score passes a threshold.
 
     Effects: [site, prompt, metric], steered minus unsteered on the reported half, in the measure's unit. Tables: "dose" (one row
-    per coefficient), "nulls", "baselines", "samples". The p counts null directions that do at least as much as the real one.
+    per coefficient), "nulls", "baselines", "samples". The p is that of the same estimator on shuffled labels, each direction at its own
+    length (a permutation test); noise of two kinds at the real one's length must do less as well.
 
     Raises
     ------
@@ -154,7 +156,7 @@ class Study:
         order = seeds.rng(seed, "halves").permutation(len(rows))
         self.explore, self.report = (sorted(order[k::2].tolist()) for k in (0, 1))
         self.text_rows = sorted(
-            seeds.rng(seed, "texts").permutation(len(rows))[: max(1, options.texts)].tolist()
+            seeds.rng(seed, "texts").permutation(self.explore)[: max(1, options.texts)].tolist()
         )
         self.base: Floats = np.zeros(0)
         self.effects: Floats = np.zeros((0, 0))
@@ -165,6 +167,7 @@ class Study:
         self.p: float | None = None
         self.least: float | None = None
         self.fluent: dict[str, Any] = {}
+        self.alike, self.n_alike = 0.0, 0
 
     @property
     def draws(self) -> int:
@@ -207,13 +210,18 @@ class Study:
         progress(2, 4, "stages", "texts judged")
 
     def choose(self) -> None:
-        """The dose with the largest mean effect on the exploring half among those whose text is still fluent."""
-        means = self.effects[:, self.explore].mean(1)
-        fluent = [i for i, row in enumerate(self.dose_table) if not row["collapsed"] and self.doses[i] != 0]
-        pool = fluent or [
-            min((i for i, c in enumerate(self.doses) if c != 0), key=lambda i: abs(self.doses[i]))
-        ]
-        self.best = max(pool, key=lambda i: float(means[i]))
+        """The largest dose whose text is still fluent, of those that add the direction (of the others, where there is none).
+
+        The measure has no say. Chosen by it, with null directions at the real one's dose, directions without information were called
+        in 10 % of cases where doses have both signs, and in 18 % where the response has a peak.
+        """
+        sign = 1 if max(self.doses) > 0 else -1
+        added = [i for i, c in enumerate(self.doses) if sign * c > 0]
+        fluent = [i for i in added if not self.dose_table[i]["collapsed"]]
+        if fluent:
+            self.best = max(fluent, key=lambda i: abs(self.doses[i]))
+        else:
+            self.best = min(added, key=lambda i: abs(self.doses[i]))
 
     def compare(self, nulls: dict[str, Floats]) -> None:
         """Null directions at the chosen dose on the reported half, and a few of them at every dose for the band."""
@@ -231,6 +239,8 @@ class Study:
             ).mean(1)
             for name, rows in nulls.items()
         }
+        if family == "shuffled_labels":
+            self.alike, self.n_alike = likeness(nulls[family], self.vector.numpy()), len(nulls[family])
         first = self.null_effects[family]
         own = float(self.effect.mean())
         self.p = check.rank_p(own, first)
@@ -293,15 +303,27 @@ def _scaled(stage: Stage, real: Direction, rows: list[Row], unit: str) -> torch.
 
 
 def _nulls(s: Study, real: Direction, texts: Contrast | None) -> dict[str, Floats]:
-    """Null directions by family, at the real one's norm: shuffled labels where there are labels, isotropic always."""
-    norm = float(s.vector.norm())
+    """Null directions by family, the one that gives p first: shuffled labels and natural noise where there are texts."""
+    size = float(s.vector.norm())
     out: dict[str, Floats] = {}
     if texts is not None:
-        how = str(real.made.get("estimator", "mean_difference"))
-        estimator = ESTIMATORS.get(how, ESTIMATORS["mean_difference"])
-        out["shuffled_labels"] = texts.null(estimator, norm, s.draws, seeds.child(s.seed, "shuffled labels"))
-    out["isotropic"] = isotropic(len(s.vector), np.full(s.draws, norm), seed=s.seed, name="steering")
+        out |= families(texts, real, size, s.draws, s.seed)
+    out["isotropic"] = isotropic(len(s.vector), np.full(s.draws, size), seed=s.seed, name="steering")
     return out
+
+
+def families(texts: Contrast, real: Direction, size: float, draws: int, seed: int) -> dict[str, Floats]:
+    """Null directions of a contrast. Shapes: [draw, d] each.
+
+    "shuffled_labels": the estimator on shuffled labels, each at its own length, in units in which the true labels give `size`;
+    "shuffled_equal_norm": the same ones at length `size`; "natural_noise": at `size`, as what labels and units do not explain.
+    """
+    estimator = ESTIMATORS.get(str(real.made.get("estimator")), ESTIMATORS["mean_difference"])
+    own = texts.null(estimator, None, draws, seeds.child(seed, "shuffled labels"))
+    own *= size / max(float(np.linalg.norm(estimator(texts.values, texts.labels))), 1e-300)
+    keep = np.linalg.norm(own, axis=1) > 0
+    return {"shuffled_labels": own, "shuffled_equal_norm": norm_matched(own[keep], size),
+            "natural_noise": texts.noise(size, draws, seeds.child(seed, "natural noise"))}  # fmt: skip
 
 
 def _sibling(model: Model, at: Site, o: SteeringOptions) -> Direction | None:
@@ -385,11 +407,12 @@ def _about(s: Study, real: Direction) -> pd.DataFrame:
     import pandas as pd
 
     collapse = [c for c, row in zip(s.doses, s.dose_table, strict=True) if row["collapsed"]]
+    lengths = f"{s.alike:.2g} (median |cosine| of {s.n_alike})" if s.n_alike else "no labelled text"
     rows = {
         "measure": name_of(s.measure), "steered at": f"{s.stage.site}, {s.stage.when} tokens", "direction": f"{real.name} ({real.made.get('estimator', 'given')})",
-        "norm added at coefficient 1": f"{float(s.vector.norm()):.4g}", "coefficient chosen on half of the prompts": f"{s.coefficient:g}",
+        "norm added at coefficient 1": f"{float(s.vector.norm()):.4g}", "largest coefficient with fluent text, on half of the prompts": f"{s.coefficient:g}",
         "smallest dose at which fluency collapses": f"{min(collapse, key=abs):g}" if collapse else "none of those tried",
-        "smallest p within reach": f"{s.least:.3g} ({round(1 / s.least) - 1 if s.least else 0} null directions)", "prompts that the condition lets through": f"{sum(s.fires)} of {len(s.fires)}",
+        "shuffled-label directions are like the real one": lengths, "smallest p within reach": f"{s.least:.3g} ({round(1 / s.least) - 1 if s.least else 0} null directions)", "prompts that the condition lets through": f"{sum(s.fires)} of {len(s.fires)}",
     }  # fmt: skip
     return pd.DataFrame({"name": list(rows), "value": list(rows.values())})
 

@@ -63,29 +63,49 @@ def first_token(real: Direction) -> Control:
                    not kept or float(ratio) <= SINK, int(sum(real.made.get("n", (1,)))))  # fmt: skip
 
 
+FAMILIES = {
+    "shuffled_labels": ("that the labels do not matter: the estimator does as much on shuffled ones", "as the estimator gives them on shuffled labels"),
+    "shuffled_equal_norm": ("that shuffled labels would do as much if their directions were as long", "from shuffled labels, drawn out to the same norm"),
+    "isotropic": ("that any vector of this length does as much", "of the same norm, isotropic"),
+    "natural_noise": ("that any natural change of this length does as much", "of the same norm, varying as these texts do apart from their labels"),
+}  # fmt: skip
+"""Families of null directions: what each rules out, and how it is made (docs/decisions/0018)."""
+ALIKE = 0.5
+
+
 def null_controls(s: Study, nulls: dict[str, Floats]) -> list[Control]:
-    """The real effect against null directions of either family."""
-    words = {
-        "shuffled_labels": "that any direction from this estimator on these texts does as much",
-        "isotropic": "that any vector of this length does as much",
-    }
-    own, out = float(s.effect.mean()), []
-    for name, rules_out in words.items():
-        n = len(nulls.get(name, ())) or s.draws
-        least = 1 / (1 + n)
-        expected = f"more than {n} directions of the same norm (p <= {max(s.o.alpha, least):.3g}; the smallest within reach is {least:.3g})"
-        if name not in nulls:
-            out.append(
-                Control.not_run(
-                    name, rules_out, expected, "the direction came without labelled text (options.data)"
-                )
-            )
-            continue
-        null = s.null_effects[name]
-        p = rank_p(own, null)
-        out.append(Control(name, rules_out, expected, {"effect": own, "null mean": float(null.mean()), "p": p}, p <= max(s.o.alpha, least), len(null),
-                           null=(float(null.min()), float(null.max()))))  # fmt: skip
-    return out
+    """The real effect against null directions of every family."""
+    own = float(s.effect.mean())
+    return [
+        against(name, own, s.null_effects.get(name), len(nulls.get(name, ())) or s.draws, s.o.alpha,
+                alike_text(s.alike, s.n_alike) if name == "shuffled_equal_norm" else "")
+        for name in FAMILIES
+    ]  # fmt: skip
+
+
+def against(name: str, own: float, null: Floats | None, n: int, alpha: float, detail: str = "") -> Control:
+    """One family's control: the effect is larger than that of its directions. null: [direction], None where it could not be drawn."""
+    rules_out, made = FAMILIES[name]
+    least = 1 / (1 + n)
+    level = max(alpha, least)
+    expected = f"more than {n} directions {made} (p <= {level:.3g}; the smallest within reach is {least:.3g})"
+    if null is None:
+        return Control.not_run(
+            name, rules_out, expected, "the direction came without labelled text (options.data)"
+        )
+    p = rank_p(own, null)
+    return Control(name, rules_out, expected, {"effect": own, "null mean": float(null.mean()), "p": p}, p <= level, len(null),
+                   null=(float(null.min()), float(null.max())), detail=detail)  # fmt: skip
+
+
+def alike_text(alike: float, n: int) -> str:
+    """Whether shuffled labels give the direction itself again, up to its sign and length."""
+    if alike < ALIKE:
+        return f"these {n} directions are others than the real one: median |cosine| {alike:.2g}"
+    return (
+        f"these {n} directions nearly are the real one or its opposite: median |cosine| {alike:.2g}. The labels are the largest difference "
+        "between the texts, so drawn out to its norm they do what it does; this comparison says little here, and gives no verdict"
+    )
 
 
 def opposite(s: Study) -> Control:

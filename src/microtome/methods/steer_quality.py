@@ -105,7 +105,7 @@ def neutral(s: Study, texts: Sequence[Any] | PairTask | None, nulls: dict[str, F
     base = s.stage.forced(rows, prompts, [None] * len(rows), _tail)
     real = _damage(s.stage, rows, prompts, push, fires, base)
     others = [_damage(s.stage, rows, prompts, Push(torch.from_numpy(v).float(), s.coefficient), fires, base)
-              for v in next(iter(nulls.values()))[:KL_NULLS]]  # fmt: skip
+              for v in nulls["isotropic"][:KL_NULLS]]  # fmt: skip
     off = _accuracy(s, texts, fires, harm[0]) if isinstance(texts, PairTask) else _loss(s, real[1], harm)
     kl, null = float(real[0].mean()), np.array([o[0].mean() for o in others])
     s.baselines.append(

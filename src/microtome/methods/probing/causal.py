@@ -2,7 +2,7 @@
 
 The natural indirect effect of Marks & Tegmark (2023): texts of the negative class get the probe's displacement added at their
 last token, texts of the positive class get it subtracted; 1 means that their answers moved as far as the classes' answers
-are apart. The null: directions of the same estimator on shuffled labels at equal norm, and isotropic ones.
+are apart. The nulls: directions of the same estimator on shuffled labels, and noise of two kinds at equal norm.
 """
 
 from __future__ import annotations
