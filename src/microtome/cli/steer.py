@@ -28,7 +28,7 @@ LIKE_DOWN = (*DOWN, "sad", "unhappy", "cry", "cried", "tears", "fear", "hate", "
 SYSTEM = "This is a story in which everyone is very happy and everything goes well."
 SHOTS = ("When the letter came, he felt delighted.", "On the way home, we were all in the best of moods.")
 DOSES = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-SIBLING_TEXTS = 64
+SIBLING, SIBLING_TEXTS = "sentiment", 64
 NEUTRAL, PASSAGE = 16, 32
 """Passages of text that has nothing to do with it, and tokens of each."""
 ABOVE = 0.25
@@ -92,6 +92,12 @@ def steer(
             help="A prompt that asks for the same by words: the baseline to beat.", show_default=False
         ),
     ] = "",
+    sibling: Annotated[
+        str | None,
+        typer.Option(
+            help="Another contrast, of a concept beside this one: it must do less.", show_default=False
+        ),
+    ] = None,
     when: Annotated[str, typer.Option(help="prompt, generated or both.")] = "both",
     seed: Seed = 0,
     out: Out = None,
@@ -108,7 +114,7 @@ def steer(
     shots: tuple[str, ...] = ()
     if contrast.name == "happiness" and not any(words):
         words, shots = ((LIKE_UP, LIKE_DOWN) if text else (UP, DOWN)), SHOTS
-        system = system or SYSTEM
+        system, sibling = system or SYSTEM, sibling or SIBLING
     if not words[0]:
         raise typer.BadParameter('say what should become likelier: --up " word" (and --down)')
     if when not in ("prompt", "generated", "both"):
@@ -119,9 +125,13 @@ def steer(
     job.say_origin(loaded, to_stderr=json)
     job.stream(json).print(output.visible(repr(contrast)), soft_wrap=True)
     measure = _measure(words, text)
-    question = Question(
-        _where(site, contrast, loaded), list(dose or DOSES), rows, measure, system, shots, when
+    other = (
+        None
+        if sibling is None
+        else inputs.labels(sibling, SIBLING_TEXTS if sibling == SIBLING else None, seed)
     )
+    where = _where(site, contrast, loaded)
+    question = Question(where, list(dose or DOSES), rows, measure, system, shots, other, when)
     _announce(loaded, question, to_stderr=json)
     result = job.run(lambda: _steer(loaded, contrast, null, question, seed), folder)
     options = {
@@ -134,6 +144,7 @@ def steer(
         "text": text,
         "prompts": prompts,
         "system": system or None,
+        "sibling": sibling,
         "when": when,
         "seed": seed,
         "dtype": dtype,
@@ -152,6 +163,7 @@ class Question:
     measure: Any
     system: str
     shots: tuple[str, ...]
+    sibling: Any
     when: Any
 
 
@@ -186,11 +198,9 @@ def _steer(model: Any, contrast: Any, null: Any, q: Question, seed: int) -> Resu
     from microtome.methods import steering
     from microtome.methods.steer import SteeringOptions
     from microtome.tasks.corpus import corpus
-    from microtome.tasks.dataset import labelled
 
     neutral = list(corpus().passages(model, NEUTRAL, context=PASSAGE, seed=seed).texts)
-    other = labelled("formality" if contrast.name == "sentiment" else "sentiment", n=SIBLING_TEXTS, seed=seed)
-    options = SteeringOptions(system_prompt=q.system, few_shot=q.shots, sibling=other, data=null)
+    options = SteeringOptions(system_prompt=q.system, few_shot=q.shots, sibling=q.sibling, data=null)
     return steering(
         model,
         contrast,
