@@ -278,7 +278,8 @@ def _heading(p: Panel, left: int) -> dict[str, Any]:
 def _longest(made: dict[str, Any], default: int) -> int:
     import html
 
-    return max((len(html.unescape(t)) for t in made.get("ticktext", ())), default=default)
+    lines = (line for t in made.get("ticktext", ()) for line in t.split("<br>"))
+    return max((len(html.unescape(line)) for line in lines), default=default)
 
 
 def _below(x: dict[str, Any]) -> int:
