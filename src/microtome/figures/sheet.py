@@ -59,7 +59,7 @@ def axis(
     if ticks is not None:
         made |= {"tickmode": "array", "tickvals": list(ticks[0]), "ticktext": list(ticks[1])}
     elif log:
-        made |= {"dtick": 1}
+        made |= {"dtick": 1, "exponentformat": "none"}
     else:
         made |= {"nticks": 7}
     return made
