@@ -20,7 +20,7 @@ __all__ = ["diff"]
 
 LEVELS = ("sites", "outputs", "words", "text")
 NOISE = 1200.0
-"""Making one noise model, in tokens read by the model: both grow with its weights. As measured on SmolLM2-135M."""
+"""Making one noise model, in tokens read by the model: both grow with its weights. A rough count."""
 
 Other = Annotated[str, typer.Argument(help="Another: an id, a folder, a .gguf file; or a copy of the first: int8 or int4 (rounded weights), lighthouse or baker (tuned on an invented fact).", show_default=False)]  # fmt: skip
 

@@ -1,7 +1,7 @@
 """How long a command will take: the seconds of one timed forward, times the forwards that its technique does.
 
-What is no forward (fits, drawing noise, statistics) is counted as forwards too, by what it took beside them on SmolLM2-135M; so
-the sum is right within a factor of about two, which is enough to decide whether to wait.
+What is no forward (fits, drawing noise, statistics) is counted in forwards too, which is rough: the sum says whether to wait or to
+come back, no more.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ __all__ = ["examples"]
 
 BLOCK = 128
 """Tokens of a block of the corpus."""
-READ, ALONE = 1.3, 8000.0
+READ, ALONE = 1.15, 2500.0
 """Tokens of a forward: per token of the corpus with its activations sorted in, and of the examples run again."""
 
 

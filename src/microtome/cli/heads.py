@@ -22,7 +22,7 @@ LENGTH = 49
 SHOWN = 4
 """Heads of each role on the screen."""
 WEIGHTS = 60.0
-"""Predicting every head from its weights, in forwards of all prompts, as measured on SmolLM2-135M."""
+"""Predicting every head from its weights, in forwards of all prompts. A rough count."""
 
 
 def heads(

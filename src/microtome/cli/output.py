@@ -112,7 +112,9 @@ def _columns(rows: Sequence[Sequence[str]], title: str, console: Console) -> Non
 
 
 def number(value: object, digits: int = 3) -> str:
-    """A number as people read it; nothing for a number that is not there."""
+    """A number as people read it, a count in full; nothing for a number that is not there."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
     if not isinstance(value, int | float):
         return "" if value is None else str(value)
     return "" if math.isnan(value) else f"{value:.{digits}g}"

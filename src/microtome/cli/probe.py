@@ -19,9 +19,9 @@ __all__ = ["probe"]
 WHERE = "L*.resid_post@-1"
 WORDINGS, QUESTION = 8, 24
 """Ways of asking that are compared, and what they add to a text, in tokens."""
-FIT, ATTENDED, HALF = 0.3, 1.0, 0.2
-"""Forwards of all texts that a fit of one kind at one layer, an attention probe, and a displaced run of half of the layers take, as
-measured on SmolLM2-135M."""
+FIT, ATTENDED, HALF = 0.1, 0.05, 0.08
+"""Forwards of all texts that the fits of one kind at all layers of a model take, and an attention probe; and of a forward, what a
+displaced replay of its last tokens from the middle layer on takes. Counted from the operations of each."""
 
 Data = Annotated[list[str], typer.Argument(help="Labelled text: a file, or a built-in dataset (cities, ...); several give a matrix.", show_default=False)]  # fmt: skip
 

@@ -79,7 +79,7 @@ def draw_donors(result: Result, meanings: Mapping[str, str], title: str, again: 
         name = visible(row["site"], most=18) + ("" if blank else f" @ {cells.position(position)}")
         low, high = (float(row[k]) if row.get(k) is not None else NAN for k in ("low", "high"))
         groups.setdefault(name, []).append(
-            Row(visible(row["donor"]).replace("_", " "), float(row["value"]), low, high)
+            Row(visible(row["donor"], prose=True).replace("_", " "), float(row["value"]), low, high)
         )
     sheet = Sheet(result, title, again)
     draw_points(sheet, list(groups.items()), f"effect, {unit(cells.metric)}")

@@ -14,7 +14,7 @@ from .rows import Row, draw_bars, draw_points, draw_row_key
 from .sheet import Sheet
 from .snippet import call
 from .tables import need, table_of
-from .text import unit, visible
+from .text import label_lines, unit, visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,7 +35,12 @@ def draw(result: Result) -> go.Figure:
     other = table_of(result, "wordings")
     if other is not None:
         again = [
-            Row(f"wording {visible(r['wording'])}", float(r["value"]), float(r["low"]), float(r["high"]))
+            Row(
+                f"wording {visible(r['wording'], prose=True)}",
+                float(r["value"]),
+                float(r["low"]),
+                float(r["high"]),
+            )
             for r in _records(other)
         ]
         again.sort(key=lambda r: -abs(r.value))
@@ -90,7 +95,7 @@ def _effects(result: Result) -> tuple[list[Row], str]:
         if r["site"] in p and p[r["site"]] == p[r["site"]]:
             clear = bool(p[r["site"]] <= result.verdict.alpha)
         rows.append(Row(_short(r["site"]), value, float(r["low"]), float(r["high"]), float(r["null_low"]), float(r["null_high"]), clear,
-                        f"{visible(r['site'], most=200)}: {value:.3g}, {int(r['n'])} matched pairs"))  # fmt: skip
+                        f"{visible(r['site'], most=200, prose=True)}: {value:.3g}, {int(r['n'])} matched pairs"))  # fmt: skip
     return sorted(rows, key=lambda r: -abs(r.value)), metric
 
 
@@ -103,7 +108,9 @@ def _records(frame: Any) -> list[dict[Any, Any]]:
 
 
 def _short(name: object) -> str:
-    return visible(str(name), most=22, prose=True)
+    factor, found, level = str(name).partition(": ")
+    changed, against, reference = level.rpartition(" - ")
+    return label_lines(f"{factor}: {changed} (not: {reference})" if found and against else name)
 
 
 def pictures(result: Result) -> tuple[Picture, ...]:

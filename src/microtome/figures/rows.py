@@ -11,7 +11,7 @@ import numpy as np
 from .cells import Cells, describe
 from .colours import BAND, INK, MUTED, NEGATIVE, POSITIVE, series
 from .sheet import Panel, Sheet, axis
-from .text import inert, number, visible
+from .text import inert, number, stacked, visible
 
 ROW = 20
 NAN = float("nan")
@@ -71,9 +71,10 @@ def draw_bars(
     y = axis(
         span=(len(rows) - 0.5, -0.5),
         grid=False,
-        ticks=(list(range(len(rows))), [inert(r.name) for r in rows]),
+        ticks=(list(range(len(rows))), [stacked(r.name) for r in rows]),
     )
-    panel = sheet.panel(max(height * len(rows), 40), x, y, heading=heading)
+    lines = max((r.name.count("\n") for r in rows), default=0)
+    panel = sheet.panel(max((height + 14 * lines) * len(rows), 40), x, y, heading=heading)
     for i, row in enumerate(rows):
         if np.isfinite(row.null_low) and np.isfinite(row.null_high):
             sheet.box(panel, (row.null_low, row.null_high), (i - 0.46, i + 0.46), BAND)
@@ -150,7 +151,7 @@ def draw_points(
     y = axis(
         span=(len(groups) - 0.5, -0.5),
         grid=False,
-        ticks=(list(range(len(groups))), [inert(g) for g, _ in groups]),
+        ticks=(list(range(len(groups))), [stacked(g) for g, _ in groups]),
     )
     panel = sheet.panel(max(len(groups) * (14 * len(names) + 12), 60), x, y, heading=heading)
     sheet.line(panel, x=0, colour=MUTED)
@@ -209,7 +210,7 @@ def hover(row: Row) -> str:
     if row.hover:
         return "<br>".join(map(inert, row.hover.split("\n")))
     bounds = f" [{number(row.low)}, {number(row.high)}]" if np.isfinite(row.low) else ""
-    return inert(f"{row.name}: {number(row.value)}{bounds}")
+    return inert(f"{row.name.replace(chr(10), ' ')}: {number(row.value)}{bounds}")
 
 
 def draw_row_key(sheet: Sheet, rows: Sequence[Row], rule: str) -> None:

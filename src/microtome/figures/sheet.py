@@ -59,7 +59,7 @@ def axis(
     if ticks is not None:
         made |= {"tickmode": "array", "tickvals": list(ticks[0]), "ticktext": list(ticks[1])}
     elif log:
-        made |= {"dtick": 1}
+        made |= {"dtick": 1, "exponentformat": "none"}
     else:
         made |= {"nticks": 7}
     return made
@@ -278,7 +278,8 @@ def _heading(p: Panel, left: int) -> dict[str, Any]:
 def _longest(made: dict[str, Any], default: int) -> int:
     import html
 
-    return max((len(html.unescape(t)) for t in made.get("ticktext", ())), default=default)
+    lines = (line for t in made.get("ticktext", ()) for line in t.split("<br>"))
+    return max((len(html.unescape(line)) for line in lines), default=default)
 
 
 def _below(x: dict[str, Any]) -> int:

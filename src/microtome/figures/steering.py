@@ -195,7 +195,7 @@ def samples(result: Result, prompt: int | None = None, *, module: str = "steerin
                                 marker={"size": 6, "color": BAND}))  # fmt: skip
     for i in range(1, len(shown)):
         sheet.line(panel, y=i - 0.5, colour=BAND)
-    sheet.key("", MUTED, "prompts were drawn at random; all texts are in tables['samples']")
+    sheet.key("", MUTED, "prompts were drawn at random; all texts stand under Numbers, samples")
     if result.effects is None or "cells" not in result.tables:
         sheet.key("!", INK, "no null was drawn for these numbers")
     return sheet.figure()

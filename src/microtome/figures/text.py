@@ -63,6 +63,20 @@ def label(text: object, *, most: int = 24) -> str:
     return inert(visible(text, most=most))
 
 
+def label_lines(text: object, *, width: int = 27, most: int = 3) -> str:
+    """Prose for a label: lines of `width` characters, at most `most` of them, the middle left out where there is more. See `stacked`."""
+    plain = " ".join(str(text).split())
+    room = width * most - most  # lines break at words, so that none is quite full
+    if len(plain) > room:
+        plain = f"{plain[: room * 3 // 5].rstrip()} … {plain[len(plain) - room * 2 // 5 + 3 :].lstrip()}"
+    return "\n".join(wrap(visible(plain, most=room + 9, prose=True), width)[: most + 1])
+
+
+def stacked(label: str) -> str:
+    """Lines of a label as Plotly writes them, inert."""
+    return "<br>".join(map(inert, label.split("\n")))
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters (a longer word is broken)."""
     return textwrap.wrap(text, width) or [""]

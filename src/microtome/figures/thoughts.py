@@ -14,7 +14,7 @@ from .rows import Row, draw_bars
 from .sheet import Sheet, axis
 from .snippet import call
 from .tables import need
-from .text import inert, number, visible
+from .text import inert, label_lines, number, visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -95,7 +95,7 @@ def _row(r: dict[Any, Any], p: dict[str, float], alpha: float) -> Row:
     site = str(r["site"])
     clear = None if site not in p or p[site] != p[site] else bool(p[site] <= alpha)
     said = f"{visible(site, most=200, prose=True)}: {number(float(r['value']))}" + (f", p {p[site]:.2g}" if site in p else "")  # fmt: skip
-    return Row(visible(site, most=22, prose=True), float(r["value"]), float(r["low"]), float(r["high"]), float(r["null_low"]), float(r["null_high"]), clear, said)  # fmt: skip
+    return Row(label_lines(site), float(r["value"]), float(r["low"]), float(r["high"]), float(r["null_low"]), float(r["null_high"]), clear, said)  # fmt: skip
 
 
 def _p(result: Result) -> dict[str, float]:

@@ -91,7 +91,7 @@ def _observed(control: Control) -> Html:
     seen = control.observed
     if isinstance(seen, Mapping):
         pairs = [
-            tag("li", tag("bdi", visible(k, most=60)), " ", tag("b", _value(v)))
+            tag("li", tag("bdi", visible(k, most=80, prose=True)), " ", tag("b", _value(v)))
             for k, v in sorted(seen.items(), key=lambda pair: _LAST.get(str(pair[0]), 0))[:8]
         ]
         hidden = tag("li", f"{len(seen) - 8} more") if len(seen) > 8 else None

@@ -231,8 +231,14 @@ def _shuffled(sets: Sequence[_Set], scored: _Scored) -> tuple[Control, float, fl
 def _splits(designs: Sequence[Design]) -> Control:
     """The split control of every dataset at once."""
     each = [split_control(d) for d in designs]
-    return Control(each[0].name, each[0].rules_out, each[0].expected, {d.data.name: str(dict(c.observed)) for d, c in zip(designs, each, strict=True)},  # type: ignore[arg-type]
+    return Control(each[0].name, each[0].rules_out, each[0].expected, {d.data.name: _said(c) for d, c in zip(designs, each, strict=True)},
                    all(c.passed for c in each), sum(c.n for c in each), gates=True)  # fmt: skip
+
+
+def _said(control: Control) -> str:
+    """What a control observed, in words."""
+    seen = control.observed
+    return ", ".join(f"{k}: {v}" for k, v in seen.items()) if isinstance(seen, Mapping) else str(seen)
 
 
 def _twin(model: Model, sets: Sequence[_Set], texts: Sequence[Any], place: Place, kind: str, o: ProbeOptions, seed: int) -> list[list[FloatArray]] | str:  # fmt: skip
