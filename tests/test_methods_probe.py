@@ -15,8 +15,8 @@ from microtome.controls.discrimination import auroc
 from microtome.controls.shuffles import shuffled_columns
 from microtome.errors import ControlError, EditError, ResourceError, TaskError
 from microtome.methods.probing import capture as reading
+from microtome.methods.probing import causing, technique
 from microtome.methods.probing import controls as check
-from microtome.methods.probing import technique
 from microtome.methods.probing.design import design, split_control
 from microtome.methods.probing.options import Ask, ProbeOptions
 from microtome.methods.probing.reading import direction_of
@@ -359,3 +359,22 @@ def test_a_span_that_nobody_reads_need_not_fall_between_tokens() -> None:
     assert not found.spans and len(found.ids) == len(odd.texts)
     with pytest.raises(TaskError, match="does not begin and end between tokens"):
         reading.encoded(model, odd, reading.places_of(model, "L1.resid_post@half[-1]"))
+
+
+def test_the_causal_test_tests_another_direction_than_the_one_that_chose_its_place(model, monkeypatch):
+    """Chosen and tested by one direction, the place is where it happens to do most; null directions are taken as they come."""
+    fitted = []
+    original = causing._direction
+
+    def spied(part, *rest):
+        fitted.append(set(np.asarray(part).tolist()))
+        return original(part, *rest)
+
+    monkeypatch.setattr(causing, "_direction", spied)
+    seen = _seen(model, ask=probed.ASK, options=probed.FAST)["causal"]
+    chose, tested = fitted[:-2], fitted[-2:]
+    assert chose and tested[0] == tested[1] and all(not part & tested[0] for part in chose)
+    assert seen.passed and {"p, isotropic", "p, natural noise", "p, shuffled labels, equal length"} <= set(
+        seen.observed
+    )
+    assert "median |cosine|" in seen.detail

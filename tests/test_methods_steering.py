@@ -17,8 +17,8 @@ from microtome.directions.estimate import from_probe, given, mean_difference, pc
 from microtome.errors import EditError, ModelError, TaskError
 from microtome.facade import Model
 from microtome.methods import steer_runs
-from microtome.methods.steer import Condition, SteeringOptions, families, steering
-from microtome.methods.steer_controls import against, alike_text, rank_p
+from microtome.methods.steer import Condition, SteeringOptions, steering
+from microtome.methods.steer_controls import against, alike_text, families, rank_p
 from microtome.methods.steer_measures import Continuations, Lexicon, Reads, Words
 from microtome.model.load import load_module
 from microtome.sites import parse

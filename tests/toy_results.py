@@ -620,7 +620,8 @@ def probe(layers=6, evil=False):
         }
     )
     causal = [{"way": way, "family": f, "value": float(v)} for way, shift in (("move", 2.0), ("project_out", 1.0))
-              for f, values in (("direction", [shift]), ("shuffled labels", random.normal(0, 0.4, 99)), ("isotropic", random.normal(0, 0.1, 99))) for v in values]  # fmt: skip
+              for f, values in (("direction", [shift]), ("shuffled labels", random.normal(0, 0.2, 99)), ("shuffled labels, equal length", random.normal(0, 0.5, 99)),
+                                ("isotropic", random.normal(0, 0.1, 99)), ("natural noise", random.normal(0, 0.3, 99))) for v in values]  # fmt: skip
     tables = {"probes": pd.DataFrame(rows), "reliability": reliability, "causal": pd.DataFrame(causal)}
     return Result("probe", query("probe", sites="L*.resid_post@-1"), None, tables, **judged())
 
@@ -635,7 +636,10 @@ def steering(tokens=TOKENS):
     ])  # fmt: skip
     rng = np.random.default_rng(11)
     nulls = pd.DataFrame(
-        {"family": ["shuffled_labels"] * 19 + ["isotropic"] * 19, "value": rng.normal(0, 0.1, 38)}
+        {
+            "family": np.repeat(["shuffled_labels", "shuffled_equal_norm", "natural_noise", "isotropic"], 19),
+            "value": rng.normal(0, 0.1, 76),
+        }
     )
     baselines = pd.DataFrame([
         {"name": "system prompt", "value": 1.9, "low": 1.5, "high": 2.3, "n": 8}, {"name": "sibling: calm", "value": 0.2, "low": np.nan, "high": np.nan, "n": 8},

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import planted
+import steerable
 import test_circuits_evaluate
 import test_controls_draws
 import test_controls_roc
@@ -19,6 +20,7 @@ import test_controls_signflip
 import test_methods_controls
 import test_methods_examples
 import test_methods_planted
+import test_methods_steering
 import test_metrics
 import test_replay_exact
 import test_results_verdict
@@ -31,10 +33,12 @@ import test_trace_edits
 from microtome import methods, metrics
 from microtome.circuits import hypotheses, judged, measures, nulls, stability
 from microtome.circuits.linked import Walk
-from microtome.controls import detection, intervals, signflip
+from microtome.controls import detection, directions, intervals, shuffles, signflip
+from microtome.directions.contrast import Contrast
 from microtome.errors import MicrotomeError
 from microtome.methods import ablating, donors, example_search, lens, patching, sets
 from microtome.methods import setting as settings
+from microtome.methods.steer import Study
 from microtome.model.tokens import Tokens
 from microtome.replay import bench, memo, sources
 from microtome.sites import At
@@ -65,6 +69,34 @@ def _planted(check: Callable[..., None]) -> Callable[[], None]:
 
     run.__name__ = check.__name__
     return run
+
+
+def _at_equal_norm(real: Any) -> Any:
+    def null(self: Contrast, estimator: Any, norm: float | None, draws: int, seed: int) -> Any:
+        return real(self, estimator, float(np.linalg.norm(estimator(self.values, self.labels))), draws, seed)
+
+    return null
+
+
+def _by_the_measure(real: Any) -> Any:
+    def choose(self: Study) -> None:
+        self.best = int(self.effects[:, self.explore].mean(1).argmax())
+
+    return choose
+
+
+def _clean_contrast() -> None:
+    test_methods_steering.test_shuffled_labels_at_equal_norm_are_the_direction_itself_where_the_contrast_is_clean()
+
+
+def _few_arrangements() -> None:
+    test_controls_draws.test_ranks_among_few_arrangements_have_the_chance_that_p_says(4, 3)
+
+
+def _largest_fluent_dose() -> None:
+    test_methods_steering.test_the_dose_is_the_largest_fluent_one_and_reported_on_the_other_half(
+        steerable.model()
+    )
 
 
 def _shifted_position(real: Any) -> Any:
@@ -237,6 +269,10 @@ MUTANTS = [
     Mutant("KL is averaged over the vocabulary", metrics, "_mean_per_prompt", lambda real: lambda steps, plan: real(steps, plan) / 99, _on_one_head(test_circuits_evaluate.test_kl_is_summed_over_the_vocabulary)),
     Mutant("null circuits need no path", Walk, "sets", lambda real: lambda self, draws: [], _on_one_head(test_circuits_evaluate.test_null_circuits_have_the_shape_are_linked_and_are_not_the_circuit)),
     Mutant("a null circuit is the circuit", Walk, "sets", lambda real: lambda self, draws: [np.sort(self.start)] * draws, _on_one_head(test_circuits_evaluate.test_null_circuits_have_the_shape_are_linked_and_are_not_the_circuit)),
+    Mutant("an arrangement of labels comes twice", shuffles, "_distinct", lambda real: lambda columns: columns, _few_arrangements),
+    Mutant("shuffled labels' directions are drawn out to the real one's norm", Contrast, "null", _at_equal_norm, _clean_contrast),
+    Mutant("noise has the labels' own axis", directions, "unexplained", lambda real: lambda data, labels, groups: np.array(data), _clean_contrast),
+    Mutant("the dose is chosen by the measure", Study, "choose", _by_the_measure, _largest_fluent_dose),
     Mutant("labels are not shuffled", nulls, "halved", lambda real: lambda codes, seed, draw: np.zeros(len(codes), bool), _on_one_head(test_circuits_evaluate.test_the_planted_circuit_beats_shuffled_labels)),
     Mutant("inflated circuits are not inflated", hypotheses, "_path", lambda real: lambda case, rng: case.chosen, _on_one_head(test_circuits_evaluate.test_random_paths_of_inflated_circuits_go_from_the_embedding_to_the_logits)),
     Mutant("bootstrap circuits are all one", stability, "_jaccard", lambda real: lambda a, b: np.ones((len(a), len(b))), _noise_is_unstable),

@@ -135,8 +135,17 @@ def reliability(result: Result) -> go.Figure:
     return sheet.figure()
 
 
+FAMILIES = {
+    "shuffled labels": (MUTED, "the same estimator on shuffled labels, at its own length"),
+    "shuffled labels, equal length": (BAND, "the same ones, drawn out to the direction's length"),
+    "isotropic": (SERIES[1], "isotropic noise of its length"),
+    "natural noise": (SERIES[2], "noise of its length, as texts of one class vary"),
+}
+"""Null directions of the causal test: colour and words."""
+
+
 def causal(result: Result) -> go.Figure:
-    """What the direction does to the answers, beside directions of its length (tables["causal"]).
+    """What the direction does to the answers, beside null directions of every family (tables["causal"]).
 
     Raises ResultError without that table.
     """
@@ -152,14 +161,15 @@ def causal(result: Result) -> go.Figure:
         edges = np.linspace(-span, span, 41)
         null = [
             (family, np.histogram(part.loc[part["family"] == family, "value"].to_numpy(float), edges)[0])
-            for family in ("shuffled labels", "isotropic")
+            for family in FAMILIES
         ]
         top = max(1, *(int(counts.max()) for _, counts in null)) * 1.1
         panel = sheet.panel(130, axis("change of the answer toward the other class (nats)", span=(-span, span)),
                             axis("directions", span=(0, top)), heading=WAYS.get(str(way), visible(way)))  # fmt: skip
-        for (family, counts), colour in zip(null, (MUTED, SERIES[1]), strict=True):
+        for family, counts in null:
             if not counts.any():
                 continue
+            colour = FAMILIES[family][0]
             xs = [edges[0], *np.repeat(edges, 2)[1:-1].tolist(), edges[-1]]
             ys = [0.0, *np.repeat(counts, 2).tolist(), 0.0]
             sheet.add(panel, go.Scatter(x=xs, y=ys, mode="lines", fill="toself", fillcolor=pale(colour, 0.35), line={"width": 1, "color": colour},
@@ -168,8 +178,10 @@ def causal(result: Result) -> go.Figure:
         if real.size:
             sheet.line(panel, x=float(real[0]), colour=SERIES[0])
     sheet.key("│", SERIES[0], "the probe's direction")
-    sheet.key("■", MUTED, "the same estimator on shuffled labels, equal norm")
-    sheet.key("■", SERIES[1], "isotropic directions, equal norm")
+    drawn = set(table["family"])
+    for family, (colour, words) in FAMILIES.items():
+        if family in drawn:
+            sheet.key("■", colour, words)
     return sheet.figure()
 
 

@@ -329,7 +329,7 @@ class _Study:
 
         families = {
             "vector, shuffled labels": self.null_scores,
-            "vector, shuffled labels, own length": self.own_length,
+            "vector, shuffled, unscaled": self.own_length,
             "vector, random": self.random_scores,
             "task, shuffled labels": self.task_scores,
         }

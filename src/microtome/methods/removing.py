@@ -21,8 +21,8 @@ from microtome.directions.estimate import Texts, as_direction, as_labelled, widt
 from microtome.directions.weight_edit import stream_sites
 from microtome.errors import EditError, TaskError
 from microtome.methods.headlines import headlined
-from microtome.methods.steer import BY_LOGPROB, BY_TEXT, families, rows_of
-from microtome.methods.steer_controls import against, alike_text, rank_p
+from microtome.methods.steer import BY_LOGPROB, BY_TEXT, rows_of
+from microtome.methods.steer_controls import against, alike_text, families, rank_p
 from microtome.methods.steer_measures import Floats, Measure, Reads, Words, name_of, of_text, read_words
 from microtome.methods.steer_runs import Push, Row, Stage
 from microtome.results import seeds

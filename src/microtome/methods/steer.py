@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from microtome.controls.directions import isotropic, likeness, norm_matched
+from microtome.controls.directions import isotropic, likeness
 from microtome.controls.intervals import mean_interval
-from microtome.directions.contrast import ESTIMATORS, Contrast
+from microtome.directions.contrast import Contrast
 from microtome.directions.direction import Direction
 from microtome.directions.estimate import Texts, as_direction, width_of
 from microtome.errors import EditError, TaskError
@@ -307,23 +307,9 @@ def _nulls(s: Study, real: Direction, texts: Contrast | None) -> dict[str, Float
     size = float(s.vector.norm())
     out: dict[str, Floats] = {}
     if texts is not None:
-        out |= families(texts, real, size, s.draws, s.seed)
+        out |= check.families(texts, real, size, s.draws, s.seed)
     out["isotropic"] = isotropic(len(s.vector), np.full(s.draws, size), seed=s.seed, name="steering")
     return out
-
-
-def families(texts: Contrast, real: Direction, size: float, draws: int, seed: int) -> dict[str, Floats]:
-    """Null directions of a contrast. Shapes: [draw, d] each.
-
-    "shuffled_labels": the estimator on shuffled labels, each at its own length, in units in which the true labels give `size`;
-    "shuffled_equal_norm": the same ones at length `size`; "natural_noise": at `size`, as what labels and units do not explain.
-    """
-    estimator = ESTIMATORS.get(str(real.made.get("estimator")), ESTIMATORS["mean_difference"])
-    own = texts.null(estimator, None, draws, seeds.child(seed, "shuffled labels"))
-    own *= size / max(float(np.linalg.norm(estimator(texts.values, texts.labels))), 1e-300)
-    keep = np.linalg.norm(own, axis=1) > 0
-    return {"shuffled_labels": own, "shuffled_equal_norm": norm_matched(own[keep], size),
-            "natural_noise": texts.noise(size, draws, seeds.child(seed, "natural noise"))}  # fmt: skip
 
 
 def _sibling(model: Model, at: Site, o: SteeringOptions) -> Direction | None:

@@ -9,9 +9,12 @@ import torch
 from scipy import stats
 
 from microtome.controls import checks
+from microtome.controls.directions import norm_matched
+from microtome.directions.contrast import ESTIMATORS, Contrast
 from microtome.directions.direction import Direction
 from microtome.methods.steer_measures import Floats
 from microtome.methods.steer_runs import Push
+from microtome.results import seeds
 from microtome.results.verdicts import Control
 
 if TYPE_CHECKING:
@@ -71,6 +74,20 @@ FAMILIES = {
 }  # fmt: skip
 """Families of null directions: what each rules out, and how it is made (docs/decisions/0018)."""
 ALIKE = 0.5
+
+
+def families(texts: Contrast, real: Direction, size: float, draws: int, seed: int) -> dict[str, Floats]:
+    """Null directions of a contrast. Shapes: [draw, d] each.
+
+    "shuffled_labels": the estimator on shuffled labels, each at its own length, in units in which the true labels give `size`;
+    "shuffled_equal_norm": the same ones at length `size`; "natural_noise": at `size`, as what labels and units do not explain.
+    """
+    estimator = ESTIMATORS.get(str(real.made.get("estimator")), ESTIMATORS["mean_difference"])
+    own = texts.null(estimator, None, draws, seeds.child(seed, "shuffled labels"))
+    own *= size / max(float(np.linalg.norm(estimator(texts.values, texts.labels))), 1e-300)
+    keep = np.linalg.norm(own, axis=1) > 0
+    return {"shuffled_labels": own, "shuffled_equal_norm": norm_matched(own[keep], size),
+            "natural_noise": texts.noise(size, draws, seeds.child(seed, "natural noise"))}  # fmt: skip
 
 
 def null_controls(s: Study, nulls: dict[str, Floats]) -> list[Control]:
