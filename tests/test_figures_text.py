@@ -56,3 +56,14 @@ def test_numbers_have_three_digits_and_a_minus(value, text):
 def test_lines_are_no_longer_than_asked():
     assert all(len(line) <= 20 for line in wrap("a very long heading with averyveryverylongwordinsideit", 20))
     assert wrap("", 10) == [""]
+
+
+def test_a_long_label_of_prose_keeps_both_ends_in_few_lines():
+    from microtome.figures.text import change_of, label_lines, stacked
+
+    label = label_lines("opinion: I am sure that it is Springfield, whatever anybody says about it, and so on " * 3 + "the end")  # fmt: skip
+    lines = label.split("\n")
+    assert len(lines) <= 4 and max(map(len, lines)) <= 27 and "␣" not in label
+    assert lines[0].startswith("opinion: I am") and lines[-1].endswith("end") and "…" in label
+    assert stacked("<b>x</b>\ny") == "&lt;b&gt;x&lt;/b&gt;<br>y"
+    assert change_of("tone: lol  - (nothing)") == "tone: lol (against nothing)" and change_of("x") == "x"

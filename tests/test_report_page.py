@@ -563,3 +563,14 @@ def test_the_table_of_stages_counts_controls_beside_each_verdict(report):
         passed = sum(c.passed is True for c in stage.result.controls)
         row = next(r for r in rows if f'href="#{stage.anchor}"' in r)
         assert f"{passed}/{len(stage.result.controls)}<" in row
+
+
+def test_what_was_typed_names_model_and_data_where_the_result_does_not(tmp_path):
+    line = "microtome steer happiness --model toy --seed 0"
+    page = Page(write_report(toy.lens(), tmp_path / "r.html", command=line).read_text("utf-8"))
+    assert (
+        line
+        in page.words[
+            : page.words.index("The whole" if "The whole" in page.words else "Where this came from")
+        ]
+    )

@@ -14,7 +14,7 @@ from .rows import Row, draw_bars, draw_points, draw_row_key
 from .sheet import Sheet
 from .snippet import call
 from .tables import need, table_of
-from .text import label_lines, unit, visible
+from .text import change_of, label_lines, unit, visible
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -108,9 +108,7 @@ def _records(frame: Any) -> list[dict[Any, Any]]:
 
 
 def _short(name: object) -> str:
-    factor, found, level = str(name).partition(": ")
-    changed, against, reference = level.rpartition(" - ")
-    return label_lines(f"{factor}: {changed} (not: {reference})" if found and against else name)
+    return label_lines(change_of(name))
 
 
 def pictures(result: Result) -> tuple[Picture, ...]:

@@ -63,6 +63,18 @@ def label(text: object, *, most: int = 24) -> str:
     return inert(visible(text, most=most))
 
 
+def change_of(site: object) -> str:
+    """ "tone: lol - (nothing)", a prompt's factor changed, as a reader says it: "tone: lol (against nothing)"."""
+    factor, found, level = str(site).partition(": ")
+    changed, against, reference = level.rpartition(" - ")
+    if not found or not against:
+        return str(site)
+    plain = {"(nothing)": "nothing"}
+    return (
+        f"{factor}: {plain.get(changed, changed).strip()} (against {plain.get(reference, reference).strip()})"
+    )
+
+
 def label_lines(text: object, *, width: int = 27, most: int = 3) -> str:
     """Prose for a label: lines of `width` characters, at most `most` of them, the middle left out where there is more. See `stacked`."""
     plain = " ".join(str(text).split())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from microtome.figures.text import unit
+from microtome.figures.text import change_of, unit
 from microtome.results.result import Result
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def _prompt_grid(result: Result) -> list[Row]:
     best: dict[str, Row] = {}
     for r in _strongest(r for r in _frame(result) if r["metric"] == metric):
         best.setdefault(str(r["site"]).partition(":")[0], r)
-    return [_row(f"largest change by {_middle(r['site'])}", r, null, unit(metric)) for r in list(best.values())[:3]]  # fmt: skip
+    return [_row(f"largest change by {_middle(change_of(r['site']))}", r, null, unit(metric)) for r in list(best.values())[:3]]  # fmt: skip
 
 
 def _token_attribution(result: Result) -> list[Row]:

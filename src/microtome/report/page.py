@@ -80,7 +80,7 @@ def page(result: Result, *, command: str = "", folder: str | Path = "") -> str:
     title = question(result)
     body = [
         tag("a", "Skip to the stages", href="#stages", cls="skip"),
-        summary(result, stages),
+        summary(result, stages, command),
         _contents(result, stages),
         tag(
             "main",

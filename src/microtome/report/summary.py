@@ -45,10 +45,11 @@ def question(result: Result) -> str:
     return f"{title_of(result)}: {task}" if task else title_of(result)
 
 
-def summary(result: Result, found: Sequence[Stage]) -> Html:
-    """The header of the page."""
+def summary(result: Result, found: Sequence[Stage], command: str = "") -> Html:
+    """The header of the page. command: what was typed; it names model and data where the result does not."""
     facts = about(result)
     subjects = [facts[k] for k in ("model", "task") if facts.get(k)]
+    subjects = subjects or ([visible(command, most=110, prose=True)] if command else [])
     word = result.verdict.word
     return tag(
         "header",
