@@ -74,7 +74,7 @@ _ASKED = {
     "circuit_robustness": "How far does the circuit's faithfulness depend on what is left out, of what, where, by what, in which direction and on which prompts?",
     "distributed_alignment_search": "Is there a subspace of this site whose exchange between two prompts exchanges one variable, on prompts that it was not trained on?",
     "cross_model_patching": "Which single activation of one model, put into the other on the same prompt, carries its behaviour over?",
-    "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far in random directions differ as much?",
+    "model_diff": "Where do two models differ on the same tokens, by how much, and would models whose weights were moved as far at random differ as much?",
     "path_patching": "If only what travels from one part to another along named paths is changed, and all else is as on the base run, how far does the answer move?",
     "generalisation": "Does a probe trained on one dataset tell the classes of another apart, better than shared words and untrained weights do, and are the directions one?",
     "unsupervised": "Do directions that were found without labels tell the label, and what else do they tell?",
