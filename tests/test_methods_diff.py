@@ -14,10 +14,10 @@ import diffed
 import planted
 import tiny
 from microtome import methods
-from microtome.controls.draws import against_draws, combined_p
+from microtome.controls.draws import against_draws, combined_p, stricter
 from microtome.errors import ControlError, EditError, ModelError, ResultError, SiteError, TaskError
 from microtome.facade import Model
-from microtome.methods import DiffOptions, diff_runs, diff_words
+from microtome.methods import DiffOptions, diff_runs, diff_words, diffing
 from microtome.methods.diff_runs import Lockstep
 from microtome.methods.diff_tokens import tokenizer_diff
 from microtome.methods.diff_weights import weight_diff
@@ -74,6 +74,53 @@ def test_a_planted_cell_is_found_whatever_its_scale_and_an_equal_one_never():
     assert test.p[2] == 0.05 and test.significant.tolist() == [False, False, True, False, False]
     assert test.p[4] > 0.5 and test.null_high[2] < x[0, 2]
     assert np.isnan(against_draws(x[0], x[1:], outside=[True, False, False, False, False]).p[0])
+
+
+def test_what_nobody_would_look_at_is_no_finding_and_the_level_holds():
+    """A null of little spread: a cell a hundredth above all draws counts without a least distance, and not with one."""
+    x = np.random.default_rng(3).normal(size=(20, 5)) * 1e-4
+    x[0, 1] += 0.01
+    assert against_draws(x[0], x[1:]).min_p == 0.05
+    test = against_draws(x[0], x[1:], least=0.1)
+    assert test.min_p == 1.0 and not test.significant.any() and test.null_high[1] >= 0.1
+    x[0, 1] += 0.2
+    assert against_draws(x[0], x[1:], least=0.1).significant.tolist() == [False, True, False, False, False]
+    rng, hits, runs = np.random.default_rng(4), 0, 2000
+    for _ in range(runs):
+        y = rng.normal(size=(20, 6)) * np.linspace(0.1, 0.5, 6)
+        families = [
+            against_draws(y[0, :3], y[1:, :3], least=0.1),
+            against_draws(y[0, 3:], y[1:, 3:], least=0.4),
+        ]
+        hits += combined_p(families) <= 0.05
+    assert binom.sf(hits - 1, runs, 0.05) > 1e-3 and hits > 0
+
+
+def test_the_stricter_of_two_tests_is_called_where_both_are():
+    x = np.random.default_rng(5).normal(size=(20, 3))
+    x[0] = 9.0, 9.0, 0.0
+    wide = x * [1.0, 4.0, 1.0]
+    one, other = against_draws(x[0], x[1:]), against_draws(x[0], wide[1:])
+    both = stricter(one, other)
+    assert (both.p == np.maximum(one.p, other.p)).all() and (both.null_high >= one.null_high).all()
+    assert (both.significant == (one.significant & other.significant)).all()
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.2, 30.0, 1000.0])
+def test_noise_is_rescaled_until_the_outputs_differ_as_much(factor):
+    """KL grows with the square of a change until it saturates; noise whose outputs already differ as much stays as it is."""
+
+    def made(scale):
+        kl = torch.full((2, 4), float(factor * 3 * np.tanh(scale**2 / 3)))
+        return diff_runs.Compared(torch.zeros(0), torch.zeros(0), kl, torch.zeros(0))
+
+    ran = []
+    real = diff_runs.Compared(torch.zeros(0), torch.zeros(0), torch.ones(2, 4), torch.zeros(0))
+    got = diffing._rescaled(real, own := made(1.0), lambda s: ran.append(s) or made(s), 1)
+    assert (got is own) == (factor == 1.2) and len(ran) <= diffing.TRIES
+    assert float(got.kl.mean()) == pytest.approx(1.0, rel=diffing.CLOSE - 1)
+    still = diff_runs.Compared(torch.zeros(0), torch.zeros(0), torch.zeros(2, 4), torch.zeros(0))
+    assert diffing._rescaled(still, own, made, 1) is own
 
 
 def test_ties_count_against_and_too_few_draws_are_refused():

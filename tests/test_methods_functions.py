@@ -169,3 +169,15 @@ def test_bad_pairs_and_options_are_refused(model):
     for match, call in cases:
         with pytest.raises(TaskError, match=match):
             call()
+
+
+def test_a_vector_of_shuffled_labels_is_called_at_the_stated_rate():
+    """2,000 runs in which the real procedure is one more shuffled one: accuracies are coarse, and ties count against it."""
+    from scipy import stats
+
+    from microtome.methods.steer_controls import rank_p
+
+    rng = np.random.default_rng(0)
+    each = rng.binomial(12, rng.beta(2, 5, (2000, 20))) / 12
+    hits = sum(rank_p(float(run[0]), run[1:]) <= 0.05 for run in each)
+    assert 0 < hits <= stats.binom.ppf(0.999, 2000, 0.05)

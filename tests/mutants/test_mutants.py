@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 
 import planted
+import probed
 import steerable
 import test_circuits_evaluate
 import test_controls_draws
 import test_controls_roc
 import test_controls_signflip
 import test_methods_controls
+import test_methods_diff
 import test_methods_examples
+import test_methods_functions
 import test_methods_planted
+import test_methods_probe
 import test_methods_steering
+import test_methods_tokens
 import test_metrics
+import test_probing_fits
 import test_replay_exact
 import test_results_verdict
 import test_sites_hook_names
@@ -30,21 +36,35 @@ import test_store_kills
 import test_tasks_pairs
 import test_trace_capture
 import test_trace_edits
+import test_weights_factored
 from microtome import methods, metrics
 from microtome.circuits import hypotheses, judged, measures, nulls, stability
 from microtome.circuits.linked import Walk
 from microtome.controls import detection, directions, intervals, shuffles, signflip
+from microtome.directions import contrast, estimate
 from microtome.directions.contrast import Contrast
 from microtome.errors import MicrotomeError
-from microtome.methods import ablating, donors, example_search, lens, patching, sets
+from microtome.methods import (
+    ablating,
+    diffing,
+    donors,
+    example_search,
+    lens,
+    patching,
+    sets,
+    token_attributing,
+)
 from microtome.methods import setting as settings
+from microtome.methods.probing import capture as reading
 from microtome.methods.steer import Study
+from microtome.methods.weights import HeadCircuits
+from microtome.model import noise
 from microtome.model.tokens import Tokens
 from microtome.replay import bench, memo, sources
 from microtome.sites import At
 from microtome.store import capturing, layout, writing
 from microtome.tasks.pairs import PairTask
-from microtome.trace import session
+from microtome.trace import generate, session
 
 
 @dataclass(frozen=True)
@@ -257,7 +277,71 @@ def _examples_brute_force() -> None:
     test_methods_examples.test_top_and_sample_are_what_a_brute_force_finds("L1.neurons", test_methods_examples.tiny.loaded("llama"), docs)  # fmt: skip
 
 
+def _averaged_first(real: Any) -> Any:
+    return lambda trace, values, positions, first_token: real(trace, values, positions, True)
+
+
+def _first_token_average() -> None:
+    model = steerable.model()
+    found = estimate.mean_difference(model, steerable.texts(80), steerable.SITE)
+    test_methods_steering.test_mean_difference_is_the_difference_of_hand_made_means(model, found)
+
+
+def _off_by_one(real: Any) -> Any:
+    return lambda place: real((place[0], place[1] - 1)) if isinstance(place[1], int) else real(place)
+
+
+def _own_tokens() -> None:
+    """The control itself, on a short probe: rows that are not their tokens' own make it invalid."""
+    result = methods.probe(probed.model(), probed.texts(), kinds=("mass_mean",), options=test_methods_probe.LIGHT)  # fmt: skip
+    assert test_methods_probe.controls(result)["own_token"].passed
+
+
+def _uncached_only(real: Any) -> Any:
+    """Edits reach the prompt's pass alone where a cache is kept."""
+    return lambda self, width: [] if self.kept is not None and self.read else real(self, width)
+
+
+def _occluded_next(real: Any) -> Any:
+    def occlusion(q, source):
+        values, out = real(q, source)
+        return tuple(np.roll(v, 1) for v in values), out
+
+    return occlusion
+
+
+def _planted_token() -> None:
+    """As `test_every_way_finds_the_planted_token_and_no_other`, of one way."""
+    model = test_methods_tokens.worded.copier()
+    found = methods.token_attribution(model, test_methods_tokens.asked(model), how=["occlusion"], orders=2, seed=0)  # fmt: skip
+    assert found.effects.values[0, ..., 0].mean(-1).argmax() == planted.WHERE
+
+
+def _next_group(real: Any) -> Any:
+    def read(self, layer):
+        values, out = real(self, layer)
+        return values.roll(self._repeat(layer), 0), out
+
+    return read
+
+
+def _same_vectors(real: Any) -> Any:
+    return lambda self, name, seed: self.changed[name].double()
+
+
 MUTANTS = [
+    Mutant("a leaked split passes", test_methods_probe, "split_control", lambda real: lambda d: replace(real(d), passed=True), test_methods_probe.test_a_leak_shows_in_shuffled_labels_too),
+    Mutant("a probe's labels are not shuffled", shuffles, "_draw", lambda real: lambda truth, index, draws, rng: np.repeat(np.asarray(truth)[:, None], draws, 1), test_probing_fits.test_the_same_runs_with_a_planted_label_are_found),
+    Mutant("a probe reads the token before", reading, "address", _off_by_one, _own_tokens),
+    Mutant("an average has the first token in it", contrast, "_pooled", _averaged_first, _first_token_average),
+    Mutant("a query head reads another group's values", HeadCircuits, "_vo_of", _next_group, test_weights_factored.test_full_circuits_equal_dense_ones),
+    Mutant("steering ends where the cache begins", generate._Loop, "_writes", _uncached_only, lambda: test_methods_steering.test_steering_changes_generated_tokens_equally_with_and_without_cache("llama", "both")),
+    Mutant("shuffled demonstrations keep their answers", test_methods_functions, "demonstrations", lambda real: lambda *a, shuffled: real(*a, shuffled=False), test_methods_functions.test_shuffled_demonstrations_keep_no_answer_and_held_out_words_stay_out),
+    Mutant("an occlusion belongs to the token behind", token_attributing, "_occlusion", _occluded_next, _planted_token),
+    Mutant("a noise model has the fine-tune's own directions", noise.RandomChange, "_spectrum", _same_vectors, test_methods_diff.test_random_changes_keep_what_they_say),
+    Mutant("noise is as large as it happens to be", diffing, "_rescaled", lambda real: lambda theirs, own, model, leave_out: own, lambda: test_methods_diff.test_noise_is_rescaled_until_the_outputs_differ_as_much(30.0)),
+    Mutant("any difference counts", test_methods_diff, "against_draws", lambda real: lambda *a, least=0.0, **more: real(*a, **more), test_methods_diff.test_what_nobody_would_look_at_is_no_finding_and_the_level_holds),
+    Mutant("one of two tests is enough", test_methods_diff, "stricter", lambda real: lambda one, other: one, test_methods_diff.test_the_stricter_of_two_tests_is_called_where_both_are),
     Mutant("a store counts what is not on the disk yet", writing.InFolder, "put", _counted_first, _power_cuts),
     Mutant("a store keeps the token before", capturing.Sink, "take", _one_further, test_store_capture.test_rows_say_which_item_and_position),
     Mutant("the smallest activations are kept", example_search._Best, "add", lambda real: lambda self, got, mask, items: real(self, -got, mask, items), _examples_brute_force),
