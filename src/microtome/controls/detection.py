@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from microtome.controls.clusters import as_clusters, check_level
+from microtome.controls.clusters import Clusters, as_clusters, check_level
 from microtome.errors import ControlError
 
 __all__ = ["Area", "area", "areas"]
@@ -60,8 +60,8 @@ def areas(scores: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(above / (positives * (len(true) - positives)), np.float64)
 
 
-def area(scores: ArrayLike, truth: ArrayLike, clusters: Sequence[int] | NDArray[np.generic], *, level: float = 0.95) -> Area:  # fmt: skip
-    """The area with its interval. Shapes: scores, truth, clusters [item].
+def area(scores: ArrayLike, truth: ArrayLike, clusters: Clusters | Sequence[int] | NDArray[np.generic], *, level: float = 0.95) -> Area:  # fmt: skip
+    """The area with its interval. Shapes: scores, truth, clusters [item] (or made by `as_clusters`, once for many).
 
     Raises
     ------
@@ -69,7 +69,7 @@ def area(scores: ArrayLike, truth: ArrayLike, clusters: Sequence[int] | NDArray[
     """
     values, true = np.asarray(scores, np.float64), np.asarray(truth, bool)
     value = float(areas(values, true[:, None])[0])
-    index = as_clusters(np.asarray(clusters))
+    index = clusters if isinstance(clusters, Clusters) else as_clusters(np.asarray(clusters))
     n_true, n_false = int(true.sum()), int((~true).sum())
     # the share of negatives below each positive, and of positives above each negative
     low_side, high_side = np.sort(values[~true]), np.sort(values[true])

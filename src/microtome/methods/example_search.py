@@ -207,7 +207,7 @@ def _positions(items: Items, shown: np.ndarray, n: int, first: bool, seed: int) 
 
 
 def _refuse(got: Tensor, mask: Tensor, members: list[int], units: Units) -> None:
-    if bool(torch.isfinite(got.sum(dtype=torch.float64))):
+    if all(bool(torch.isfinite(end)) for end in torch.aminmax(got)):  # NaN is both the least and the largest
         return
     bad = (~torch.isfinite(got) & mask[..., None]).nonzero()
     if len(bad):

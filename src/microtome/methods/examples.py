@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from microtome.controls.clusters import as_clusters
 from microtome.controls.detection import Area, area, areas
 from microtome.errors import ControlError, SiteError
 from microtome.methods.example_search import Found, blocks_of, search
@@ -141,7 +142,8 @@ def max_activating(
     found = search(model, items, units, null, k=o.k, sample=o.sample, first=o.first, batch=o.batch, seed=seed)  # fmt: skip
     n = len(units.names)
     held = Held.of(found, o.active)
-    intervals = [area(held.predicted[:, c], held.truth[:, c], held.document) for c in range(n)]
+    documents = as_clusters(held.document)
+    intervals = [area(held.predicted[:, c], held.truth[:, c], documents) for c in range(n)]
     p, least = rank_p(held.value[:n], held.value[n:])
     contexts, gap = _contexts(model, units, found, chosen, o, seed)
     ran = [

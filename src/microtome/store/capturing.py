@@ -195,24 +195,35 @@ def _fill(job: Job, writer: Writer) -> None:
     alike = "right padding" in job.model.binding.limits
     with ThreadPoolExecutor(1, thread_name_prefix="microtome-store") as pool:
         writing: Future[None] | None = None
-        for window in job.windows[writer.done :]:
-            buffers = _run(job, window, sinks, alike)
+        spare: tuple[dict[str, Tensor], dict[str, Tensor]] = (
+            {},
+            {},
+        )  # in turn: fresh memory costs more than the copy
+        for turn, window in enumerate(job.windows[writer.done :]):
+            buffers = _run(job, window, sinks, alike, spare[turn % 2])
             if writing is not None:
                 writing.result()  # at most two windows are held, and they are counted in their order
             writing = pool.submit(writer.put, window, buffers)
-            del buffers
             progress(window[1], len(job.items), "items", "capturing activations")
         if writing is not None:
             writing.result()
 
 
-def _run(job: Job, window: tuple[int, int], sinks: list[Sink], alike: bool) -> dict[str, Tensor]:
-    """Activations of one window, site -> [row, ...]. Raises ModelError for one that is not finite."""
+def _run(
+    job: Job, window: tuple[int, int], sinks: list[Sink], alike: bool, spare: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Activations of one window, site -> [row, ...]. spare: memory to use again, replaced where it is too small.
+
+    Raises
+    ------
+    ModelError: an activation is not finite.
+    """
     buffers = {}
     for sink, column in zip(sinks, job.columns, strict=True):
         rows = int(column.first[window[1]] - column.first[window[0]])
-        sink.target = torch.empty((rows, *column.shape), dtype=DTYPES[column.dtype][0])
-        buffers[column.site] = sink.target
+        if column.site not in spare or len(spare[column.site]) < rows:
+            spare[column.site] = torch.empty((rows, *column.shape), dtype=DTYPES[column.dtype][0])
+        sink.target = buffers[column.site] = spare[column.site][:rows]
     for members in batches(job.items, window, job.batch, alike=alike):
         for sink, column in zip(sinks, job.columns, strict=True):
             sink.low, sink.high = column.low[members].tolist(), column.high[members].tolist()
@@ -228,11 +239,9 @@ def _run(job: Job, window: tuple[int, int], sinks: list[Sink], alike: bool) -> d
 def _refuse_not_finite(job: Job, window: tuple[int, int], buffers: Mapping[str, Tensor]) -> None:
     for column in job.columns:
         values = buffers[column.site]
-        if bool(torch.isfinite(values.sum(dtype=torch.float64))):
-            continue
+        if not values.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(values)):
+            continue  # NaN is both the least and the largest; this reads the numbers once and copies none
         bad = (~torch.isfinite(values.flatten(1))).any(1).nonzero()
-        if not len(bad):
-            continue  # the sum alone left the range
         row = int(bad[0]) + int(column.first[window[0]])
         item = int(column.first.searchsorted(row, side="right")) - 1
         position = row - int(column.first[item]) + int(column.low[item])

@@ -99,7 +99,9 @@ def fit(site: Factored, labels: ArrayLike, kinds: Sequence[str]) -> dict[str, Li
     positive = y.sum(0)
     share = y / positive - (1 - y) / (len(y) - positive)
     delta = site.rows.T @ share
-    middle = 0.5 * (site.rows.T @ (y / positive + (1 - y) / (len(y) - positive)))
+    middle = delta * (
+        0.5 - positive / len(y)
+    )  # the rows are centred, so each class mean is a multiple of the other
     found: dict[str, Linear] = {}
     for kind in kinds:
         if kind == "mass_mean":
