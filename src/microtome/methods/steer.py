@@ -43,6 +43,7 @@ __all__ = ["Condition", "SteeringOptions", "steering"]
 
 LEAST_PROMPTS = 4
 BY_LOGPROB, BY_TEXT = 199, 19
+WHERE = {"prompt": "prompt", "generated": "generated", "both": "prompt and generated"}
 MANDATORY = ("zero", "receipts", "shuffled_labels", "isotropic", "natural_noise", "fluency", "off_task")
 
 
@@ -395,7 +396,7 @@ def _about(s: Study, real: Direction) -> pd.DataFrame:
     collapse = [c for c, row in zip(s.doses, s.dose_table, strict=True) if row["collapsed"]]
     lengths = f"{s.alike:.2g} (median |cosine| of {s.n_alike})" if s.n_alike else "no labelled text"
     rows = {
-        "measure": name_of(s.measure), "steered at": f"{s.stage.site}, {s.stage.when} tokens", "direction": f"{real.name} ({real.made.get('estimator', 'given')})",
+        "measure": name_of(s.measure), "steered at": f"{s.stage.site}, {WHERE[s.stage.when]} tokens", "direction": f"{real.name} ({real.made.get('estimator', 'given')})",
         "norm added at coefficient 1": f"{float(s.vector.norm()):.4g}", "largest coefficient with fluent text, on half of the prompts": f"{s.coefficient:g}",
         "smallest dose at which fluency collapses": f"{min(collapse, key=abs):g}" if collapse else "none of those tried",
         "shuffled-label directions are like the real one": lengths, "smallest p within reach": f"{s.least:.3g} ({round(1 / s.least) - 1 if s.least else 0} null directions)", "prompts that the condition lets through": f"{sum(s.fires)} of {len(s.fires)}",
