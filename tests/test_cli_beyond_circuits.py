@@ -238,6 +238,7 @@ def test_pairs_are_words_and_answers(words, tmp_path):
         ("many.csv", "word,answer\nask0,say0\nask1,no such word here\n", "pair"),
     ):
         _refused(run("vector", words.write(name, body), "--out", tmp_path / "o"), said)
+    _refused(run("vector", "capitals", "-n", 5000, "--out", tmp_path / "o"), "5000 capitals pairs")
 
 
 def test_a_site_that_the_model_lacks_is_refused(words, tmp_path):

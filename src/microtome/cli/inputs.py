@@ -155,9 +155,11 @@ def answerable(given: WordPairs, model: Any, n: int | None, seed: int) -> WordPa
     """
     from dataclasses import replace
 
+    from microtome.tasks.word_pairs import KINDS
     from microtome.tasks.word_pairs import word_pairs as chosen
 
-    kept = chosen(given.pairs, model, n, seed)
+    built_in = given.name in KINDS and not given.source.lower().endswith(TABLES)
+    kept = chosen(given.name if built_in else given.pairs, model, n, seed)
     return replace(given, pairs=kept.pairs, provenance=kept.provenance)
 
 
