@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import tiny
 from microtome.metrics import metric, scoring
+from microtome.model.binding import bind
 from microtome.model.tokens import pack
 from microtome.replay.base import make_base, possible
 from microtome.replay.check import mode_of, probe_error
@@ -326,6 +327,14 @@ def test_estimate_counts_what_is_computed() -> None:
     few, many = estimate(_bench(binding, ids), cells[-1:]), estimate(_bench(binding, ids), cells)
     assert 0 < few < many
     assert mode_of(binding, torch.tensor(ids)) == "packed"
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+def test_rows_of_one_token_do_not_decide_a_mode_by_what_they_cannot_show(name) -> None:
+    """One token has no prefix: the mode is tried on longer rows, and is the one that these give."""
+    ids = torch.tensor(tiny.prompts(2, 8))
+    from_many = mode_of(bind(tiny.build(name)), ids)
+    assert mode_of(bind(tiny.build(name)), ids[:, :1]) == from_many
 
 
 def test_a_patch_of_all_positions_starts_where_the_prompts_part() -> None:

@@ -17,6 +17,9 @@ from microtome.trace import seam
 from microtome.trace.layers import record
 from microtome.trace.session import Write
 
+WIDTH = 6
+"""Tokens of the shortest rows on which a mode is tried."""
+
 _modes: WeakKeyDictionary[nn.Module, dict[bool, Mode]] = WeakKeyDictionary()
 
 
@@ -29,7 +32,7 @@ def probe_error(base: Base) -> tuple[float, float]:
     worst, size = 0.0, 0.0
     for entry, start in (
         (0, base.width // 2),
-        (n_layers // 2, max(1, base.width // 3)),
+        (n_layers // 2, min(max(1, base.width // 3), base.width - 1)),
         (n_layers - 1, base.width - 1),
     ):
         row = base.n - 1
@@ -90,6 +93,14 @@ def tolerance(base: Base) -> float:
     )
 
 
+def _wide(binding: Binding, ids: Tensor) -> Tensor:
+    """The rows, repeated to a few tokens where they are shorter: one token has no prefix whose replay could be seen to fail."""
+    width = min(WIDTH, binding.facts.n_ctx or WIDTH)
+    if ids.shape[1] >= width:
+        return ids
+    return ids.repeat(1, -(-width // ids.shape[1]))[:, :width]
+
+
 def mode_of(binding: Binding, ids: Tensor, *, eager: bool = False) -> Mode:
     """The fastest mode that reproduces this model, found once per model on these rows.
 
@@ -103,7 +114,7 @@ def mode_of(binding: Binding, ids: Tensor, *, eager: bool = False) -> Mode:
     tried = []
     for mode in possible(binding):
         try:
-            base = make_base(binding, ids[-2:], [], mode=mode, eager=eager)
+            base = make_base(binding, _wide(binding, ids[-2:]), [], mode=mode, eager=eager)
             if not bool(torch.isfinite(base.resid[-1]).all()):
                 return mode  # nothing to compare, nothing to remember: whoever reads the base refuses it with its site
             error, size = probe_error(base)
