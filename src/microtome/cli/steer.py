@@ -27,7 +27,7 @@ LIKE_DOWN = (*DOWN, "sad", "unhappy", "cry", "cried", "tears", "fear", "hate", "
              "dead", "died", "worse", "worst")  # fmt: skip
 SYSTEM = "This is a story in which everyone is very happy and everything goes well."
 SHOTS = ("When the letter came, he felt delighted.", "On the way home, we were all in the best of moods.")
-DOSES = (-2.0, -1.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+DOSES = (-2.0, -1.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SIBLING, SIBLING_TEXTS = "sentiment", 64
 NEUTRAL, PASSAGE = 16, 32
 """Passages of text that has nothing to do with it, and tokens of each."""
