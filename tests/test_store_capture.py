@@ -8,8 +8,8 @@ import torch
 
 import microtome as mt
 import tiny
+from microtome.activations import Store, layout
 from microtome.errors import ModelError, ResourceError, SiteError, TaskError
-from microtome.store import layout
 from microtome.tasks.labelled import LabelledText
 
 SITES = ["L*.resid_post@-1", "L1.neurons", "L2.z@0", "L1H2.z@1:3", "embed", "final_resid@-1", "L0N5.neurons@-1"]  # fmt: skip
@@ -39,7 +39,7 @@ def test_every_row_is_what_a_trace_of_the_item_alone_holds(family):
 def test_in_memory_and_on_disk_are_the_same_bits(tmp_path):
     model = tiny.loaded("llama")
     memory, disk = mt.store(model, rows(), SITES), mt.store(model, rows(), SITES, tmp_path / "s")
-    again = mt.store.Store.open(tmp_path / "s")
+    again = Store.open(tmp_path / "s")
     for site in memory.sites:
         assert np.array_equal(memory[site], disk[site]) and np.array_equal(memory[site], again[site])
         assert not memory[site].flags.writeable and not again[site].flags.writeable
@@ -200,7 +200,7 @@ def test_long_text_is_refused_or_cut_and_where_is_said(tmp_path):
         mt.store(model, data, "L0.resid_post@-1")
     store = mt.store(model, data, "L0.resid_post@-1", tmp_path / "s", long="cut")
     assert store.manifest["cut"] == ((0, 70, 64),) and store.rows("L0.resid_post@-1")[1].tolist() == [63, 2]
-    assert mt.store.Store.open(tmp_path / "s").manifest["cut"] == ((0, 70, 64),)
+    assert Store.open(tmp_path / "s").manifest["cut"] == ((0, 70, 64),)
 
 
 # ---------------------------------------------------------------------------- dtypes, chunks, where it is kept
@@ -209,7 +209,7 @@ def test_long_text_is_refused_or_cut_and_where_is_said(tmp_path):
 def test_bfloat16_is_stored_as_it_is_and_widened_when_read(tmp_path):
     model = tiny.loaded("llama", dtype=torch.bfloat16)
     store = mt.store(model, rows(), ["L1.resid_post", "L1.resid_post@-1"], tmp_path / "s")
-    again = mt.store.Store.open(tmp_path / "s")
+    again = Store.open(tmp_path / "s")
     assert again.manifest["columns"][0]["dtype"] == "BF16"
     assert again.raw("L1.resid_post").dtype == np.uint16 and again["L1.resid_post"].dtype == np.float32
     want = torch.cat([model.run([r], capture="L1.resid_post", logits=None)["L1.resid_post"][0] for r in rows()]).float()  # fmt: skip
@@ -226,7 +226,7 @@ def test_chunks_are_the_rows_in_order():
 
 
 def test_what_is_large_for_memory_goes_to_a_folder_that_goes_with_the_store(monkeypatch):
-    monkeypatch.setattr("microtome.store.capturing.IN_MEMORY", 0.0)
+    monkeypatch.setattr("microtome.activations.capturing.IN_MEMORY", 0.0)
     store = mt.store(tiny.loaded("llama"), rows(), "L1.resid_post")
     folder = store.folder
     assert folder is not None and folder.exists() and store["L1.resid_post"].shape[1] == 24
@@ -248,7 +248,7 @@ def test_a_store_of_something_else_is_refused_and_says_what_differs(tmp_path):
     ):
         with pytest.raises(ResourceError, match=match):
             mt.store(*changed, tmp_path / "s")
-    store = mt.store.Store.open(tmp_path / "s")
+    store = Store.open(tmp_path / "s")
     store.check(model, list(TEXTS))
     with pytest.raises(ResourceError, match="another model"):
         store.check(other)
@@ -266,7 +266,7 @@ def test_a_changed_byte_is_found(tmp_path):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
-    store = mt.store.Store.open(tmp_path / "s")
+    store = Store.open(tmp_path / "s")
     assert len(store["L0.resid_post"])
     with pytest.raises(ResourceError, match=r"L1.resid_post, items .* does not hold what was written"):
         store["L1.resid_post"]
@@ -274,7 +274,7 @@ def test_a_changed_byte_is_found(tmp_path):
         kept = (tmp_path / "s" / name).read_bytes()
         (tmp_path / "s" / name).write_bytes(kept[:-9])
         with pytest.raises(ResourceError, match=match):
-            mt.store.Store.open(tmp_path / "s")
+            Store.open(tmp_path / "s")
         (tmp_path / "s" / name).write_bytes(kept)
 
 
@@ -284,9 +284,9 @@ def test_a_folder_with_something_else_and_none_at_all_are_refused(tmp_path):
     with pytest.raises(ResourceError, match="not empty: thesis.tex"):
         mt.store(tiny.loaded("llama"), rows(), "L0.resid_post", tmp_path / "s")
     with pytest.raises(ResourceError, match="no store"):
-        mt.store.Store.open(tmp_path / "s")
+        Store.open(tmp_path / "s")
     with pytest.raises(ResourceError, match="no such folder"):
-        mt.store.Store.open(tmp_path / "none")
+        Store.open(tmp_path / "none")
 
 
 def test_too_little_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
@@ -320,4 +320,4 @@ def test_two_processes_one_folder(tmp_path):
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import tiny, microtome as mt; mt.store(tiny.loaded('llama'), tiny.ragged([5, 9, 3], seed=1), 'L1.resid_post', {str(tmp_path / 's')!r})"  # fmt: skip
     both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [p.wait() for p in both] == [0, 0]
-    assert len(mt.store.Store.open(tmp_path / "s")) == 3
+    assert len(Store.open(tmp_path / "s")) == 3

@@ -16,8 +16,8 @@ import pytest
 
 import microtome as mt
 import tiny
+from microtome.activations import Store, files, layout
 from microtome.errors import ResourceError
-from microtome.store import files, layout
 
 SITES = ["L*.resid_post@-1", "L1.neurons", "L0.z@0"]
 LENGTHS = [5, 9, 3, 7, 7, 12, 4, 9, 2, 6]
@@ -91,7 +91,7 @@ def test_stopped_before_and_after_every_fsync_and_rename_and_gone_on_with(small,
                 capture(folder, Stopping(at, after=after, lossy=lossy), monkeypatch, model)
             if not (folder / files.MANIFEST).exists():
                 with pytest.raises(ResourceError, match="half-written|no store|cannot be read"):
-                    mt.store.Store.open(folder)
+                    Store.open(folder)
             capture(folder, files.Disk(), monkeypatch, model)
             assert content(folder) == want, (at, after)
 
@@ -111,7 +111,7 @@ SERVER = """
 import os, sys
 sys.path.insert(0, {tests!r})
 import tiny, microtome as mt
-from microtome.store import layout
+from microtome.activations import layout
 layout.WINDOW_TOKENS, layout.SHARD_BYTES = 16, 4000
 model, data = tiny.loaded("llama"), tiny.ragged({lengths!r}, seed=3)
 print("ready", flush=True)

@@ -250,3 +250,22 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.25 * peaks[0]
+
+
+def test_passages_do_not_go_on_from_each_other_and_name_their_files():
+    """Neighbouring blocks of one text are one sample: of each stretch that is read in one go, one block is taken."""
+    long = "\n\n".join(f"Line {i} of a long story about number {i * 7}." for i in range(400))
+    corpus = mt.corpus([long, long.replace("story", "letter"), "Too short."])
+    model = bpe()
+    found = corpus.passages(model, 8, context=32, seed=0)
+    assert len(found) == 8 and len(set(found.ids)) == 8 and len(set(found.documents)) == 2
+    assert all(16 <= len(row) <= 32 for row in found.ids)
+    blocks = list(corpus.blocks(model, context=32, tokens=1 << 40, seed=0))
+    place = {b.ids: (b.document, b.start, b.start + len(b.text)) for b in blocks}
+    taken = sorted(place[row] for row in found.ids)
+    apart = [b[1] - a[2] for a, b in zip(taken, taken[1:], strict=False) if a[0] == b[0]]
+    assert apart and min(apart) > 1
+    assert found == corpus.passages(model, 8, context=32, seed=0)
+    assert found.hash != corpus.passages(model, 8, context=32, seed=1).hash
+    with pytest.raises(TaskError, match="passages of 32 tokens"):
+        corpus.passages(model, 10_000, context=32)

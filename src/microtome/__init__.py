@@ -40,7 +40,7 @@ _HOME = {
     "observe": ("microtome.results", "observe"),
     "open": ("microtome.results", "open_result"),
     "pairs": ("microtome.tasks.files", "pairs"),
-    "store": ("microtome.store", ""),
+    "store": ("microtome.activations.capturing", "capture"),
     "task": ("microtome.tasks.registry", "task"),
     "technique": ("microtome.results", "technique"),
     "zoo": ("microtome.zoo", ""),

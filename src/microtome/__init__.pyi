@@ -11,13 +11,13 @@ from microtome import errors as errors
 from microtome import methods as methods
 from microtome import metrics as metrics
 from microtome import zoo as zoo
+from microtome.activations.capturing import capture as store
 from microtome.directions.direction import Direction as Direction
 from microtome.facade import Model as Model
 from microtome.results import Result as Result
 from microtome.results import observe as observe
 from microtome.results import open_result as open
 from microtome.results import technique as technique
-from microtome.store.capturing import capture as store
 from microtome.tasks.corpus import corpus as corpus
 from microtome.tasks.dataset import labelled as labelled
 from microtome.tasks.files import pairs as pairs

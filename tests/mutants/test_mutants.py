@@ -38,6 +38,7 @@ import test_trace_capture
 import test_trace_edits
 import test_weights_factored
 from microtome import methods, metrics
+from microtome.activations import capturing, layout, writing
 from microtome.circuits import hypotheses, judged, measures, nulls, stability
 from microtome.circuits.linked import Walk
 from microtome.controls import detection, directions, intervals, shuffles, signflip
@@ -62,7 +63,6 @@ from microtome.model import noise
 from microtome.model.tokens import Tokens
 from microtome.replay import bench, memo, sources
 from microtome.sites import At
-from microtome.store import capturing, layout, writing
 from microtome.tasks.pairs import PairTask
 from microtome.trace import generate, session
 

@@ -35,69 +35,30 @@ ABOVE = 0.25
 """Of a forward, what a replay of a prompt's steered layers takes: half of the layers, in large batches."""
 
 
+Data = Annotated[str, typer.Argument(metavar="DATA|FILE|FOLDER", help="A contrast (a dataset of two classes by name, or a file with the columns text and label), or the folder of a saved direction.", show_default=False)]  # fmt: skip
+Labels = Annotated[str | None, typer.Option(help="For a saved direction: the labelled text it came from; its null directions are made of it.", show_default=False)]  # fmt: skip
+SiteName = Annotated[str | None, typer.Option(help="Where to add it; default: the stream after the middle layer, or a saved direction's own site.", show_default=False)]  # fmt: skip
+Dose = Annotated[list[float] | None, typer.Option(help=f"Multiples of the difference of means; repeat. Default: {', '.join(f'{d:g}' for d in DOSES)}.", show_default=False)]  # fmt: skip
+Up = Annotated[list[str] | None, typer.Option(help="A word that should become likelier, with its leading space; repeat.", show_default=False)]  # fmt: skip
+Down = Annotated[list[str] | None, typer.Option(help="A word that should become less likely; repeat.", show_default=False)]  # fmt: skip
+Text = Annotated[bool, typer.Option("--text", help="Count the words in generated text instead of reading the next token's log-odds.")]  # fmt: skip
+Prompts = Annotated[Path | None, typer.Option(help="A text file, one prompt a line; default: 24 open beginnings.", show_default=False)]  # fmt: skip
+System = Annotated[str, typer.Option(help="A prompt that asks for the same by words: the baseline to beat.", show_default=False)]  # fmt: skip
+Sibling = Annotated[str | None, typer.Option(help="Another contrast, of a concept beside this one: it must do less.", show_default=False)]  # fmt: skip
+
+
 def steer(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA|FILE|FOLDER",
-            help="A contrast (a dataset of two classes by name, or a file with the columns text and label), or the folder of a saved direction.",
-            show_default=False,
-        ),
-    ],
+    data: Data,
     model: ModelName = DEFAULT,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help="For a saved direction: the labelled text it came from; its null directions are made of it.",
-            show_default=False,
-        ),
-    ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option(
-            help="Where to add it; default: the stream after the middle layer, or a saved direction's own site.",
-            show_default=False,
-        ),
-    ] = None,
-    dose: Annotated[
-        list[float] | None,
-        typer.Option(
-            help=f"Multiples of the difference of means; repeat. Default: {', '.join(f'{d:g}' for d in DOSES)}.",
-            show_default=False,
-        ),
-    ] = None,
-    up: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A word that should become likelier, with its leading space; repeat.", show_default=False
-        ),
-    ] = None,
-    down: Annotated[
-        list[str] | None,
-        typer.Option(help="A word that should become less likely; repeat.", show_default=False),
-    ] = None,
-    text: Annotated[
-        bool,
-        typer.Option(
-            "--text", help="Count the words in generated text instead of reading the next token's log-odds."
-        ),
-    ] = False,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="A text file, one prompt a line; default: 24 open beginnings.", show_default=False),
-    ] = None,
-    system: Annotated[
-        str,
-        typer.Option(
-            help="A prompt that asks for the same by words: the baseline to beat.", show_default=False
-        ),
-    ] = "",
-    sibling: Annotated[
-        str | None,
-        typer.Option(
-            help="Another contrast, of a concept beside this one: it must do less.", show_default=False
-        ),
-    ] = None,
+    labels: Labels = None,
+    site: SiteName = None,
+    dose: Dose = None,
+    up: Up = None,
+    down: Down = None,
+    text: Text = False,
+    prompts: Prompts = None,
+    system: System = "",
+    sibling: Sibling = None,
     when: Annotated[str, typer.Option(help="prompt, generated or both.")] = "both",
     seed: Seed = 0,
     out: Out = None,

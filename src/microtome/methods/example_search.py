@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from microtome.activations.items import Items, items_of
+from microtome.activations.layout import batches, windows
 from microtome.errors import ControlError, ModelError
 from microtome.methods.units import Units, watch
 from microtome.model.tokens import pack
 from microtome.results import seeds
 from microtome.results.technique import progress
-from microtome.store.items import Items, items_of
-from microtome.store.layout import batches, windows
 from microtome.trace.run import forward, prepare
 
 if TYPE_CHECKING:

@@ -191,6 +191,19 @@ class Study:
         values, _ = self.stage.measured(self.measure, self.rows, jobs, self.fires)
         return values.reshape(len(vectors), len(prompts)) - self.base[list(prompts)]
 
+    def stands_beside(self, name: str, change: Floats) -> None:
+        """Keep what something else did to the measure on the reported half, with its interval. Shapes: [prompt]."""
+        interval = mean_interval(change, list(range(len(change))))
+        self.baselines.append(
+            {
+                "name": name,
+                "value": float(change.mean()),
+                "low": float(interval.low),
+                "high": float(interval.high),
+                "n": len(change),
+            }
+        )
+
     def sweep(self) -> None:
         """The real direction at every coefficient on every prompt."""
         everyone = range(len(self.rows))
@@ -330,17 +343,7 @@ def _prompting(s: Study, model: Model, prompts: Sequence[Any]) -> list[Any]:
         ways["few-shot"] = _rows_with(model, prompts, "", s.o.few_shot, s.o.chat)
     for name, rows in ways.items():
         values, made = s.stage.measured(s.measure, rows, [(None, p) for p in s.report], [True] * len(rows))
-        change = values - s.base[s.report]
-        interval = mean_interval(change, list(range(len(change))))
-        s.baselines.append(
-            {
-                "name": name,
-                "value": float(change.mean()),
-                "low": float(interval.low),
-                "high": float(interval.high),
-                "n": len(change),
-            }
-        )
+        s.stands_beside(name, values - s.base[s.report])
         made = made or s.stage.generate([rows[p] for p in s.text_rows], [None] * len(s.text_rows))
         s.samples += [
             {"coefficient": name, "prompt": i, "text": t}

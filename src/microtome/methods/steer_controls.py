@@ -171,16 +171,9 @@ def sibling(s: Study, other: Direction | None) -> Control:
             "sibling", rules_out, expected, "no sibling concept was given (options.sibling)"
         )
     own = float(s.effect.mean())
-    found = float(s.change([other.unit * float(s.vector.norm())], s.coefficient, s.report).mean())
-    s.baselines.append(
-        {
-            "name": f"sibling: {other.name}",
-            "value": found,
-            "low": float("nan"),
-            "high": float("nan"),
-            "n": len(s.report),
-        }
-    )
+    change = s.change([other.unit * float(s.vector.norm())], s.coefficient, s.report)[0]
+    found = float(change.mean())
+    s.stands_beside(f"sibling: {other.name}", change)
     return Control(
         "sibling",
         rules_out,

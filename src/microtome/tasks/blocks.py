@@ -155,16 +155,23 @@ class Passages:
         return self.ids
 
 
+def _goes_on(before: Block, block: Block) -> bool:
+    """Whether a block is the next stretch of the same document."""
+    end = before.start + len(before.text)
+    return block.document == before.document and before.start <= block.start <= end + 1
+
+
 def passages(corpus: Corpus, model: Any, n: int, context: int, seed: int) -> Passages:
     """See `Corpus.passages`."""
     checks.count(n, "n")
     found: list[Block] = []
-    seen: dict[str, int] = {}
+    before: Block | None = None
     for block in blocks(corpus, model, context, 1 << 62, seed, "model"):
-        # one per document and passage: neighbours in a text are no independent sample
-        if len(block.ids) < context // 2 or seen.get(block.document) == block.start // (context * PASSAGE):
+        goes_on = before is not None and _goes_on(before, block)
+        before = block
+        # neighbours in a text are no independent sample: of blocks that go on from each other the first is taken
+        if goes_on or len(block.ids) < context // 2:
             continue
-        seen[block.document] = block.start // (context * PASSAGE)
         found.append(block)
         if len(found) == n:
             break

@@ -19,8 +19,8 @@ from microtome.sites import At, Site, expand_all, parse
 from microtome.tasks.encode import Encoder, Prompt
 
 if TYPE_CHECKING:
+    from microtome.activations import Store
     from microtome.facade import Model
-    from microtome.store import Store
     from microtome.tasks.labelled import LabelledText
 
 MEAN, ATTENTION = "mean", "attention"

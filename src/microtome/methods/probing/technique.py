@@ -46,8 +46,8 @@ from microtome.results.verdicts import Control, verdict
 from microtome.tasks.lint import Lint, lint
 
 if TYPE_CHECKING:
+    from microtome.activations import Store
     from microtome.facade import Model
-    from microtome.store import Store
     from microtome.tasks.labelled import LabelledText
 
 MANDATORY = ("split", "own_token", "shuffled_labels", "random_twin", "bag_of_words", "length")
@@ -105,6 +105,7 @@ def probe(
     """
     o, wanted = ProbeOptions.of(options), checked_kinds(kinds)
     d = design(data, o, seed)
+    linted = lint(data, [p.tolist() for p in d.parts], model.tokenizer, seed=seed)
     places = places_of(model, sites)
     texts = encoded(model, data, places)
     pooled: list[Place] = [(b, MEAN) for b in dict.fromkeys(p[0] for p in places)]
@@ -129,7 +130,6 @@ def probe(
     chosen, closed = swept.best(), swept.best([k for k in vector if k in CLOSED])
     ran, p = _controls(d, swept, captured, linear, closed, o, seed)
     ran.append(own_token(model, texts, captured, seed))
-    linted = lint(data, [p.tolist() for p in d.parts], model.tokenizer, seed=seed)
     ran.append(_linted(linted))
     baselines, twin = _baselines(model, d, texts, places, chosen, wanted, o, ran, seed)
     asked = _ask(model, d, ask, chosen, ran, baselines, seed)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from microtome.store.items import Items
+from microtome.activations.items import Items
 
 __all__ = ["Column", "Shard", "batches", "grouped", "shards", "windows"]
 

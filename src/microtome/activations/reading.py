@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
+from microtome.activations import files
+from microtome.activations.items import Items, items_of
+from microtome.activations.layout import DTYPES, Column, Shard, shards
+from microtome.activations.writing import check_piece, raw
 from microtome.errors import ResourceError, SiteError
 from microtome.results.frozen import FrozenDict, freeze_json
 from microtome.sites import Site, parse
-from microtome.store import files
-from microtome.store.items import Items, items_of
-from microtome.store.layout import DTYPES, Column, Shard, shards
-from microtome.store.writing import check_piece, raw
 
 if TYPE_CHECKING:
     from microtome.facade import Model
@@ -163,7 +163,7 @@ class Store:
         ------
         ResourceError: which of them differs.
         """
-        from microtome.store.capturing import same, tokenizer_hash
+        from microtome.activations.capturing import same, tokenizer_hash
 
         asked: dict[str, Any] = {}
         if model is not None:

@@ -24,7 +24,7 @@ from microtome.model import paths
 
 __all__ = ["CURSOR", "FORMAT", "ITEMS", "LOCK", "MANIFEST", "PARTIAL", "SCHEMA_VERSION", "Disk", "digest_of", "read_json"]  # fmt: skip
 
-FORMAT, SCHEMA_VERSION = "microtome.store", 1
+FORMAT, SCHEMA_VERSION = "microtome.activations", 1
 MANIFEST, CURSOR, ITEMS, LOCK, PARTIAL = "manifest.json", "cursor.json", "items.safetensors", ".lock", ".partial"  # fmt: skip
 
 

@@ -15,6 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from microtome.activations import files, layout
+from microtome.activations.items import Items, Long, items_of
+from microtome.activations.layout import DTYPES, Column, batches, windows
+from microtome.activations.reading import Store
+from microtome.activations.writing import InFolder, InMemory, Writer, clear
 from microtome.errors import ModelError, ResourceError, SiteError, TaskError
 from microtome.model import paths
 from microtome.model.checkpoint import available_memory
@@ -22,11 +27,6 @@ from microtome.model.tokens import pack
 from microtome.results.events import emit_look
 from microtome.results.technique import progress
 from microtome.sites import Site, expand_all
-from microtome.store import files, layout
-from microtome.store.items import Items, Long, items_of
-from microtome.store.layout import DTYPES, Column, batches, windows
-from microtome.store.reading import Store
-from microtome.store.writing import InFolder, InMemory, Writer, clear
 from microtome.trace.frame import Frame
 from microtome.trace.run import Plan, forward, prepare
 from microtome.trace.session import Read

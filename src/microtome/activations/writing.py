@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from microtome.activations import files
+from microtome.activations.items import Items
+from microtome.activations.layout import DTYPES, Column, Shard, shards
 from microtome.errors import ResourceError
 from microtome.model import paths
-from microtome.store import files
-from microtome.store.items import Items
-from microtome.store.layout import DTYPES, Column, Shard, shards
 
 __all__ = ["InFolder", "InMemory", "Writer"]
 
