@@ -206,7 +206,10 @@ def test_a_planted_backdoor_is_found_and_located(found, backdoor):
     # a noise model too may have most of its KL on one token: by its own share alone, one token is not beyond all of them
     assert set(zip(most["document"], most["at"], strict=True)) == {(d, 5) for d in triggered} and (most["p"] <= 0.15).all()  # fmt: skip
     cells = found.tables["cells"]
-    clear = set(cells.loc[(cells["metric"] == "focus") & (cells["p"] <= 0.05), "site"])
+    focus = cells[cells["metric"] == "focus"]
+    band = focus.dropna(subset=["null_low"])
+    assert len(band) and (band["null_low"] >= 1).all() and (band["null_high"] <= band["n"]).all()
+    clear = set(focus.loc[focus["p"] <= 0.05, "site"])
     assert {"L0.attn_out", "L1.mlp_out", "logits"} <= clear and not clear & {"L0.mlp_out", "L1.attn_out"}
     weights = found.tables["weight_changes"]
     moved = set(weights.loc[weights["changed"], "tensor"])

@@ -62,6 +62,21 @@ def test_texts_about_a_group_of_the_rows_training_are_left_out():
     assert len(fair(one, same)) == 0
 
 
+def test_a_grouping_that_the_split_does_not_hold_apart_leaves_no_text_out():
+    """One template over all texts: only the words are split, so the datasets are still tested on themselves."""
+    both = [replace(d, groups={**d.groups, "template": ("the same",) * len(d)}) for d in probed.halves()]
+    options = ProbeOptions.of({**FAST, "by": ("word",)})
+    for data in both:
+        one = _Set(design(data, options, 0), {})
+        assert one.d.held == ("word",) and len(fair(one, one)) == len(one.d.test)
+    found = methods.generalisation(
+        probed.model(), both, options={**FAST, "by": ("word",), "twin": False}, seed=0
+    )
+    home = found.tables["matrix"].query("trained == tested")
+    assert len(home) == 2 and (home["n"] > 0).all() and (home["value"] > 0.9).all()
+    assert np.isfinite(home[["null_low", "null_high"]]).all().all()
+
+
 @pytest.mark.parametrize("data", [lambda: [probed.texts()], lambda: [probed.texts()] * 2])
 def test_one_dataset_or_two_of_one_name_are_refused(model, data):
     with pytest.raises(TaskError, match="datasets called"):

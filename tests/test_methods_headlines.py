@@ -9,6 +9,7 @@ import pytest
 
 import diffed
 import planted
+import toy_results
 from microtome import methods
 from microtome.cli import summary
 from microtome.methods.headlines import headline_table, headlined
@@ -74,3 +75,28 @@ def test_a_real_difference_of_two_models_is_told_where_it_stands_out():
     inside = next(name for name in told.index if name.startswith("difference inside"))
     assert told.loc[inside, "value"] > 0 and told.loc["difference of the outputs", "value"] > 0
     assert told.loc["difference of the outputs", "unit"] == "KL divergence (nats)"
+
+
+def test_the_numbers_of_steering_are_those_of_the_reported_dose(model, task):
+    result = RECIPES["steering"](model, task, None)
+    dose = result.tables["dose"].query("reported").iloc[0]
+    told = result.tables["headline"].set_index("label")
+    at = f"at dose {dose['coefficient']:g}"
+    assert told.index[0].endswith(at) and told["value"].iloc[0] == float(result.frame()["value"].iloc[0])
+    fluent = told.loc[f"perplexity of its text {at}"]
+    assert fluent["value"] == dose["perplexity"] and fluent["null"] == "unsteered text"
+
+
+def test_asking_in_words_is_a_band_beside_the_change():
+    told = headlined(toy_results.steering()).tables["headline"]
+    words = told[told["label"].str.endswith("in words")].iloc[0]
+    assert (words["null_low"], words["null_high"]) == (1.5, 2.3) and words["null"].startswith("system prompt")
+
+
+def test_a_sibling_concept_stands_apart_from_the_words_that_ask_for_it():
+    result = toy_results.steering()
+    base = result.tables["baselines"]
+    base.loc[base["kind"] == "sibling", ["value", "low", "high"]] = 2.0, 1.8, 2.2
+    told = headlined(replace(result, tables={**result.tables, "baselines": base})).tables["headline"]
+    by = told.set_index(told["label"].str.split(" ").str[-1])["null"]
+    assert by["words"].startswith("system prompt") and by["concept"].startswith("sibling: calm")

@@ -631,7 +631,7 @@ def steering(tokens=TOKENS):
     doses = [-4.0, 2.0, 4.0, 8.0, 16.0]
     dose = pd.DataFrame([
         {"coefficient": c, "value": 0.3 * c, "low": 0.3 * c - 0.2, "high": 0.3 * c + 0.2, "null_low": -0.04 * abs(c), "null_high": 0.05 * abs(c), "n": 16,
-         "perplexity": 9.0 + abs(c) ** 1.5, "repetition": min(1.0, 0.01 * abs(c)), "collapsed": c > 4}
+         "perplexity": 9.0 + abs(c) ** 1.5, "repetition": min(1.0, 0.01 * abs(c)), "collapsed": c > 4, "reported": c == 4}
         for c in doses
     ])  # fmt: skip
     rng = np.random.default_rng(11)
@@ -642,8 +642,8 @@ def steering(tokens=TOKENS):
         }
     )
     baselines = pd.DataFrame([
-        {"name": "system prompt", "value": 1.9, "low": 1.5, "high": 2.3, "n": 8}, {"name": "sibling: calm", "value": 0.2, "low": np.nan, "high": np.nan, "n": 8},
-        {"name": "KL on neutral text (nats)", "value": 0.1, "low": 0.02, "high": 0.09, "n": 8},
+        {"kind": "words", "name": "system prompt", "value": 1.9, "low": 1.5, "high": 2.3, "n": 8}, {"kind": "sibling", "name": "sibling: calm", "value": 0.2, "low": np.nan, "high": np.nan, "n": 8},
+        {"kind": "neutral text", "name": "KL on neutral text (nats)", "value": 0.1, "low": 0.02, "high": 0.09, "n": 8},
     ])  # fmt: skip
     texts = [{"coefficient": name, "prompt": i, "text": text} for i in (0, 3) for name, text in
              (("-4", tokens[-1] + " terrible"), ("0", "".join(tokens)), ("4", " wonderful" * 30), ("16", ""), ("system prompt", "glad <b>to</b> help"))]  # fmt: skip

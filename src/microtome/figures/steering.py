@@ -138,7 +138,7 @@ def compared(result: Result) -> go.Figure:
         )
     base = table_of(result, "baselines")
     for row in [] if base is None else base.to_dict("records"):
-        if not str(row["name"]).startswith("KL"):
+        if row["kind"] != "neutral text":
             rows.append(
                 (
                     visible(row["name"], most=24, prose=True),

@@ -73,11 +73,11 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "about": (("name", "value"), ()),
     "dose": (
         ("coefficient", "value", "perplexity", "repetition", "collapsed"),
-        ("low", "high", "null_low", "null_high", "n"),
+        ("low", "high", "null_low", "null_high", "n", "reported"),
     ),
     "both": (("change", "value"), ("low", "high", "null_low", "null_high", "n")),
     "layers": (("layer", "accuracy"), ("logprob",)),
-    "baselines": (("name", "value"), ("low", "high", "n")),
+    "baselines": (("name", "value"), ("kind", "low", "high", "n")),
     "samples": (("coefficient", "prompt", "text"), ()),
     "contexts": (("unit", "stratum", "rank", "index", "token", "value", "peak"), ()),
     "histogram": (("unit", "left", "right", "share"), ("null",)),

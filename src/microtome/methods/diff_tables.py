@@ -112,8 +112,10 @@ def cells(
     if "focus" in tests:
         test, focus = tests["focus"], view.focus(real)
         n = len(view.kept(real.kl)[0])
-        rows += [{"site": s, "metric": "focus", "value": float(focus[i]), "n": n, "low": float("nan"), "high": float("nan"), "null_low": float(np.exp(test.null_low[i])),
-                  "null_high": float(np.exp(test.null_high[i])), "p": float(test.p[i])} for i, (s, _) in enumerate(view.names())]  # fmt: skip
+        # the band of logarithms can pass what a focus can be: between 1 (spread evenly) and n (one token alone)
+        low, high = (np.clip(np.exp(b), 1.0, n) for b in (test.null_low, test.null_high))
+        rows += [{"site": s, "metric": "focus", "value": float(focus[i]), "n": n, "low": float("nan"), "high": float("nan"), "null_low": float(low[i]),
+                  "null_high": float(high[i]), "p": float(test.p[i])} for i, (s, _) in enumerate(view.names())]  # fmt: skip
     cosine = view.means(1 - real.cosine)
     flat = cosine.reshape(-1, cosine.shape[-1])
     interval = mean_interval(flat, clusters)

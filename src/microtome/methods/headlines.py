@@ -73,10 +73,6 @@ def _control(result: Result, name: str) -> Control | None:
     return next((c for c in result.controls if c.name == name and c.passed is not None), None)
 
 
-def _about(result: Result, name: str) -> str:
-    return next((str(r["value"]) for r in _rows(result, "about") if r["name"] == name), "")
-
-
 def _middle(text: object, most: int = TEXT) -> str:
     """Text with its middle left out where it is long: both ends say which it is."""
     plain = str(text)
@@ -132,32 +128,34 @@ def _unsupervised(result: Result) -> list[Row]:
 
 
 def _steering(result: Result) -> list[Row]:
-    measure, dose = (
-        _about(result, "measure"),
-        _about(result, "coefficient chosen on half of the prompts"),
-    )
-    name, unit_ = _measured(measure)
-    cells = _frame(result)
-    if not cells:
+    cells, doses = _frame(result), [r for r in _rows(result, "dose") if r["reported"]]
+    if not cells or not doses:
         return []
-    own = cells[0]
-    families = {str(r["family"]) for r in _rows(result, "nulls")}
-    null = "directions from shuffled labels" if "shuffled_labels" in families else "random directions of its length"  # fmt: skip
-    out = [_row(f"change of the {name} at dose {dose}", own, null, unit_)]
-    asked = [r for r in _rows(result, "baselines") if not str(r["name"]).startswith("KL")]
-    if asked:
-        best = max(asked, key=lambda r: float(r["value"]))
-        out.append(_row("the same, beside asking for it in words", own, f"{best['name']}, 95 %", unit_, band=(float(best["low"]), float(best["high"]))))  # fmt: skip
-    chosen = next((r for r in _rows(result, "dose") if f"{r['coefficient']:g}" == dose), None)
+    own, dose = cells[0], doses[0]
+    name, unit_ = _measured(str(own["metric"]))
+    null = _null_of(result)
+    out = [_row(f"change of the {name} at dose {dose['coefficient']:g}", own, null, unit_)]
+    beside = _rows(result, "baselines")
+    for kind, label in (("words", "the same, beside asking for it in words"), ("sibling", "the same, beside a sibling concept")):
+        rivals = [r for r in beside if r["kind"] == kind]
+        if rivals:
+            best = max(rivals, key=lambda r: float(r["value"]))
+            band = (float(best["low"]), float(best["high"]))
+            out.append(_row(label, own, f"{best['name']}, 95 %", unit_, band=band))
     fluent = _control(result, "fluency")
-    if chosen is not None and fluent is not None and isinstance(fluent.observed, Mapping):
+    if fluent is not None and isinstance(fluent.observed, Mapping):
         plain = float(fluent.observed.get("unsteered", NAN))
-        out.append(_row(f"perplexity of its text at dose {dose}", {"value": chosen["perplexity"], "n": fluent.n}, "unsteered text", "", band=(plain, plain)))  # fmt: skip
-    kl = next((r for r in _rows(result, "baselines") if str(r["name"]).startswith("KL")), None)
-    if kl is not None:
-        moved = {"value": kl["value"], "n": kl["n"]}
-        out.append(_row("change of unrelated text (KL from unsteered)", moved, null, "nats per token", band=(float(kl["low"]), float(kl["high"]))))  # fmt: skip
+        out.append(_row(f"perplexity of its text at dose {dose['coefficient']:g}", {"value": dose["perplexity"], "n": fluent.n}, "unsteered text", "", band=(plain, plain)))  # fmt: skip
+    for moved in (r for r in beside if r["kind"] == "neutral text"):
+        kl = {"value": moved["value"], "n": moved["n"]}
+        out.append(_row("change of unrelated text (KL from unsteered)", kl, null, "nats per token", band=(float(moved["low"]), float(moved["high"]))))  # fmt: skip
     return out
+
+
+def _null_of(result: Result) -> str:
+    """What the null directions of a result with a direction are made of."""
+    families = {str(r["family"]).partition(",")[0] for r in _rows(result, "nulls")}
+    return "directions from shuffled labels" if "shuffled_labels" in families else "random directions of its length"  # fmt: skip
 
 
 def _measured(name: str) -> tuple[str, str]:
@@ -167,13 +165,13 @@ def _measured(name: str) -> tuple[str, str]:
 
 
 def _directional_ablation(result: Result) -> list[Row]:
-    name, unit_ = _measured(_about(result, "measure"))
+    cells = _frame(result)
+    name, unit_ = _measured(str(cells[0]["metric"]) if cells else "")
     words = {
         "removed": f"change of the {name} with the direction removed everywhere",
         "added": "the same with it added to harmless prompts",
     }
-    families = {str(r["family"]).partition(",")[0] for r in _rows(result, "nulls")}
-    null = "directions from shuffled labels" if "shuffled_labels" in families else "random directions"
+    null = _null_of(result)
     out = [_row(words[str(r["change"])], r, null, unit_) for r in _rows(result, "both") if r["change"] in words]  # fmt: skip
     harmless = _control(result, "harmless_kl")
     if harmless is not None and harmless.null is not None and isinstance(harmless.observed, Mapping):

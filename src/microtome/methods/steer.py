@@ -191,11 +191,15 @@ class Study:
         values, _ = self.stage.measured(self.measure, self.rows, jobs, self.fires)
         return values.reshape(len(vectors), len(prompts)) - self.base[list(prompts)]
 
-    def stands_beside(self, name: str, change: Floats) -> None:
-        """Keep what something else did to the measure on the reported half, with its interval. Shapes: [prompt]."""
+    def stands_beside(self, kind: str, name: str, change: Floats) -> None:
+        """Keep what something else did to the measure on the reported half, with its interval. Shapes: [prompt].
+
+        kind: "words" (asking for it) or "sibling" (another concept's direction).
+        """
         interval = mean_interval(change, list(range(len(change))))
         self.baselines.append(
             {
+                "kind": kind,
                 "name": name,
                 "value": float(change.mean()),
                 "low": float(interval.low),
@@ -236,6 +240,8 @@ class Study:
             self.best = max(fluent, key=lambda i: abs(self.doses[i]))
         else:
             self.best = min(added, key=lambda i: abs(self.doses[i]))
+        for i, row in enumerate(self.dose_table):
+            row["reported"] = i == self.best
 
     def compare(self, nulls: dict[str, Floats]) -> None:
         """Null directions at the chosen dose on the reported half, and a few of them at every dose for the band."""
@@ -343,7 +349,7 @@ def _prompting(s: Study, model: Model, prompts: Sequence[Any]) -> list[Any]:
         ways["few-shot"] = _rows_with(model, prompts, "", s.o.few_shot, s.o.chat)
     for name, rows in ways.items():
         values, made = s.stage.measured(s.measure, rows, [(None, p) for p in s.report], [True] * len(rows))
-        s.stands_beside(name, values - s.base[s.report])
+        s.stands_beside("words", name, values - s.base[s.report])
         made = made or s.stage.generate([rows[p] for p in s.text_rows], [None] * len(s.text_rows))
         s.samples += [
             {"coefficient": name, "prompt": i, "text": t}

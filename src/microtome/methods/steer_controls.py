@@ -173,7 +173,7 @@ def sibling(s: Study, other: Direction | None) -> Control:
     own = float(s.effect.mean())
     change = s.change([other.unit * float(s.vector.norm())], s.coefficient, s.report)[0]
     found = float(change.mean())
-    s.stands_beside(f"sibling: {other.name}", change)
+    s.stands_beside("sibling", f"sibling: {other.name}", change)
     return Control(
         "sibling",
         rules_out,
@@ -190,7 +190,7 @@ def prompting(s: Study) -> Control:
         "that asking for it in words does as much",
         "steering does more than the system prompt and the examples",
     )
-    asked = {b["name"]: b["value"] for b in s.baselines if b["name"] in ("system prompt", "few-shot")}
+    asked = {b["name"]: b["value"] for b in s.baselines if b["kind"] == "words"}
     if not asked:
         return Control.not_run(
             "prompting", rules_out, expected, "no system_prompt and no few_shot were given (options)"

@@ -110,6 +110,7 @@ def neutral(s: Study, texts: Sequence[Any] | PairTask | None, nulls: dict[str, F
     kl, null = float(real[0].mean()), np.array([o[0].mean() for o in others])
     s.baselines.append(
         {
+            "kind": "neutral text",
             "name": "KL on neutral text (nats)",
             "value": kl,
             "low": float(null.min()),

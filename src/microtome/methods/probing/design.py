@@ -23,8 +23,8 @@ class Design:
     """A dataset as a probe sees it.
 
     truth [item]: whether an item is of the positive class. units [item]: items that share a group have one (a group of the
-    groupings asked for, where some were). train,
-    validation, test: indices. names: (negative, positive) class.
+    groupings asked for, where some were). train, validation, test: indices. names: (negative, positive) class. held: the
+    groupings that no two parts share.
     """
 
     data: LabelledText
@@ -34,6 +34,7 @@ class Design:
     validation: Indices
     test: Indices
     names: tuple[str, str]
+    held: tuple[str, ...]
 
     @property
     def parts(self) -> tuple[Indices, Indices, Indices]:
@@ -67,7 +68,7 @@ def design(data: LabelledText, options: ProbeOptions, seed: int) -> Design:
             raise TaskError(f"the {what} part of {data.name} has one class only", why="nothing can be told apart there",
                             instead="another seed, more groups, or other shares")  # fmt: skip
     units = data.joined(*options.by) if options.by else data.units
-    return Design(data, truth, np.array(units), rows[0], rows[1], rows[2], names)
+    return Design(data, truth, np.array(units), rows[0], rows[1], rows[2], names, options.by or tuple(data.groups))
 
 
 def _split(data: LabelledText, options: ProbeOptions, seed: int) -> tuple[tuple[int, ...], ...]:

@@ -189,12 +189,15 @@ def _matrix(sets: Sequence[_Set], place: Place, kind: str, o: ProbeOptions, seed
 
 
 def fair(s: _Set, t: _Set) -> np.ndarray:
-    """Test texts of t that share no group and no wording with the training texts of s; [] where too few of a class are left."""
-    met = {(k, v[i]) for k, v in s.d.data.groups.items() for i in s.d.train.tolist()}
+    """Test texts of t that share no group and no wording with the training texts of s; [] where too few of a class are left.
+
+    Groups are those of the groupings that the split of s holds apart.
+    """
+    held = [k for k in s.d.held if k in t.d.data.groups]
+    met = {(k, s.d.data.groups[k][i]) for k in held for i in s.d.train.tolist()}
     said = {s.d.data.texts[i] for i in s.d.train.tolist()}
-    shared = [k for k in t.d.data.groups if k in s.d.data.groups]
     rows = np.array([i for i in t.d.test.tolist() if t.d.data.texts[i] not in said
-                     and not any((k, t.d.data.groups[k][i]) in met for k in shared)], dtype=np.int64)  # fmt: skip
+                     and not any((k, t.d.data.groups[k][i]) in met for k in held)], dtype=np.int64)  # fmt: skip
     both = len(rows) >= LEAST and len(set(t.d.truth[rows].tolist())) == 2
     return rows if both else np.array([], dtype=np.int64)
 
