@@ -136,7 +136,10 @@ def _steering(result: Result) -> list[Row]:
     null = _null_of(result)
     out = [_row(f"change of the {name} at dose {dose['coefficient']:g}", own, null, unit_)]
     beside = _rows(result, "baselines")
-    for kind, label in (("words", "the same, beside asking for it in words"), ("sibling", "the same, beside a sibling concept")):
+    for kind, label in (
+        ("words", "the same, beside asking for it in words"),
+        ("sibling", "the same, beside a sibling concept"),
+    ):
         rivals = [r for r in beside if r["kind"] == kind]
         if rivals:
             best = max(rivals, key=lambda r: float(r["value"]))

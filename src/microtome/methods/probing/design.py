@@ -68,7 +68,9 @@ def design(data: LabelledText, options: ProbeOptions, seed: int) -> Design:
             raise TaskError(f"the {what} part of {data.name} has one class only", why="nothing can be told apart there",
                             instead="another seed, more groups, or other shares")  # fmt: skip
     units = data.joined(*options.by) if options.by else data.units
-    return Design(data, truth, np.array(units), rows[0], rows[1], rows[2], names, options.by or tuple(data.groups))
+    return Design(
+        data, truth, np.array(units), rows[0], rows[1], rows[2], names, options.by or tuple(data.groups)
+    )
 
 
 def _split(data: LabelledText, options: ProbeOptions, seed: int) -> tuple[tuple[int, ...], ...]:
