@@ -9,10 +9,13 @@ import pytest
 
 import probed
 from microtome import methods
+from microtome.cli import summary
 from microtome.errors import TaskError
 from microtome.methods.probing.design import design
 from microtome.methods.probing.generalising import _Set, fair
 from microtome.methods.probing.options import ProbeOptions
+from microtome.report.numbers import headline
+from microtome.report.outline import outline
 
 FAST = probed.FAST
 
@@ -75,6 +78,19 @@ def test_a_grouping_that_the_split_does_not_hold_apart_leaves_no_text_out():
     home = found.tables["matrix"].query("trained == tested")
     assert len(home) == 2 and (home["n"] > 0).all() and (home["value"] > 0.9).all()
     assert np.isfinite(home[["null_low", "null_high"]]).all().all()
+
+
+def test_a_whole_with_probes_of_its_own_says_its_numbers_and_whose_they_are(model, capsys):
+    result = methods.generalisation(
+        model, probed.halves(), each=True, options={**FAST, "twin": False}, seed=0
+    )
+    stages = outline(result)
+    assert [s.name for s in stages] == ["probe of words 0", "probe of words 1"]
+    assert [n.label for n in headline(result, stages)] == result.tables["headline"]["label"].tolist()
+    summary.show(result)
+    said = capsys.readouterr().out
+    assert "mean over pairs" in said and "probe of words 1" in said
+    assert said.count(result.children[0].calibration[:30]) == 1
 
 
 @pytest.mark.parametrize("data", [lambda: [probed.texts()], lambda: [probed.texts()] * 2])

@@ -134,7 +134,12 @@ def _announce(model: Any, data: list[Any], sites: Any, kinds: Any, *, to_stderr:
         asked = (WORDINGS * min(48, n) + n / 5) * (size + QUESTION)
         moved = 2 * o.prompts * (o.layers * 2 + HALF * 4 * o.directions) * (size + QUESTION)
         parts.append(Part(f"{one.name}: {n} texts, {places} place{'s' * (places != 1)}", read + fitted))
-        parts.append(Part(f"{one.name}: asking, {2 * o.directions} directions moved along", asked + moved))
+        parts.append(
+            Part(
+                f"{one.name}: asking, {2 * o.directions} directions moved along (more from an early layer)",
+                asked + moved,
+            )
+        )
     if len(data) > 1:
         parts.append(Part("the matrix", sum(len(one) for one in data) * 2 * size))
     estimate.announce(model, rows, parts, to_stderr=to_stderr)

@@ -68,10 +68,7 @@ def show(result: Result) -> None:
     rows = [_stage(s) for s in stages]
     rows += [(r.name, output.number(r.n), "", "", f"{r.word}: {r.note}") for r in unlinked(result, stages)]
     output.table(("stage", "n", "seconds", "controls passed", "verdict"), rows, title="Stages")
-    said = [(s.name.replace("_", " "), s.result.calibration) for s in stages] or [
-        (result.kind, result.calibration)
-    ]
-    output.table(("stage", "how often it is right"), said, title="Calibration")
+    output.table(("stage", "how often it is right"), _calibrations(stages), title="Calibration")
     failed = _failed(result, stages)
     if failed:
         more = f" ({len(failed) - FAILED_SHOWN} more in the report)" if len(failed) > FAILED_SHOWN else ""
@@ -91,6 +88,14 @@ def _stage(stage: Stage) -> tuple[str, ...]:
     passed = f"{sum(c.passed is True for c in controls)}/{len(controls)}"
     seconds = "" if stage.seconds is None else f"{stage.seconds:.0f}"
     return stage.name.replace("_", " "), output.number(stage.n), seconds, passed, stage.result.verdict.word
+
+
+def _calibrations(stages: tuple[Stage, ...]) -> list[tuple[str, str]]:
+    """One row per line of the shipped table, with the stages that it is of."""
+    of: dict[str, list[str]] = {}
+    for s in stages:
+        of.setdefault(s.result.calibration, []).append(s.name.replace("_", " "))
+    return [(_list(names), line) for line, names in of.items()]
 
 
 def _failed(result: Result, stages: tuple[Stage, ...]) -> list[tuple[str, str, str]]:

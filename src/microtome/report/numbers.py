@@ -43,7 +43,12 @@ class Number:
 
 
 def headline(result: Result, stages: Sequence[Stage]) -> list[Number]:
-    """At most six numbers: the behaviour, the strongest head and part, the set, the agreement of the two methods."""
+    """At most six numbers: the behaviour, the strongest head and part, the set, the agreement of the two methods.
+
+    Of a whole that has numbers of its own, these: those of its stages stand in their sections.
+    """
+    if result.children and "headline" in result.tables:
+        return [_of_whole(made, result) for made in _safely(_told, result)]
     ranked: list[tuple[int, Number]] = []
     for stage in stages:
         ranked += [(rank, _at(made, stage)) for rank, made in _safely(_of, stage.result)]
@@ -70,6 +75,12 @@ def _at(made: Number, stage: Stage) -> Number:
 
     n = made.n if made.n is not None else stage.n
     return replace(made, anchor=stage.anchor, n=n, verdict=stage.result.verdict.word)
+
+
+def _of_whole(made: Number, result: Result) -> Number:
+    from dataclasses import replace
+
+    return replace(made, anchor="whole", verdict=result.verdict.word)
 
 
 def _of(result: Result) -> list[tuple[int, Number]]:

@@ -131,12 +131,22 @@ def generalisation(
     return headlined(Result(
         "generalisation", effects=_effects(sets, place, scored.scores, names),
         tables={"matrix": _table(sets, scored, words, twin, alpha), "cosines": _cosines(sets, scored, alpha),
-                "about": _frame([{"name": "place", "value": address(place)}, {"name": "kind", "value": kind}])},
+                "about": _frame([{"name": "place", "value": address(place)}, {"name": "kind", "value": kind}]),
+                **_stages(names, children)},
         tensors={f"direction/{n}": scored.real[i].astype(np.float32) for i, n in enumerate(names)}, controls=ran,
         verdict=verdict(ran, MANDATORY, p, alpha, least), children=children,
         raw_examples=[{"prompt": s.d.data.texts[int(i)], "dataset": s.d.data.name, "label": s.d.names[int(s.d.truth[i])]}
                       for s in sets for i in seeds.rng(seed, "examples").permutation(s.d.test)[:2]],
     ))  # fmt: skip
+
+
+def _stages(names: Sequence[str], children: Sequence[Result]) -> dict[str, Any]:
+    """The names by which the probes of single datasets are told apart, where there are some."""
+    rows = [
+        {"stage": f"probe of {name}", "verdict": one.verdict.word}
+        for name, one in zip(names, children, strict=False)
+    ]
+    return {"stages": _frame(rows)} if rows else {}
 
 
 @dataclass(frozen=True)
