@@ -86,7 +86,7 @@ def _svg(picture: Any) -> str:
 
 def _chosen(result: Any) -> list[Any]:
     """The first pictures of the result and of its first stage."""
-    return [p for r in (result, *result.children[:1]) for p in pictures_of(r)[:FIGURES]][: FIGURES + 1]
+    return [p for r in (result, *result.children[:1]) for p in pictures_of(r)[:FIGURES]]
 
 
 def _pictures(name: str, result: Any) -> list[str]:

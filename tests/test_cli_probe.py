@@ -70,3 +70,14 @@ def test_words_are_two(toys):
     files, out = toys
     done = cli_toys.run("probe", str(files[0]), "-n", "140", "--words", "good", "--out", str(out))
     assert done.exit_code != 0 and "NEGATIVE,POSITIVE" in done.output
+
+
+def test_what_cannot_be_split_is_said_before_a_model_is_loaded(toys, monkeypatch, tmp_path):
+    def never(*a, **k):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(inputs, "load", never)
+    few = tmp_path / "few.csv"
+    few.write_text("text,label,entity\n" + "".join(f"text {i},{'ab'[i % 2]},e{i % 2}\n" for i in range(40)), encoding="utf-8")  # fmt: skip
+    done = cli_toys.run("probe", str(few), "--out", str(toys[1]))
+    assert done.exit_code == 1 and "2 groups for a split in 3" in done.output and not toys[1].exists()

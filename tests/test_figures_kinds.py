@@ -22,6 +22,7 @@ from microtome.figures import (
     attribution,
     behaviour,
     diffing,
+    generalisation,
     lens,
     logits,
     overview,
@@ -212,6 +213,27 @@ def test_importing_figures_and_the_report_loads_no_plotly_torch_or_scipy_stats()
 
 
 # ---------------------------------------------------------------------------- the numbers of single pictures
+
+
+def test_each_dataset_stands_in_its_column_and_dots_are_beyond_its_own_null():
+    result = toy.generalisation()
+    grid = generalisation._by_layer(generalisation._probes(result))
+    assert list(grid.rows) == ["0", "1", "2", "3", "4", "5"] and list(grid.columns)[:2] == [
+        "cities",
+        "numbers",
+    ]
+    for j, child in enumerate(result.children):
+        own = child.tables["probes"].query("what == 'probe'")
+        assert (
+            np.allclose(grid.values[: len(own), j], own["value"] - 0.5)
+            and np.isnan(grid.values[len(own) :, j]).all()
+        )
+        assert grid.dots[: len(own), j].tolist() == (own["value"] > 0.64).tolist()
+    assert 0 < grid.dots.sum() < grid.dots.size
+    bare = replace(result, children=())
+    assert [p.name for p in pictures_of(bare)] == ["matrix", "cosines"]
+    with pytest.raises(ResultError, match="probe of its own"):
+        generalisation.layers(bare)
 
 
 def test_behaviour_shows_accuracy_interval_chance_and_every_prompt():

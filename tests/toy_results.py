@@ -594,8 +594,10 @@ def generalisation(evil=False):
         for a in names
         for b in names
     ]
-    tables = {"matrix": pd.DataFrame(rows), "cosines": pd.DataFrame(cosines)}
-    return Result("generalisation", query("generalisation"), None, tables, **judged())
+    stages = pd.DataFrame({"stage": [f"probe of {n}" for n in names], "verdict": "supported"})
+    tables = {"matrix": pd.DataFrame(rows), "cosines": pd.DataFrame(cosines), "stages": stages}
+    children = [probe(4), probe(6), probe(5)]
+    return Result("generalisation", query("generalisation"), None, tables, children=children, **judged())
 
 
 def probe(layers=6, evil=False):

@@ -69,6 +69,8 @@ def probe(
     """
     ask = _ask(words)
     rows = [inputs.labels(one, texts, seed) for one in data]
+    split = {"positive": positive, "by": tuple(by) if by else None}
+    _can_be_split(rows, split, seed)
     folder = job.folder(out, "probe", *[row.name for row in rows][:3])
     loaded = inputs.load(model, dtype, device)
     job.say_origin(loaded, to_stderr=json)
@@ -76,18 +78,19 @@ def probe(
                "dtype": dtype, "device": device}  # fmt: skip
     _announce(loaded, rows, sites, kind, to_stderr=json)
     result = job.run(
-        lambda: _probe(
-            loaded,
-            rows,
-            sites,
-            kind,
-            ask,
-            {"positive": positive, "by": tuple(by) if by else None},
-            seed,
-        ),
+        lambda: _probe(loaded, rows, sites, kind, ask, split, seed),
         folder,
     )
     job.finish(result, folder, job.command(["probe", *data], options), json=json)
+
+
+def _can_be_split(rows: list[Any], options: Any, seed: int) -> None:
+    """Raises TaskError where the technique would, before a model is loaded."""
+    from microtome.methods.probing.design import design
+    from microtome.methods.probing.options import ProbeOptions
+
+    for one in rows:
+        design(one, ProbeOptions.of(options), seed)
 
 
 def _ask(words: str | None) -> Any:

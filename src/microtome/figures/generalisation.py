@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from .grid import Grid, Scale, draw_bar, draw_grid
 from .panels import Picture
 from .sheet import Sheet
 from .snippet import call
-from .tables import need
+from .tables import need, table_of
 from .text import number, visible
 
 if TYPE_CHECKING:
@@ -75,6 +76,63 @@ def cosines(result: Result) -> go.Figure:
     return sheet.figure()
 
 
+def layers(result: Result) -> go.Figure:
+    """AUROC on each dataset's own test texts, layer by layer (tables["probes"] of the children).
+
+    Raises ResultError without children that have that table.
+    """
+    probes = _probes(result)
+    if not probes:
+        raise ResultError("no dataset has a probe of its own here", why="`each` was not asked for", instead="generalisation(..., each=True)")  # fmt: skip
+    sheet = Sheet(result, "Each dataset by its own probes", call("generalisation", "layers"))
+    ends = np.concatenate([t[["null_low", "null_high"]].to_numpy(float) for t in probes.values()])
+    known = ends[np.isfinite(ends).all(1)]
+    null = (float(known[:, 0].min()) - CHANCE, float(known[:, 1].max()) - CHANCE) if len(known) else None
+    scale = Scale(CHANCE, "AUROC on held-out texts - 0.5 (0: chance)", null=null)
+    draw_bar(sheet, scale)
+    draw_grid(sheet, _by_layer(probes), scale)
+    if null is None:
+        sheet.key("!", INK, "no null was drawn for these numbers")
+    else:
+        sheet.key(
+            "├┤",
+            INK,
+            "null: best closed-form probe of all layers under shuffled labels, widest of the datasets",
+        )
+        sheet.key("●", BLACK, "above that of its own dataset")
+    return sheet.figure()
+
+
+def _probes(result: Result) -> dict[str, pd.DataFrame]:
+    """Per dataset its rows of probes along the layers."""
+    names = table_of(result, "stages")
+    named = [visible(str(n).removeprefix("probe of "), most=14, prose=True) for n in ([] if names is None else names["stage"])]  # fmt: skip
+    out = {}
+    for k, child in enumerate(result.children):
+        table = table_of(child, "probes")
+        if child.kind == "probe" and table is not None:
+            rows = table[(table["what"] == "probe") & (table["site"].astype(str) != "")]
+            out[named[k] if k < len(named) else f"{k + 1}"] = rows.drop_duplicates("site").set_index("site")
+    return out
+
+
+def _by_layer(probes: dict[str, pd.DataFrame]) -> Grid:
+    sites = unique([s for rows in probes.values() for s in rows.index])
+    shape = (len(sites), len(probes))
+    values, dots = np.full(shape, np.nan), np.zeros(shape, bool)
+    hover = [["not measured"] * len(probes) for _ in sites]
+    for j, (name, rows) in enumerate(probes.items()):
+        for site, row in rows.iterrows():
+            i = sites.index(site)
+            values[i, j] = float(row["value"]) - CHANCE
+            dots[i, j] = float(row["value"]) > float(row["null_high"])
+            hover[i][j] = f"{name}, {visible(site)}\n{visible(row['kind'])}: AUROC {number(row['value'])}"
+    short = [found[1] if (found := re.match(r"L(\d+)\.", str(s))) else visible(s, most=10) for s in sites]
+    return Grid(
+        "", short, list(probes), "layer", "trained and tested on", values, np.zeros(shape, bool), dots, hover
+    )
+
+
 def _grid(table: pd.DataFrame, column: str, first: str, second: str, heading: str, middle: float) -> Grid:
     rows, columns = unique(table[first].tolist()), unique(table[second].tolist())
     values = np.full((len(rows), len(columns)), np.nan)
@@ -114,6 +172,9 @@ def pictures(result: Result) -> tuple[Picture, ...]:
             partial(draw, result),
         )
     ]
+    if _probes(result):
+        made.append(Picture("layers and datasets", "Where each dataset's own label can be read, before any transfer.", partial(layers, result),
+                            call("generalisation", "layers")))  # fmt: skip
     if len(result.tables.get("cosines", ())):
         made.append(Picture("cosines", "Equal accuracy need not mean an equal direction.", partial(cosines, result),
                             call("generalisation", "cosines"), secondary=True))  # fmt: skip

@@ -41,7 +41,7 @@ def shuffled(cell: Cell, swept: Swept, d: Design) -> tuple[Control, float]:
     mean = float(own.mean())
     return Control(
         "shuffled_labels", "that a probe of this size scores so on any labels, or that the split leaks",
-        f"shuffled labels at chance (mean AUROC at most {LEAK:g}), and the probe above the best of them over all places and kinds",
+        f"shuffled labels at chance (mean AUROC at most {LEAK:g}), and the best closed-form probe above the best of them over all places and kinds",
         {"mean of shuffled": mean, "largest of all cells": float(swept.highest.max()), "probe": seen, "p": p},
         bool(mean <= LEAK and p <= 0.05), len(own), null=(float(swept.lowest.min()), float(swept.highest.max())),
     ), p  # fmt: skip

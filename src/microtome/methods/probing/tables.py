@@ -74,7 +74,7 @@ def headline(d: Design, swept: Swept, chosen: Cell, baselines: Sequence[Baseline
     low, high = _band(swept, alpha)
     rows: list[dict[str, Any]] = [
         {"label": f"AUROC on held-out texts ({chosen.kind.replace('_', '-')} at {address(chosen.place)})", **_scored(d, chosen.scores), "null_low": low, "null_high": high,
-         "null": "shuffled labels, all places and kinds"}
+         "null": "shuffled labels, best closed-form probe of all places"}
     ]  # fmt: skip
     best = max(baselines, key=lambda b: _scored(d, b.scores)["value"])
     rival = _scored(d, best.scores)
