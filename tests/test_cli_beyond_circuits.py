@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import types
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import microtome as mt
 import probed
 import steerable
 from cli_words import FAST, Words, run
+from microtome.cli import estimate
 from microtome.directions.direction import Direction
 from microtome.results import observe
 from microtome.sites import parse
@@ -187,7 +189,9 @@ def test_a_direction_of_another_width_or_model_is_refused(words, tmp_path, vecto
 def test_a_folder_without_a_direction_is_refused(words, tmp_path):
     words.ready("steer")
     (tmp_path / "empty").mkdir()
-    _refused(run("steer", tmp_path / "empty", "--up", "x", "--out", tmp_path / "o"), "no saved direction")
+    _refused(
+        run("steer", tmp_path / "empty", "--up", "x", "--out", tmp_path / "o"), "it has no direction.json"
+    )
     _refused(run("examples", tmp_path / "empty", "--out", tmp_path / "o"), "no saved direction")
     assert words.loaded == []
 
@@ -286,3 +290,18 @@ def test_one_measurement_that_was_interrupted_says_that_nothing_is_kept(words, t
     with observe(stop):
         done = run(*given, "--out", tmp_path / "o")
     assert done.exit_code == 130 and "nothing was kept" in done.stderr and not (tmp_path / "o").exists()
+
+
+def test_one_endless_text_is_not_what_the_machine_is_timed_on():
+    seen = []
+
+    class Model:
+        facts = types.SimpleNamespace(n_ctx=None)
+
+        def run(self, rows, logits):
+            seen.append([len(r) for r in rows])
+
+    rows = [[1] * k for k in (9000, 5, 6, 7, 5, 6, 7, 5, 6, 7, 8, 1)]
+    assert estimate.rate(Model(), rows) > 0
+    assert seen == [[5, 5, 6, 6, 6, 7, 7, 7]] * 2
+    assert estimate.rate(Model(), [[1] * 9000]) > 0 and seen[-1] == [estimate.LONGEST]

@@ -15,8 +15,8 @@ from microtome.cli.watch import steps
 
 __all__ = ["Part", "announce", "length", "made_up", "rate"]
 
-TIMED = 8
-"""Rows of the timed forward."""
+TIMED, LONGEST = 8, 512
+"""Rows of the timed forward, and how many tokens of each at most."""
 ASIDE = 1.2
 """What small calls and statistics add."""
 GENERATED = 3.0
@@ -42,9 +42,11 @@ def made_up(model: Any, n: int, size: int) -> list[list[int]]:
 
 
 def rate(model: Any, rows: Sequence[Sequence[int]]) -> float:
-    """Seconds per token of a forward of some of the rows, timed on the second time."""
-    fits = model.facts.n_ctx  # a text that does not fit is refused by who reads it, not by who times it
-    some = [list(r)[:fits] for r in rows[:TIMED]]
+    """Seconds per token of a forward of rows of middle length, timed on the second time."""
+    # a text that does not fit is refused by who reads it, not by who times it
+    most = min(LONGEST, model.facts.n_ctx or LONGEST)
+    first = max(0, (len(rows) - TIMED) // 2)
+    some = [list(r)[:most] for r in sorted(rows, key=len)[first : first + TIMED]]
     model.run(some, logits="last")
     began = time.perf_counter()
     model.run(some, logits="last")

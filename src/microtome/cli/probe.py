@@ -118,15 +118,16 @@ def _probe(model: Any, rows: list[Any], sites: Any, kinds: Any, ask: Any, option
 
 def _announce(model: Any, data: list[Any], sites: Any, kinds: Any, *, to_stderr: bool) -> None:
     """Per dataset: the texts read by the model, its random twin and attention probes; wordings asked; null directions moved along."""
-    from microtome.methods.probing.capture import places_of
+    from microtome.methods.probing.capture import encoded, places_of
     from microtome.methods.probing.options import KINDS, ProbeOptions
 
     o, wanted = ProbeOptions(), tuple(kinds or KINDS)
-    places = len(places_of(model, sites or WHERE))
+    where = places_of(model, sites or WHERE)
+    places = len(where)
     parts: list[Part] = []
     rows: list[list[int]] = []
     for one in data:
-        ids = model.tokens(list(one.texts)).rows()
+        ids = [list(row) for row in encoded(model, one, where).ids]
         rows, n = rows or ids, len(ids)
         size = estimate.length(ids)
         attended = (

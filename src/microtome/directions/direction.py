@@ -135,6 +135,10 @@ class Direction:
         from safetensors.torch import load_file
 
         source = Path(folder)
+        missing = [name for name in (_CARD, _FILE) if not (source / name).is_file()]
+        if missing:
+            raise ResourceError(f"{source} is no saved direction", why=f"it has no {' and no '.join(missing)}",
+                                instead="a folder that Direction.save wrote")  # fmt: skip
         try:
             card = json.loads((source / _CARD).read_text(encoding="utf-8"))
             vector = load_file(str(source / _FILE))["vector"]
