@@ -15,7 +15,7 @@ from microtome.errors import ControlError
 from microtome.methods.probing import controls as check
 from microtome.methods.probing.closed import factored, fit
 from microtome.methods.probing.design import design
-from microtome.methods.probing.fitted import attention, logistic
+from microtome.methods.probing.fitted import Standardised, attention, logistic
 from microtome.methods.probing.options import CLOSED, ProbeOptions
 from microtome.methods.probing.sweeping import sweep_places
 from microtome.tasks.labelled import of_lists
@@ -78,10 +78,27 @@ def test_logistic_is_scikit_learns_in_raw_units(rows):
     values, truth = rows
     probe = logistic(values, truth, C=0.5)
     scaler = StandardScaler().fit(values)
-    other = LogisticRegression(C=0.5, max_iter=500).fit(scaler.transform(values), truth)
+    other = LogisticRegression(C=0.5, tol=1e-9, max_iter=20_000).fit(scaler.transform(values), truth)
     np.testing.assert_allclose(
-        probe.scores(values)[:, 0], other.decision_function(scaler.transform(values)), atol=1e-8
+        probe.scores(values)[:, 0], other.decision_function(scaler.transform(values)), atol=1e-4
     )
+
+
+def test_a_logistic_probe_of_few_rows_is_fitted_in_their_span_and_is_the_same():
+    rng = np.random.default_rng(3)
+    values, truth = rng.standard_normal((40, 120)) * 3 + 1, rng.random(40) < 0.5
+    rows, unseen = Standardised(values), rng.standard_normal((10, 120))
+    assert rows.rows.shape == (40, 39)  # centred: one rank less
+    scaled = StandardScaler().fit(values)
+    for labels in (truth, ~truth, rng.random(40) < 0.3):
+        other = LogisticRegression(C=0.5, tol=1e-9, max_iter=20_000).fit(scaled.transform(values), labels)
+        np.testing.assert_allclose(
+            rows.logistic(labels, C=0.5).scores(unseen)[:, 0],
+            other.decision_function(scaled.transform(unseen)),
+            atol=1e-4,
+        )
+    flat = Standardised(np.ones((4, 9))).logistic([True, False, True, False], C=1.0)
+    assert np.allclose(flat.weights, 0)
 
 
 def test_a_thousand_columns_at_once_are_a_thousand_fits(rows):

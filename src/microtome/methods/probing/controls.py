@@ -11,7 +11,7 @@ from microtome.controls.shuffles import shuffled_columns
 from microtome.methods.probing.capture import Matrix, address
 from microtome.methods.probing.closed import factored, fit
 from microtome.methods.probing.design import Design
-from microtome.methods.probing.fitted import logistic
+from microtome.methods.probing.fitted import Standardised, logistic
 from microtome.methods.probing.options import ProbeOptions
 from microtome.methods.probing.sweeping import Cell, Swept
 from microtome.results import seeds
@@ -55,9 +55,9 @@ def shuffled_logistic(
     labels = shuffled_columns(
         d.truth, d.units, draws=draws, seed=seed, parts=d.parts, name="logistic shuffles"
     ).labels
-    null = np.empty(draws)
+    null, rows = np.empty(draws), Standardised(values[d.train])
     for k in range(draws):
-        probe = logistic(values[d.train], labels[d.train, k], C=options.C)
+        probe = rows.logistic(labels[d.train, k], C=options.C)
         null[k] = auroc(probe.scores(values[d.test])[:, 0], labels[d.test, k])[0]
         progress(k + 1, draws, "shuffles", "logistic")
     seen = float(auroc(cell.scores[d.test], d.truth[d.test])[0])

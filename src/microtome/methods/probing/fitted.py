@@ -13,30 +13,56 @@ from microtome.controls.clusters import FloatArray
 from microtome.methods.probing.closed import Linear
 from microtome.results import seeds
 
-ITERATIONS = 500
+ITERATIONS, TOLERANCE = 100, 1e-8
 STEPS, RATE, DECAY = 150, 0.02, 1e-2
 
 
-def logistic(values: ArrayLike, labels: ArrayLike, *, C: float) -> Linear:
-    """L2-regularised logistic regression behind a StandardScaler, both fitted on these rows; weights in raw units.
+class Standardised:
+    """Rows made ready for any number of logistic probes: one column of labels after the other.
 
-    values [item, d], labels [item] with both classes. Stopped after 500 iterations of L-BFGS at the latest.
+    values [item, d], scaled to mean 0 and variance 1 on these rows. Where rows are fewer than d, probes are fitted in their
+    span: the penalty keeps the weights there, so they are the same.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    pipe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=ITERATIONS))
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # a bound on time; the penalty keeps weights finite
-        pipe.fit(np.asarray(values, dtype=np.float64), np.asarray(labels, dtype=bool))
-    scaler, model = pipe[0], pipe[1]
-    weights = model.coef_[0] / scaler.scale_
-    offset = float(model.intercept_[0] - weights @ scaler.mean_)
-    return Linear(weights[:, None], np.array([offset]))
+    def __init__(self, values: ArrayLike) -> None:
+        from sklearn.preprocessing import StandardScaler
+
+        self.scaler = StandardScaler()
+        rows = self.scaler.fit_transform(np.asarray(values, dtype=np.float64))
+        self.basis = _span(rows) if len(rows) < rows.shape[1] else None
+        self.rows = rows if self.basis is None else rows @ self.basis
+
+    def logistic(self, labels: ArrayLike, *, C: float) -> Linear:
+        """L2-regularised logistic regression by Newton's method, at most 100 steps; weights in raw units.
+
+        labels [item] with both classes.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(C=C, solver="newton-cholesky", tol=TOLERANCE, max_iter=ITERATIONS)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # a bound on time; the penalty keeps weights finite
+            model.fit(self.rows, np.asarray(labels, dtype=bool))
+        found = model.coef_[0] if self.basis is None else self.basis @ model.coef_[0]
+        weights = found / self.scaler.scale_
+        offset = float(model.intercept_[0] - weights @ self.scaler.mean_)
+        return Linear(weights[:, None], np.array([offset]))
+
+
+def logistic(values: ArrayLike, labels: ArrayLike, *, C: float) -> Linear:
+    """One logistic probe: see `Standardised`. values [item, d], labels [item] with both classes."""
+    return Standardised(values).logistic(labels, C=C)
+
+
+def _span(rows: FloatArray) -> FloatArray:
+    """An orthonormal basis of the span of the rows, [d, rank]; of one direction where all are equal."""
+    _, sizes, directions = np.linalg.svd(rows, full_matrices=False)
+    kept = sizes > sizes[0] * max(rows.shape) * np.finfo(np.float64).eps
+    kept[0] = True
+    return np.asarray(directions[kept].T)
 
 
 @dataclass(frozen=True)
