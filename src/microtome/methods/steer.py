@@ -240,8 +240,6 @@ class Study:
             self.best = max(fluent, key=lambda i: abs(self.doses[i]))
         else:
             self.best = min(added, key=lambda i: abs(self.doses[i]))
-        for i, row in enumerate(self.dose_table):
-            row["reported"] = i == self.best
 
     def compare(self, nulls: dict[str, Floats]) -> None:
         """Null directions at the chosen dose on the reported half, and a few of them at every dose for the band."""
@@ -384,7 +382,7 @@ def _result(s: Study, real: Direction, ran: list[Any], nulls: dict[str, Floats])
     return Result(
         "steering",
         effects=Labelled(effect[None, :, None], ("site", "prompt", "metric"), labels),
-        tables={"cells": cells, "dose": pd.DataFrame(s.dose_table), "nulls": _null_table(s), "samples": pd.DataFrame(s.samples), "about": _about(s, real),
+        tables={"cells": cells, "dose": pd.DataFrame([{**row, "reported": i == s.best} for i, row in enumerate(s.dose_table)]), "nulls": _null_table(s), "samples": pd.DataFrame(s.samples), "about": _about(s, real),
                 **({"baselines": pd.DataFrame(s.baselines)} if s.baselines else {})},
         tensors={"sweep": s.effects, "base": s.base, "direction": s.vector.numpy()},
         controls=ran, verdict=verdict(ran, MANDATORY, s.p, s.o.alpha, s.least), raw_examples=_examples(s),
