@@ -14,6 +14,8 @@ class Contestant:
 
     def __init__(self, folder: str) -> None:
         self.hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        # no token ends a text here; min_new_tokens would forbid the end token, which is another text
+        self.hf.generation_config.eos_token_id = None
 
     @torch.no_grad()
     def steered(self, work: dict) -> dict:
@@ -27,6 +29,5 @@ class Contestant:
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,
                 max_new_tokens=work["new"],
-                min_new_tokens=work["new"],
             )
         return {"seconds": time.perf_counter() - begun, "tokens": out[0, ids.shape[1] :].tolist()}
