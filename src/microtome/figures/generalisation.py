@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from .panels import Picture
 from .sheet import Sheet
 from .snippet import call
 from .tables import need, table_of
-from .text import number, visible
+from .text import layer_of, number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,8 +104,9 @@ def layers(result: Result) -> go.Figure:
 
 def _probes(result: Result) -> dict[str, pd.DataFrame]:
     """Per dataset its rows of probes along the layers."""
-    names = table_of(result, "stages")
-    named = [visible(str(n).removeprefix("probe of "), most=14, prose=True) for n in ([] if names is None else names["stage"])]  # fmt: skip
+    matrix = table_of(result, "matrix")
+    names = [] if matrix is None else unique(matrix["trained"].tolist())  # one child for each, in this order
+    named = [visible(n, most=14, prose=True) for n in names]
     out = {}
     for k, child in enumerate(result.children):
         table = table_of(child, "probes")
@@ -127,9 +127,16 @@ def _by_layer(probes: dict[str, pd.DataFrame]) -> Grid:
             values[i, j] = float(row["value"]) - CHANCE
             dots[i, j] = float(row["value"]) > float(row["null_high"])
             hover[i][j] = f"{name}, {visible(site)}\n{visible(row['kind'])}: AUROC {number(row['value'])}"
-    short = [found[1] if (found := re.match(r"L(\d+)\.", str(s))) else visible(s, most=10) for s in sites]
     return Grid(
-        "", short, list(probes), "layer", "trained and tested on", values, np.zeros(shape, bool), dots, hover
+        "",
+        [layer_of(s) for s in sites],
+        list(probes),
+        "layer",
+        "trained and tested on",
+        values,
+        np.zeros(shape, bool),
+        dots,
+        hover,
     )
 
 
@@ -172,7 +179,7 @@ def pictures(result: Result) -> tuple[Picture, ...]:
             partial(draw, result),
         )
     ]
-    if _probes(result):
+    if any("probes" in child.tables for child in result.children):
         made.append(Picture("layers and datasets", "Where each dataset's own label can be read, before any transfer.", partial(layers, result),
                             call("generalisation", "layers")))  # fmt: skip
     if len(result.tables.get("cosines", ())):

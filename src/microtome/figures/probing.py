@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from .panels import Picture
 from .sheet import Panel, Sheet, axis
 from .snippet import call
 from .tables import need
-from .text import inert, number, visible
+from .text import inert, layer_of, number, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +40,7 @@ def draw(result: Result) -> go.Figure:
     sites = unique(part["site"].tolist())
     if not sites:
         raise ResultError("no probe in this result", why="the table names no site", instead="see its tables")
-    names = [(found[1] if (found := re.match(r"L(\d+)\.", str(s))) else visible(s, most=10)) for s in sites]
+    names = [layer_of(s) for s in sites]
     shown = list(range(0, len(sites), max(1, -(-len(sites) // 12))))
     numbers = table[["value", "low", "high"]].to_numpy(float)
     low = min(0.4, float(np.nanmin(numbers)) - 0.02)

@@ -7,6 +7,7 @@ signs and templates of the form %{...}. A token may contain any of these; `inert
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 import unicodedata
 
@@ -119,6 +120,12 @@ def number(value: float, *, sign: bool = False) -> str:
 def interval(low: float, high: float) -> str:
     """ "[0.12, 0.34]"; empty where neither is known."""
     return "" if low != low and high != high else f"[{number(low)}, {number(high)}]"
+
+
+def layer_of(site: object) -> str:
+    """The number of a site's layer; the site itself, made visible, where it names none."""
+    found = re.match(r"L(\d+)\.", str(site))
+    return found[1] if found else visible(site, most=10)
 
 
 def site_label(site: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +48,8 @@ def headline(result: Result, stages: Sequence[Stage]) -> list[Number]:
     Of a whole that has numbers of its own, these: those of its stages stand in their sections.
     """
     if result.children and "headline" in result.tables:
-        return [_of_whole(made, result) for made in _safely(_told, result)]
+        whole = {"anchor": "whole", "verdict": result.verdict.word}
+        return [replace(made, **whole) for made in _safely(_told, result)]
     ranked: list[tuple[int, Number]] = []
     for stage in stages:
         ranked += [(rank, _at(made, stage)) for rank, made in _safely(_of, stage.result)]
@@ -71,16 +72,8 @@ def _safely(read: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
 
 
 def _at(made: Number, stage: Stage) -> Number:
-    from dataclasses import replace
-
     n = made.n if made.n is not None else stage.n
     return replace(made, anchor=stage.anchor, n=n, verdict=stage.result.verdict.word)
-
-
-def _of_whole(made: Number, result: Result) -> Number:
-    from dataclasses import replace
-
-    return replace(made, anchor="whole", verdict=result.verdict.word)
 
 
 def _of(result: Result) -> list[tuple[int, Number]]:
