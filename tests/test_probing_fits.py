@@ -82,6 +82,19 @@ def test_logistic_is_scikit_learns_in_raw_units(rows):
     np.testing.assert_allclose(
         probe.scores(values)[:, 0], other.decision_function(scaler.transform(values)), atol=1e-4
     )
+    same = LogisticRegression(C=0.5, solver="newton-cholesky", tol=1e-8).fit(scaler.transform(values), truth)
+    np.testing.assert_allclose(
+        probe.scores(values)[:, 0], same.decision_function(scaler.transform(values)), atol=1e-8
+    )
+    assert slope(probe, values, truth, 0.5) < 1e-8
+
+
+def slope(probe, values, labels, C):
+    """Largest derivative of the penalised mean loss by a weight of the scaled rows, or by the offset: 0 at the optimum."""
+    scaler = StandardScaler().fit(values)
+    rows, weights = scaler.transform(values), probe.weights[:, 0] * scaler.scale_
+    off = 1 / (1 + np.exp(-probe.scores(values)[:, 0])) - np.asarray(labels, float)
+    return max(np.abs(C * rows.T @ off + weights).max(), abs(C * off.sum())) / (C * len(rows))
 
 
 def test_a_logistic_probe_of_few_rows_is_fitted_in_their_span_and_is_the_same():
@@ -97,6 +110,7 @@ def test_a_logistic_probe_of_few_rows_is_fitted_in_their_span_and_is_the_same():
             other.decision_function(scaled.transform(unseen)),
             atol=1e-4,
         )
+        assert slope(rows.logistic(labels, C=0.5), values, labels, 0.5) < 1e-7
     flat = Standardised(np.ones((4, 9))).logistic([True, False, True, False], C=1.0)
     assert np.allclose(flat.weights, 0)
 

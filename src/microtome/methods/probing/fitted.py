@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,19 +32,14 @@ class Standardised:
         self.rows = rows if self.basis is None else rows @ self.basis
 
     def logistic(self, labels: ArrayLike, *, C: float) -> Linear:
-        """L2-regularised logistic regression by Newton's method, at most 100 steps; weights in raw units.
+        """L2-regularised logistic regression by Newton's method, at most 100 steps (scikit-learn warns where these are not enough); weights in raw units.
 
         labels [item] with both classes.
         """
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         model = LogisticRegression(C=C, solver="newton-cholesky", tol=TOLERANCE, max_iter=ITERATIONS)
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", ConvergenceWarning
-            )  # a bound on time; the penalty keeps weights finite
-            model.fit(self.rows, np.asarray(labels, dtype=bool))
+        model.fit(self.rows, np.asarray(labels, dtype=bool))
         found = model.coef_[0] if self.basis is None else self.basis @ model.coef_[0]
         weights = found / self.scaler.scale_
         offset = float(model.intercept_[0] - weights @ self.scaler.mean_)

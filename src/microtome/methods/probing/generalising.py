@@ -245,7 +245,7 @@ def _splits(designs: Sequence[Design]) -> Control:
     """The split control of every dataset at once."""
     each = [split_control(d) for d in designs]
     return Control(each[0].name, each[0].rules_out, each[0].expected, {d.data.name: _said(c) for d, c in zip(designs, each, strict=True)},
-                   all(c.passed for c in each), sum(c.n for c in each), gates=True)  # fmt: skip
+                   all(c.passed for c in each), sum(c.n for c in each), gates=True, detail="; ".join(dict.fromkeys(c.detail for c in each if c.detail)))  # fmt: skip
 
 
 def _said(control: Control) -> str:
