@@ -77,3 +77,11 @@ class ControlError(MicrotomeError):
 
 class ResourceError(MicrotomeError):
     """Not enough memory, disk, time or network."""
+
+
+class LabError(MicrotomeError):
+    """A record that cannot be read or written, or a statement in it that its evidence does not carry."""
+
+
+class ChatError(MicrotomeError):
+    """A language model that cannot be reached, or an answer of one that cannot be used."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Event:
     at: seconds since 1970; seconds: since the run began (0 at its begin).
     query: what is asked (None for a look); result: at the end; error: type and message when failed or
         interrupted; progress, look: at events of that kind.
+    arguments: at the begin of a run the bound arguments, at a look "model" and "prompts": the live objects, from which
+        a record learns how to ask again. An observer reads them while it is told and does not keep them.
     """
 
     kind: str
@@ -54,3 +57,4 @@ class Event:
     error: str = ""
     progress: Progress | None = None
     look: Look | None = None
+    arguments: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)

@@ -15,7 +15,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -55,6 +55,7 @@ class Run:
         error: str = "",
         progress: Progress | None = None,
         look: Look | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Send an event of this run to every observer."""
         if not _observers:
@@ -65,7 +66,7 @@ class Run:
         send(
             Event(
                 kind, self.id, self.parent, self.method, time.time(), seconds, query=self.query, result=result,
-                error=error, progress=progress, look=look,
+                error=error, progress=progress, look=look, arguments=arguments,
             )
         )  # fmt: skip
 
@@ -153,7 +154,7 @@ def current_run() -> str | None:
 
 
 @contextmanager
-def running(method: str, query: Query) -> Iterator[Run]:
+def running(method: str, query: Query, arguments: Mapping[str, Any] | None = None) -> Iterator[Run]:
     """A run as a child of the current one: begin first; failed or interrupted if the block raises.
 
     The end is told by the caller, who has the result, after the block.
@@ -162,7 +163,7 @@ def running(method: str, query: Query) -> Iterator[Run]:
     run = Run(method, parent.id if parent else None, query)
     token = _current.set(run)
     try:
-        run.tell(BEGIN)
+        run.tell(BEGIN, arguments=arguments)
         yield run
     except BaseException as error:
         kind = FAILED if isinstance(error, Exception) else INTERRUPTED
@@ -204,7 +205,8 @@ def emit_look(model: Any, prompts: Any, sites: Iterable[Any]) -> None:
 
     parent = _current.get()
     look = Look(content_hash(model), describe(prompts, "prompts"), tuple(str(site) for site in sites))
-    Run("look", parent.id if parent else None, None).tell(LOOK, look=look)
+    run = Run("look", parent.id if parent else None, None)
+    run.tell(LOOK, look=look, arguments={"model": model, "prompts": prompts})
 
 
 def in_this_run(function: Callable[P, R]) -> Callable[P, R]:

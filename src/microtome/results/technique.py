@@ -105,7 +105,7 @@ def technique(
             if spec.random:
                 _check_seed(spec.name, bound.arguments["seed"])
             query = make_query(spec.name, spec.version, bound.arguments)
-            with running(spec.name, query) as run:
+            with running(spec.name, query, dict(bound.arguments)) as run:
                 result = _settle(spec, query, function(*bound.args, **bound.kwargs))
             run.tell(END, result=result)
             return result

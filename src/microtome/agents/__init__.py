@@ -1,0 +1,1 @@
+"""What an agent may use: the instruments and the record, through the Model Context Protocol."""
