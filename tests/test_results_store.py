@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from microtome.errors import ResourceError, ResultError
-from microtome.results import Control, Labelled, Query, Result, open_result, save, verdict
+from microtome.results import Control, Labelled, Query, Result, open_result, pieces, save, verdict
 from microtome.results import store as store_module
 from microtome.results.frozen import loads
 
@@ -181,7 +181,7 @@ def test_users_notes_inside_a_childs_folder_are_kept_too(tmp_path):
     assert deep.read_text() == "mine"
 
 
-@pytest.mark.parametrize("where", ["_write_table", "_seal", "_put"])
+@pytest.mark.parametrize("where", ["_from_table", "_sync", "_put"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_an_interrupted_save_leaves_the_older_result_and_no_litter(tmp_path, monkeypatch, where, error):
     place = save(made(), tmp_path / "r")
@@ -190,7 +190,8 @@ def test_an_interrupted_save_leaves_the_older_result_and_no_litter(tmp_path, mon
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(store_module, where, fail)
+    owner, name = (pieces, "_table_bytes") if where == "_from_table" else (store_module, where)
+    monkeypatch.setattr(owner, name, fail)
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else ResourceError):
         save(made("other"), place, overwrite=True)
     assert everything(place) == before and [p.name for p in tmp_path.iterdir()] == ["r"]
@@ -274,7 +275,7 @@ def edit(folder, change, *, seal=True):
     head = json.loads(path.read_text())
     change(head)
     if seal:
-        head["digest"] = store_module._head_digest(loads(json.dumps(head)))
+        head["digest"] = pieces.head_digest(loads(json.dumps(head)))
     path.write_text(json.dumps(head))
 
 
@@ -352,11 +353,11 @@ def test_wrong_paths_say_what_to_give(tmp_path, saved):
 def test_an_unreadable_parquet_with_a_right_digest_is_still_a_clear_error(saved):
     path = saved / "tables" / "cells.parquet"
     path.write_bytes(b"PAR1 nonsense PAR1")
-    edit(saved, lambda h: h["files"].update({"tables/cells.parquet": store_module._file_digest(path)}))
+    edit(saved, lambda h: h["files"].update({"tables/cells.parquet": pieces.piece_digest(path.read_bytes())}))
     with pytest.raises(ResultError, match=r"tables/cells\.parquet"):
         open_result(saved)
     path = saved / "arrays.safetensors"
     path.write_bytes(b"\xff" * 40)
-    edit(saved, lambda h: h["files"].update({"arrays.safetensors": store_module._file_digest(path)}))
+    edit(saved, lambda h: h["files"].update({"arrays.safetensors": pieces.piece_digest(path.read_bytes())}))
     with pytest.raises(ResultError, match=r"arrays\.safetensors"):
         open_result(saved)
