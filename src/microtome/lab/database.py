@@ -1,0 +1,242 @@
+"""The database of a record: connections, transactions, and what goes wrong with them said in words.
+
+SQLite in WAL mode: readers never wait, writers wait for each other. A durable transaction is synced before it counts as
+done; another survives a kill of the process, not a power cut (it becomes durable with the next that is).
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event, insert, inspect, text
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+
+from microtome.errors import LabError, MicrotomeError, ResourceError
+from microtome.lab import schema
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from microtome.lab.place import Place
+
+__all__ = ["Database"]
+
+WAIT = 30.0
+"""Seconds to wait for another writer."""
+
+
+class Database:
+    """The database at a place. Threads and forked processes may share it; each gets connections of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._engines: dict[str, Engine] = {}
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+
+    @property
+    def sqlite(self) -> bool:
+        """Whether it is a SQLite file."""
+        return not self.place.url or self.place.url.startswith("sqlite")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads: what it sees does not change while it lasts.
+
+        Raises LabError: no record there, one of another version, damaged, or out of reach.
+        """
+        with self._told(), self._engine("read").connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def writing(self, *, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that writes, all of it or nothing.
+
+        Raises LabError: locked for longer than half a minute, damaged, read-only; ResourceError: the disk is full.
+        """
+        engine = self._engine("durable" if durable else "quick")
+        with self._told(), engine.connect() as connection, connection.begin():
+            yield connection
+
+    def exists(self) -> bool:
+        """Whether a record has been made here."""
+        if self.sqlite and not self.place.url:
+            return self.place.database.is_file() and self.place.database.stat().st_size > 0
+        with self._told(), self._raw("read").connect() as connection:
+            return inspect(connection).has_table("meta")
+
+    def close(self) -> None:
+        """Give back every connection."""
+        with self._lock:
+            for engine in self._engines.values():
+                engine.dispose(close=self._process == os.getpid())
+            self._engines.clear()
+
+    # ----------------------------------------------------------------------------------------- inside
+
+    def _engine(self, kind: str) -> Engine:
+        with self._lock:
+            if self._process != os.getpid():  # a connection must not cross a fork
+                for engine in self._engines.values():
+                    engine.dispose(close=False)
+                self._engines, self._process = {}, os.getpid()
+            known = self._engines.get(kind)
+        if known is not None:
+            return known
+        engine = self._raw(kind)
+        with self._told():
+            self._prepare(engine, kind)
+        with self._lock:
+            return self._engines.setdefault(kind, engine)
+
+    def _raw(self, kind: str) -> Engine:
+        if not self.sqlite:
+            options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+            with self._told():
+                return create_engine(_postgres(self.place.url), **options)
+        engine = create_engine(
+            self.place.url or f"sqlite:///{self.place.database}", connect_args={"timeout": WAIT}
+        )
+        _listen(engine, kind)
+        return engine
+
+    def _prepare(self, engine: Engine, kind: str) -> None:
+        """Make the record where it may be made; refuse one of another version."""
+        if kind == "read" and not self.exists():
+            raise LabError(
+                f"nothing was recorded yet in {self.place.shown}",
+                why="the database is made by the first thing that is recorded",
+                instead="run something in the project: microtome dissect ioi, or mt.study(...)",
+            )
+        with engine.connect() as connection:
+            revision = _revision(connection)
+        if revision is None and kind != "read":
+            make(engine)
+        elif revision is None:
+            raise LabError(
+                f"{self.place.shown} is no record of Microtome's",
+                why="it has none of its tables",
+                instead="another database, or another folder",
+            )
+        elif revision != schema.REVISION:
+            _other_version(self.place, revision)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except ImportError as error:
+            raise LabError(
+                f"{self.place.shown} needs a driver that is not installed",
+                why=str(error),
+                instead="pip install 'microtome[postgres]'",
+            ) from error
+        except DBAPIError as error:
+            raise explain(error, self.place.shown) from error
+
+
+def make(engine: Engine) -> None:
+    """Make the tables of this version, in one transaction; two processes may try at once."""
+    with engine.connect() as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(6034528311)"))
+        if _revision(connection) is not None:
+            return
+        schema.metadata.create_all(connection)
+        connection.execute(
+            text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        )
+        connection.execute(
+            text("INSERT INTO alembic_version (version_num) VALUES (:now)"), {"now": schema.REVISION}
+        )
+        said = {"id": os.urandom(8).hex(), "made_at": repr(time.time())}
+        connection.execute(insert(schema.meta), [{"key": k, "value": v} for k, v in said.items()])
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _other_version(place: Place, revision: str) -> None:
+    known = {path.name.split("_")[0] for path in (_here() / "migrations" / "versions").glob("[0-9]*.py")}
+    if revision not in known:
+        raise LabError(
+            f"the record {place.shown} is of a newer version (schema {revision})",
+            why=f"this Microtome writes schema {schema.REVISION}, and would damage what it does not know",
+            instead="upgrade microtome",
+        )
+    raise LabError(
+        f"the record {place.shown} is of an older version (schema {revision})",
+        why=f"this Microtome writes schema {schema.REVISION}",
+        instead="microtome lab doctor --upgrade; it makes a copy first",
+    )
+
+
+def _here() -> Any:
+    from pathlib import Path
+
+    return Path(__file__).parent
+
+
+def _postgres(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def _listen(engine: Engine, kind: str) -> None:
+    """SQLite as it should be: its own transactions (the driver's begin late), WAL, foreign keys, and a sync where asked."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        if kind == "read":
+            cursor.execute("PRAGMA query_only=ON")
+        else:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if kind == "read" else "BEGIN IMMEDIATE")
+
+
+def explain(error: DBAPIError, where: str) -> MicrotomeError:
+    """A driver's error in words."""
+    said = str(error.orig or error).splitlines()[0] if str(error.orig or error) else type(error).__name__
+    low = said.lower()
+    if "disk is full" in low or "no space" in low or getattr(error.orig, "sqlstate", "") == "53100":
+        return ResourceError(
+            f"no room to record in {where}",
+            why=said,
+            instead="free some space; what was recorded before is untouched",
+        )
+    if "locked" in low or "busy" in low:
+        return LabError(
+            f"{where} is locked", why=f"another process has been writing for {WAIT:.0f} s ({said})",
+            instead="wait for it or end it; `fuser FILE` names it",
+        )  # fmt: skip
+    if "malformed" in low or "not a database" in low or "corrupt" in low or "disk image" in low:
+        return LabError(
+            f"{where} is damaged",
+            why=said,
+            instead="microtome lab doctor says what is left, and recovers it",
+        )
+    if "readonly" in low or "read-only" in low or "permission" in low or "unable to open" in low:
+        return LabError(
+            f"{where} cannot be written to or opened", why=said, instead="mend its permissions, or the path"
+        )
+    if isinstance(error, OperationalError):
+        return LabError(
+            f"{where} does not answer", why=said, instead="see that the database runs and the URL is right"
+        )
+    kind = "refused what was written" if not isinstance(error, DatabaseError) else "has an error"
+    return LabError(f"{where} {kind}", why=said, instead="microtome lab doctor")

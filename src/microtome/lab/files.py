@@ -1,0 +1,156 @@
+"""Files by their content: written once, whole or not at all, and never changed.
+
+    files/ab/abcdef….parquet      the bytes whose BLAKE2b (128 bits) begins with ab
+
+A key is the digest with a suffix for people's eyes. A file is on the disk before its key is given out, so that a row
+of the database never names what a crash could lose.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from microtome.errors import LabError, ResourceError
+from microtome.results.pieces import piece_digest
+
+__all__ = ["GRACE", "Files", "Swept"]
+
+GRACE = 3600.0
+"""Seconds for which an unused file is kept: longer than any writer takes from its file to its row."""
+_KEY = re.compile(r"[0-9a-f]{32}(\.[a-z0-9]{1,12}){0,2}")
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a collection removed, or would: files, their bytes, and leftovers of writers that were killed."""
+
+    files: int
+    bytes: int
+    leftovers: int
+
+
+class Files:
+    """The content-addressed files of a record."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, content: bytes, suffix: str = "") -> str:
+        """Store bytes; their key. Bytes that are there already are not written again.
+
+        Raises ResourceError when the disk is full, LabError when the place cannot be written to.
+        """
+        key = piece_digest(content) + suffix
+        path = self.path(key)
+        try:
+            if path.is_file() and path.stat().st_size == len(content):
+                os.utime(path)  # young again: a collection that runs now must not take it
+                return key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f".{key}.{os.urandom(4).hex()}.new")
+            try:
+                _write(fresh, content)
+                os.rename(fresh, path)
+            except BaseException:
+                fresh.unlink(missing_ok=True)
+                raise
+            _sync(path.parent)
+        except OSError as error:
+            raise _unwritten(self.root, error) from error
+        return key
+
+    def get(self, key: str) -> bytes:
+        """The bytes of a key, compared with it. Raises LabError when they are missing or damaged."""
+        path = self.path(key)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise LabError(
+                f"the file {key} is not in the record",
+                why=error.strerror or str(error),
+                instead="microtome lab doctor says what else is missing; take the file from a copy",
+            ) from error
+        if piece_digest(content) != key[:32]:
+            raise LabError(
+                f"the file {key} is damaged",
+                why="its content is not what was recorded",
+                instead="microtome lab doctor; take it from a copy, or run it again",
+            )
+        return content
+
+    def path(self, key: str) -> Path:
+        """Where a key's file is. Raises LabError for what is no key: keys from elsewhere never lead out of the folder."""
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise LabError(
+                f"{key!r} is no key of a file",
+                why="a key is 32 hexadecimal digits and a suffix",
+                instead="take it from the record",
+            )
+        return self.root / key[:2] / key
+
+    def has(self, key: str) -> bool:
+        """Whether the file is there (not whether it is whole)."""
+        return self.path(key).is_file()
+
+    def keys(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Every stored key with what the file system says of it."""
+        for path in sorted(self.root.glob("??/*")):
+            if _KEY.fullmatch(path.name):
+                yield path.name, path.stat()
+
+    def sweep(self, used: Collection[str], *, grace: float = GRACE, remove: bool = True) -> Swept:
+        """Remove what nothing uses and is older than `grace` seconds, leftovers of killed writers too."""
+        before = time.time() - grace
+        files = size = leftovers = 0
+        for key, stat in self.keys():
+            if key not in used and stat.st_mtime <= before:
+                files, size = files + 1, size + stat.st_size
+                if remove:
+                    self.path(key).unlink(missing_ok=True)
+        for path in self.root.glob("??/.*.new"):
+            if path.stat().st_mtime <= before:
+                leftovers += 1
+                if remove:
+                    path.unlink(missing_ok=True)
+        return Swept(files, size, leftovers)
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(handle, view) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unwritten(root: Path, error: OSError) -> LabError | ResourceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceError(
+            f"no room to record in {root}",
+            why=str(error),
+            instead="free some space; what was recorded before is untouched",
+        )
+    return LabError(
+        f"{root} cannot be written to",
+        why=error.strerror or str(error),
+        instead="mend its permissions, or set files in .microtome/lab.toml",
+    )

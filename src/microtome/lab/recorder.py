@@ -1,0 +1,249 @@
+"""From events to rows: the observer through which everything that runs in a study is recorded.
+
+A run is a row when it begins. When it ends, its files come first and the row that names them after. What cannot be
+written now (a full disk, a locked database) is kept in memory and tried again with the next event and on closing.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import insert, update
+
+from microtome.errors import MicrotomeError
+from microtome.lab import keeping, schema
+from microtome.lab.processes import called_from
+from microtome.results import pieces
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from microtome.lab.database import Database
+    from microtome.lab.files import Files
+    from microtome.results import Event, Result
+
+__all__ = ["Recorder"]
+
+BEAT = 30.0
+"""Seconds between two signs of life of a process while something runs."""
+STATES = {"end": "finished", "failed": "failed", "interrupted": "interrupted"}
+
+
+class Recorder:
+    """Records the events of one study, for one person and one process.
+
+    after: called with (connection, number, result) in the transaction that ends a run: predictions are decided there.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        files: Files,
+        study: int,
+        person: str,
+        process: str,
+        after: Callable[[Connection, int, Result], None] | None = None,
+    ) -> None:
+        self.database, self.files = database, files
+        self.study, self.person, self.process = study, person, process
+        self.after = after
+        self._lock = threading.RLock()
+        self._open: dict[str, _Run] = {}
+        self._stored = _Stored()
+        self._waiting: list[Callable[[], None]] = []
+        self._beat = time.monotonic()
+        self._look: tuple[Any, int] | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Record one event. Raises what keeps it from being written; it is tried again later."""
+        with self._lock:
+            if event.kind == "progress":
+                self._alive()
+            elif event.kind == "look":
+                self._looked(event)
+            elif event.kind == "begin":
+                self._look = None
+                run = _Run.of(event, self._open.get(event.parent or ""))
+                run.call = keeping.call(event, self.files)
+                self._open[event.run] = run
+                self._do(lambda: self._begin(run))
+            elif event.run in self._open:
+                run = self._open.pop(event.run)
+                run.ended = event.at
+                self._do(lambda: self._end(run, event))
+
+    @property
+    def waiting(self) -> int:
+        """How many entries could not be written yet."""
+        return len(self._waiting)
+
+    def flush(self) -> None:
+        """Write what could not be written before. Raises LabError or ResourceError when it still cannot."""
+        with self._lock:
+            while self._waiting:
+                self._waiting[0]()
+                del self._waiting[0]
+
+    # ---------------------------------------------------------------------------------------- writing
+
+    def _do(self, entry: Callable[[], None]) -> None:
+        self._waiting.append(entry)
+        try:
+            self.flush()
+        except MicrotomeError as error:
+            error.add_note(f"{len(self._waiting)} entries wait in memory and are tried again with the next")
+            raise
+
+    def _begin(self, run: _Run) -> None:
+        with self.database.writing(durable=False) as connection:
+            parent = run.parent.number if run.parent is not None else None
+            row = {**run.row, **run.call.row, "parent": parent, "study": self.study, "person": self.person,
+                   "process": self.process, "state": "running"}  # fmt: skip
+            run.number = _number(connection.execute(insert(schema.run), row))
+            keeping.subjects(connection, run.call)
+            keeping.link(connection, run.number, "argument", run.call.files, self.files)
+
+    def _end(self, run: _Run, event: Event) -> None:
+        result = event.result
+        stored = self._stored.put(result, self.files) if result is not None else None
+        with self.database.writing() as connection:
+            values: dict[str, Any] = {
+                "state": STATES[event.kind], "ended_at": event.at, "seconds": event.seconds, "memory": _peak_memory(),
+                "error": event.error,
+            }  # fmt: skip
+            sites = {*run.sites, *run.call.sites}
+            if result is not None and stored is not None:
+                values |= {"result": stored[0], "verdict": str(result.verdict), "p": result.verdict.p}
+                sites |= keeping.sites_of(result)
+                keeping.link(connection, run.number, "result", stored[1], self.files)
+                keeping.controls(connection, run.number, result)
+            keeping.sites(connection, run.number, sites)
+            connection.execute(update(schema.run).where(schema.run.c.number == run.number).values(values))
+            self._heard(connection)
+            if result is not None and self.after is not None:
+                self.after(connection, run.number, result)
+
+    def _looked(self, event: Event) -> None:
+        parent = self._open.get(event.parent or "")
+        sites = tuple(event.look.sites) if event.look is not None else ()
+        if parent is not None:  # a technique's own reading is part of what that technique saw
+            parent.see(sites)
+            return
+        run = _Run.of(event, None)
+        run.call = keeping.look(event, self.files)
+        run.see(sites)
+        same = (run.row["query"], run.row["model"], run.sites)
+        if self._look is not None and self._look[0] == same:
+            number = self._look[1]
+            self._do(lambda: self._again(number, event.at))
+            return
+        self._do(lambda: self._first_look(run, event, same))
+
+    def _first_look(self, run: _Run, event: Event, same: Any) -> None:
+        with self.database.writing(durable=False) as connection:
+            row = {**run.row, **run.call.row, "study": self.study, "person": self.person, "process": self.process,
+                   "state": "finished", "ended_at": event.at, "seconds": 0.0}  # fmt: skip
+            number = _number(connection.execute(insert(schema.run), row))
+            keeping.subjects(connection, run.call)
+            keeping.sites(connection, number, run.sites)
+            keeping.link(connection, number, "argument", run.call.files, self.files)
+        self._look = (same, number)
+
+    def _again(self, number: int, at: float) -> None:
+        with self.database.writing(durable=False) as connection:
+            more = {"times": schema.run.c.times + 1, "ended_at": at}
+            connection.execute(update(schema.run).where(schema.run.c.number == number).values(more))
+
+    def _alive(self) -> None:
+        if time.monotonic() - self._beat > BEAT:
+            with self.database.writing(durable=False) as connection:
+                self._heard(connection)
+
+    def _heard(self, connection: Connection) -> None:
+        self._beat = time.monotonic()
+        mine = schema.process.c.id == self.process
+        connection.execute(update(schema.process).where(mine).values(heard_at=time.time()))
+
+
+class _Run:
+    """A run that has not ended."""
+
+    def __init__(self, row: dict[str, Any], parent: _Run | None) -> None:
+        self.row, self.parent = row, parent
+        self.number = 0
+        self.ended = 0.0
+        self.sites: frozenset[str] = frozenset()
+        self.call = keeping.Call()
+
+    @classmethod
+    def of(cls, event: Event, parent: _Run | None) -> _Run:
+        query = event.query
+        asked = keeping.question_of(event)
+        row = {
+            "id": event.run, "method": event.method, "version": query.version if query else "",
+            "code": keeping.code_of(event.method), "begun_at": event.at, "times": 1, "error": "",
+            "question": json.dumps(asked, sort_keys=True), "query": query.id if query else pieces.piece_digest(json.dumps(asked).encode()),
+            "model": query.model if query else (event.look.model if event.look else ""),
+            "task": query.task if query else "", "data": query.data if query else "",
+            "seed": query.seed if query else None, "family": "", "called_from": called_from() if parent is None else "",
+        }  # fmt: skip
+        return cls(row, parent)
+
+    def see(self, sites: tuple[str, ...]) -> None:
+        """Sites that were looked at while it ran; its parents saw them too."""
+        self.sites |= frozenset(sites)
+        if self.parent is not None:
+            self.parent.see(sites)
+
+
+class _Stored:
+    """Results whose pieces are in the files: a stage's pieces are not written again with the whole."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Result], str, tuple[tuple[str, str], ...]]] = {}
+
+    def put(self, result: Result, files: Files) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """(key of the head, (name, key) of every piece)."""
+        names: list[tuple[str, str]] = []
+
+        def put(name: str, content: bytes) -> str:
+            key = files.put(content, "." + name.rpartition(".")[2])
+            names.append((name, key))
+            return key[:32]
+
+        def known(child: Result, prefix: str) -> str | None:
+            entry = self._known.get(id(child))
+            if entry is None or entry[0]() is not child:
+                return None
+            names.extend((prefix + name, key) for name, key in entry[2])
+            return entry[1][:32]
+
+        pieces.write(result, put, known)
+        head = names[-1][1]
+        mark = id(result)
+        self._known[mark] = (
+            weakref.ref(result, lambda _gone: self._known.pop(mark, None)),
+            head,
+            tuple(names),
+        )
+        return head, tuple(names)
+
+
+def _number(done: Any) -> int:
+    return int(done.inserted_primary_key[0])
+
+
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
