@@ -174,12 +174,12 @@ def _left(ran: Ran) -> tuple[str, tuple[str, ...]]:
         return NOTHING, ("it has no result", *said)
     if ran.verdict == INVALID or broken:
         return NOTHING, (*said, "it is invalid: its numbers are wrong")
-    if ran.verdict == NULL or failed:
+    if ran.verdict == NULL or (failed and ran.verdict == SUPPORTED):
         return NOTHING, (*said, "its effect is not distinguishable from its null")
     if ran.verdict == UNCHECKED or idle:
         return OBSERVATIONAL, said or ("it is unchecked: no test against a null was made",)
     if ran.verdict == UNDERPOWERED:
-        return OBSERVATIONAL, ("it is underpowered: no outcome of it could have been called an effect",)
+        return OBSERVATIONAL, (*said, "it is underpowered: no outcome of it could have been called an effect")
     if ran.verdict != SUPPORTED:
         return NOTHING, (f"its verdict {ran.verdict!r} is not known here",)
     return CAUSAL, ()
