@@ -120,16 +120,10 @@ def add(
     json: Json = False,
 ) -> None:
     """Add alternatives, falsifiers and limitations. A falsifier tests only what begins after it is written."""
-    from microtome.errors import LabError
     from microtome.lab import claiming
 
     record = _record(folder)
-    given = {"alternative": alternative or [], "falsifier": falsifier or [], "limitation": limitation or []}
-    if not any(given.values()):
-        raise LabError("nothing to add", why="no text was given", instead=f'microtome lab claim add {claim} --falsifier "..."')  # fmt: skip
-    for role, texts in given.items():
-        for text in texts:
-            claiming.add_text(record.database, claim, role, text)
+    claiming.add_texts(record.database, claim, alternatives=alternative or (), falsifiers=falsifier or (), limitations=limitation or ())  # fmt: skip
     _show(record, claim, json)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from microtome.lab.database import Database
     from microtome.lab.study import Study
 
-__all__ = ["ROLES", "Link", "add_text", "claim", "link", "make", "withdraw"]
+__all__ = ["ROLES", "Link", "add_texts", "claim", "link", "make", "withdraw"]
 
 ROLES = ("alternative", "falsifier", "limitation")
 LONGEST = 4000
@@ -100,8 +100,7 @@ def make(
     limitations: Sequence[str] = (),
 ) -> int:
     """Write a claim with all it comes with, or nothing of it; its number. See `claim` for the rest. Raises LabError."""
-    words = {"alternative": alternatives, "falsifier": falsifiers, "limitation": limitations}
-    texts = [(role, _text(t, f"the {role}")) for role in ROLES for t in _several(words[role], f"{role}s")]
+    texts = _texts(alternatives, falsifiers, limitations)
     row = {"key": os.urandom(8).hex(), "study": study, "person": person, "about": _about(about),
            "statement": _text(statement, "the claim")}  # fmt: skip
     if isinstance(evidence, str) or not isinstance(evidence, Iterable):
@@ -134,19 +133,26 @@ def link(database: Database, claim: int, evidence: Any, person: str) -> int:
         return _put_link(connection, claim, row.after_run, person, one, time.time())
 
 
-def add_text(database: Database, claim: int, role: str, text: str) -> None:
-    """Add an alternative, a falsifier or a limitation to a claim; a falsifier tests only what begins after it.
+def add_texts(
+    database: Database,
+    claim: int,
+    *,
+    alternatives: Sequence[str] = (),
+    falsifiers: Sequence[str] = (),
+    limitations: Sequence[str] = (),
+) -> None:
+    """Add to what a claim says, all of it or nothing; a falsifier tests only what begins after it is written.
 
-    Raises LabError: no such claim or a withdrawn one, another role, an empty text.
+    Raises LabError: no such claim or a withdrawn one, an empty text, or none at all.
     """
-    if role not in ROLES:
-        raise LabError(
-            f"a claim has no {role!r}", why=f"its texts are {', '.join(ROLES)}", instead="one of them"
-        )
-    text = _text(text, f"the {role}")
+    texts = _texts(alternatives, falsifiers, limitations)
+    if not texts:
+        raise LabError("nothing to add", why="no text was given", instead="an alternative, a falsifier or a limitation")  # fmt: skip
     with database.writing() as connection:
         _standing(connection, claim)
-        _put_text(connection, claim, role, text, time.time())
+        now = time.time()
+        for role, text in texts:
+            _put_text(connection, claim, role, text, now)
 
 
 def withdraw(database: Database, claim: int, why: str) -> None:
@@ -305,6 +311,15 @@ def _text(given: Any, what: str, *, empty: bool = False) -> str:
     if "\x00" in text:
         raise LabError(f"{what} holds a NUL", why="no database stores it", instead="leave it out")
     return text
+
+
+def _texts(*given: Any) -> list[tuple[str, str]]:
+    """(role, text) of alternatives, falsifiers and limitations."""
+    return [
+        (role, _text(text, f"the {role}"))
+        for role, texts in zip(ROLES, given, strict=True)
+        for text in _several(texts, f"{role}s")
+    ]
 
 
 def _several(given: Any, what: str) -> Sequence[Any]:

@@ -12,8 +12,8 @@ What each rung needs, of evidence that is about the claim and was typed neither 
 - **predictive**: a causal rung, and a prediction made from the claim (never one that was linked once it was decided),
   not post hoc, thought likelier than not, that a result decided to be true. A prediction that a person decided is kept
   apart: its author would grade it.
-- **replicated**: on held-out prompts or predictive, and one more causal run of the same quality on another model, or by
-  a technique that the rest does not use. Another seed, or the same question again, is no replication. A claim can be
+- **replicated**: on held-out prompts or predictive, and a second causal run that is not post hoc either, on another
+  model, or by a technique that the first does not use. Another seed, or the same question again, is no replication. A claim can be
   replicated without having predicted anything; `skipped` says so.
 
 Caps, the lowest of which holds: a claim without alternatives or without anything that would show it wrong is at most
@@ -282,7 +282,7 @@ def _reached(
     missed = (HELD_OUT,) if top < held else ()
     if top < causal:
         return RUNGS[top], _once(reach), ()
-    pair = _replication(heights) if top >= held or good else ()
+    pair = _replication(heights, predicted=bool(good)) if top >= held or good else ()
     if pair:
         return REPLICATED, _once(pair), (*missed, *(() if good else (PREDICTIVE,)))
     if good:
@@ -290,11 +290,15 @@ def _reached(
     return RUNGS[top], _once(reach), ()
 
 
-def _replication(heights: dict[Piece, int]) -> tuple[str, ...]:
-    """Two pieces of which the second, begun after the claim, repeats the first on another model or by another technique."""
+def _replication(heights: dict[Piece, int], *, predicted: bool) -> tuple[str, ...]:
+    """Two pieces of which the second repeats the first on another model or by another technique.
+
+    Neither is post hoc; the first may be where a prediction confirmed the claim.
+    """
     causal = [p for p, h in heights.items() if h >= RUNGS.index(HERE)]
     for one, two in permutations(causal, 2):
-        if one.elsewhere or two.post_hoc or one.question == two.question:
+        late = two.post_hoc or (one.post_hoc and not predicted)
+        if one.elsewhere or late or one.question == two.question:
             continue
         if _other_model(one, two) or (
             not two.elsewhere and not set(one.shown.methods) & set(two.shown.methods)
