@@ -267,7 +267,7 @@ MANY = st.lists(st.one_of(PIECES, TOLD), max_size=6)
 STATED = st.builds(Stated, st.integers(0, 1), st.integers(0, 1), st.booleans())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MANY, STATED, st.randoms(use_true_random=False))
 def test_the_order_of_pieces_does_not_matter(pieces, stated, rng):
     shuffled = list(pieces)
@@ -275,21 +275,21 @@ def test_the_order_of_pieces_does_not_matter(pieces, stated, rng):
     assert climb(pieces, stated) == climb(shuffled, stated)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MANY, PIECES, STATED)
 def test_supporting_evidence_never_lowers(pieces, more, stated):
     more = replace(more, supports=True, supported=True, null_again=())
     assert climb([*pieces, more], stated).place >= climb(pieces, stated).place
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MANY, st.one_of(PIECES, TOLD), STATED)
 def test_evidence_against_never_raises(pieces, more, stated):
     more = replace(more, supports=False)
     assert climb([*pieces, more], stated).place <= climb(pieces, stated).place
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MANY, STATED, st.integers(0, 2), st.booleans(), st.booleans(), st.booleans())
 def test_a_failed_control_never_raises_a_claim(pieces, stated, at, mandatory, gates, other):
     checks = (Check("held_out", True), Check("identity", True, True, True))
@@ -303,7 +303,7 @@ def test_a_failed_control_never_raises_a_claim(pieces, stated, at, mandatory, ga
     assert claim((*(c for c in checks if c.name != failed.name), failed)) <= claim(checks)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(MANY, STATED)
 def test_a_rung_below_the_top_always_comes_with_a_reason_or_without_evidence(pieces, stated):
     found = climb(pieces, stated)

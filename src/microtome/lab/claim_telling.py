@@ -65,6 +65,7 @@ def steps(claim: ClaimRow) -> tuple[str, ...]:
     if limits and rung.place < RUNGS.index(rung.evidence):
         return tuple(dict.fromkeys(c.instead.replace(" N ", f" {number} ") for c in limits))
     found = [c.instead.replace(" N ", f" {number} ") for c in limits]
+    found += [f"{c.piece}: {c.instead}" for c in rung.caps if c.piece and c.instead and not c.against and c.at == rung.evidence]  # fmt: skip
     after = "" if claim.falsifiers else ", after something is written that would show it wrong"
     link = f"then microtome lab claim link {number} RUN"
     used = {m for p in claim.pieces if isinstance(p.piece, Piece) for m in p.piece.shown.methods}
