@@ -133,6 +133,7 @@ class _Reader:
     def __init__(self, record: Record, overlaps: Overlaps, stale: Stale) -> None:
         self.record, self.overlaps, self.stale = record, overlaps, stale
         self._runs: dict[int, RunRow | None] = {}
+        self._rans: dict[int, Ran] = {}
         self._old: dict[int, Sequence[str]] = {}
         self._cells: dict[tuple[int, tuple[str, ...]], AtSites] = {}
 
@@ -210,6 +211,11 @@ class _Reader:
         )  # fmt: skip
 
     def _ran(self, row: RunRow) -> Ran:
+        if row.number not in self._rans:
+            self._rans[row.number] = self._as_ran(row)
+        return self._rans[row.number]
+
+    def _as_ran(self, row: RunRow) -> Ran:
         return Ran(
             row.method, row.verdict, _checks(self.record.controls(row.number)), self._children(row.number)
         )
@@ -222,7 +228,7 @@ class _Reader:
         return tuple(Ran(m, v, _checks(self.record.controls(n)), self._children(n)) for n, m, v in below if m != "look")  # fmt: skip
 
     def _same_question(self, row: RunRow) -> list[Any]:
-        """Every run of the record that asked the same, whatever its seed, itself included; calls within calls too."""
+        """Every run that asked the same and gave or may give an answer, whatever its seed, itself included; calls within calls too."""
         if row.method == "look":
             return []
         r = schema.run.c
