@@ -402,7 +402,7 @@ def test_a_run_that_was_removed_by_hand_counts_for_nothing_and_is_named(here):
         raw.execute("DELETE FROM run WHERE number = 1")
     raw.close()
     row = again(here, row)
-    assert row.rung.name == "unsupported" and "the run is not in the record any more" in reasons(row)
+    assert row.rung.name == "unsupported" and "run 1 is not in the record any more" in reasons(row)
     assert "run 1" in "\n".join(lines(row))
 
 

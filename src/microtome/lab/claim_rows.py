@@ -12,7 +12,7 @@ from sqlalchemy import select
 from microtome.errors import LabError
 from microtome.lab import schema
 from microtome.lab.cells import AtSites, Overlaps, at_sites
-from microtome.lab.evidence import Check, Ran, Shown, shows
+from microtome.lab.evidence import NOTHING, Check, Ran, Shown, shows
 from microtome.lab.rungs import STRONG, Foretold, Piece, Rung, Stated, climb
 from microtome.results.verdicts import NULL, SUPPORTED
 
@@ -167,7 +167,9 @@ class _Reader:
         if told is not None:
             piece: Piece | Foretold = self._foretold(case, link, told, row)
         elif row is None:
-            piece = Piece(f"run {run}", f"run {run}", Shown("nothing"), None, about="the run is not in the record any more")  # fmt: skip
+            name = f"run {run}" if run is not None else f"prediction {link['prediction']}"
+            gone = f"{name} is not in the record any more"
+            piece = Piece(name, name, Shown(NOTHING), None, about=gone)
         else:
             piece = self._piece(case, row)
         piece = replace(piece, weight=weight, supports=supports)
@@ -235,6 +237,7 @@ class _Reader:
         wanted = (
             (r.method == row.method) & (r.model == row.model) & (r.task == row.task) & (r.data == row.data)
         )
+        wanted &= r.state.in_(("finished", "running"))
         query = select(r.number, r.question, r.verdict, r.code, r.begun_at).where(wanted).order_by(r.number)
         with self.record.database.reading() as connection:
             rows = connection.execute(query).all()
