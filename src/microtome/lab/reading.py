@@ -231,6 +231,12 @@ class Record:
         Raises LabError: the run has none (it failed, was interrupted, is running, or was a look), or a file is missing.
         """
         row = self.run(which)
+        if row.method == "look":
+            raise LabError(
+                f"run {row.number} has no result",
+                why="it was a raw look, and a look keeps no numbers",
+                instead="a technique's call is what is kept",
+            )
         if row.result is None:
             raise LabError(
                 f"run {row.number} has no result",

@@ -38,6 +38,7 @@ class Recorder:
     """Records the events of one study, for one person and one process.
 
     after: called with (connection, number, result) in the transaction that ends a run: predictions are decided there.
+    last: the number of the last run that ended and that no other had called.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Recorder:
         self._waiting: list[Callable[[], None]] = []
         self._beat = time.monotonic()
         self._look: tuple[Any, int] | None = None
+        self.last: int | None = None
 
     def __call__(self, event: Event) -> None:
         """Record one event. Raises what keeps it from being written; it is tried again later."""
@@ -127,6 +129,8 @@ class Recorder:
             self._heard(connection)
             if result is not None and self.after is not None:
                 self.after(connection, run.number, result)
+        if run.parent is None:
+            self.last = run.number
 
     def _looked(self, event: Event) -> None:
         parent = self._open.get(event.parent or "")

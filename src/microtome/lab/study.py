@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from microtome.errors import LabError, MicrotomeError
 from microtome.lab import place as places
@@ -87,6 +87,7 @@ class Study:
         self._recorder: Recorder | None = None
         self._entered: list[contextvars.Token[str | None]] = []
         self._owner = False
+        self._last: int | None = None
 
     # ------------------------------------------------------------------------------------------- life
 
@@ -128,7 +129,36 @@ class Study:
                 remove_observer(self._hear)
                 del _open[self.key]
                 self.database.close()
+            self._last = self.last
             self._recorder, self._owner = None, False
+
+    @property
+    def last(self) -> int | None:
+        """The number of the last run that ended at the top of this study in this process."""
+        return self._recorder.last if self._recorder is not None else self._last
+
+    def attach(self, path: str | Path, role: str = "report") -> int | None:
+        """Keep a file with the last run that ended at the top of this study in this process; its number, None without a run.
+
+        Raises LabError for a file that cannot be read, and what writing raises.
+        """  # fmt: skip
+        number = self.last
+        if number is None:
+            return None
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise LabError(
+                f"{path} cannot be read", why=error.strerror or str(error), instead="check the path"
+            ) from error
+        key = self.files.put(content, path.suffix.lower())
+        with self.database.writing() as connection:
+            same = (schema.run_file.c.run == number) & (schema.run_file.c.role == role)
+            connection.execute(delete(schema.run_file).where(same, schema.run_file.c.name == path.name))
+            row = {"run": number, "role": role, "name": path.name, "key": key, "bytes": len(content)}
+            connection.execute(insert(schema.run_file), row)
+        return number
 
     def __enter__(self) -> Study:
         self.open()
