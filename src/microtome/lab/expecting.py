@@ -16,13 +16,13 @@ reason. It is never counted as false, nor as true.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from dataclasses import field as _field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LabError, ResultError
-from ..results.arguments import suggest
+from ..results.arguments import nearest, suggest
 from ..results.frozen import freeze_json
 from .labels import Place, check_label, place, same_label
 
@@ -34,6 +34,7 @@ __all__ = ["Expectation", "Outcome", "evaluate", "expect"]
 _OF_FRAME = {"effects": "value", "low": "low", "high": "high", "n": "n", "null_low": "null_low", "null_high": "null_high"}  # fmt: skip
 _FIELDS = (*_OF_FRAME, "verdict", "p", "control:NAME", "table:NAME.COLUMN")
 _WHERE = ("site", "layer", "head", "position", "metric")
+_SHOWN = 4
 _HOW = ("one", "every", "any", "mean", "max", "min")
 
 Plain = float | str | bool
@@ -252,27 +253,40 @@ def _of_frame(expectation: Expectation, result: Result) -> list[Cell] | str:
         right_metric = expectation.metric is None or expectation.metric == columns["metric"][row]
         if right_metric and asked.covers(places[labels]):
             found.append(value)
-    return found or _no_row(expectation, columns)
+    return found or _no_row(expectation, columns, places.values())
 
 
-def _no_row(expectation: Expectation, columns: Mapping[str, Sequence[Cell]]) -> str:
+def _no_row(expectation: Expectation, columns: Mapping[str, Sequence[Cell]], places: Iterable[Place]) -> str:
     said = ", ".join(f"{name} {value}" for name in _WHERE if (value := getattr(expectation, name)) is not None)  # fmt: skip
-    for name in ("metric", "site"):
-        value = getattr(expectation, name)
-        known = [str(label) for label in dict.fromkeys(columns[name]) if label is not None]
-        there = value in known or (name == "site" and any(same_label(value, label) for label in known))
-        if value is not None and not there:
-            return f"no row has {said}; {name}: {suggest(str(value), known[:500])}"
-    return f"no row has {said} together" if said else "no row"
+    if expectation.metric is not None and expectation.metric not in columns["metric"]:
+        return f"no row has {said}; metric: {_nearest(expectation.metric, columns['metric'])}"
+    asked = place(expectation.site, expectation.layer, expectation.head, expectation.position)
+    elsewhere = [found.position for found in places if replace(asked, position="").covers(found)]
+    if elsewhere:
+        there = [position for position in dict.fromkeys(elsewhere) if position]
+        return f"no row has {said}; positions there: {_nearest('', there)}"
+    if expectation.site is not None:
+        return f"no row has {said}; site: {_nearest(expectation.site, columns['site'])}"
+    return f"no row has {said} together"
+
+
+def _nearest(word: str, labels: Iterable[Cell]) -> str:
+    """The nearest labels, or the first few where none is near."""
+    known = [str(label) for label in dict.fromkeys(labels) if label is not None]
+    close = nearest(word, known[:2000]) if word else []
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(known[:_SHOWN]) or "none"
+    return f"known: {shown}" + (f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else "")
 
 
 def _of_table(expectation: Expectation, result: Result, name: str, column: str) -> list[Cell] | str:
     if name not in result.tables:
-        return f"this {result.kind} has no table {name!r}: {suggest(name, result.tables)}"
+        return f"this {result.kind} has no table {name!r}: {_nearest(name, sorted(result.tables))}"
     table = result.tables[name]
     for asked in (column, *expectation.where):
         if asked not in table.columns:
-            return f"the table {name} has no column {asked!r}: {suggest(asked, map(str, table.columns))}"
+            return f"the table {name} has no column {asked!r}: {_nearest(asked, table.columns)}"
     keys = {asked: [_plain(value) for value in table[asked].tolist()] for asked in expectation.where}
     values = [_plain(value) for value in table[column].tolist()]
     found = [

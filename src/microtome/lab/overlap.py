@@ -121,7 +121,7 @@ def parts(
 
     Raises
     ------
-    SiteError: not an address, or one whose point has no such axis (`L5N3.z`).
+    SiteError: not an address, one whose point has no such axis (`L5N3.z`), or a layer beyond `n_layers`.
     """
     many = [given] if isinstance(given, str | Site | Edge) else list(given)
     found = [area for one in many for site in _sites(one) for area in _areas(site, n_layers, heads_per_kv)]
@@ -186,9 +186,10 @@ def _areas(site: Site, n_layers: int | None, heads_per_kv: int | None) -> list[A
     if site.layer is None:
         return [_last(n_layers) if name.startswith("final_") else Area(_STREAM, (0, 1))]
     units = _ALL if site.index is None else _ranges(site.index)
-    return [
-        area for layers in _ranges(site.layer) for area in _in_layers(site, row, layers, units, heads_per_kv)
-    ]
+    there = ((0, n_layers),) if n_layers is not None and site.layer == Several("all") else _ranges(site.layer)
+    if n_layers is not None and there[-1][1] > n_layers:
+        raise SiteError(f"{site}: there is no layer {there[-1][1] - 1}", why=f"this model has {n_layers}", instead=f"use 0 to {n_layers - 1}")  # fmt: skip
+    return [area for layers in there for area in _in_layers(site, row, layers, units, heads_per_kv)]
 
 
 def _last(n_layers: int | None) -> Area:
@@ -216,7 +217,8 @@ def _in_layers(
     if not site.unit:
         in_mlp = row.group == "MLP" or row.name == "ln2_post_scale"
         return [Area(_MLP if in_mlp else _HEAD, layers)]
-    if site.unit not in row.letters and not {site.unit, *row.letters} <= {"H", "KV"}:
+    of_heads = bool(row.letters) and {site.unit, *row.letters} <= {"H", "KV"}  # the other letter: no groups
+    if site.unit not in row.letters and not of_heads:
         raise SiteError(
             f"{site}: {row.name} has no {site.unit} axis",
             why=f"its axes are {', '.join(row.axes)}",

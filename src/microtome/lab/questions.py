@@ -103,7 +103,7 @@ class Question:
             said.append(f"with {self.family or self.task}" + (f" ({self.task[:12]})" if self.task and self.family else ""))  # fmt: skip
         if self.sites:
             said.append(f"at {_few(self.sites)}")
-        given = [f"{name}={value!r}" for name, value in self.parameters.items()]
+        given = [f"{name}={value!r}" for name, value in sorted(self.parameters.items())]
         given += [] if self.seed is None else [f"seed={self.seed}"]
         return " ".join(said) + (f", {', '.join(given)}" if given else "")
 

@@ -115,7 +115,7 @@ class Score:
 
     n, came_true: how many, and how many of them came true; base_rate: their ratio.
     brier, log: the forecasts'; base_brier, base_log: those of always saying the base rate of the others (module's head).
-    skill: 1 - brier / base_brier: 1 is perfect, 0 no better than the base rate.
+    skill: 1 - brier / base_brier: 1 is perfect, 0 no better than the base rate; NaN where all outcomes are equal.
     difference: brier - base_brier, below 0 where the forecasts are better; low, high: its interval at `level`, NaN where
         n forecasts with these outcomes cannot tell anything.
     p: how often outcomes dealt to the forecasts at random give a Brier score as low; small: the forecasts tell what will
@@ -179,11 +179,12 @@ def score(
     difference, smallest = brier - base_brier, smallest_difference(n, k / n, level=level)
     # with fewer ways to deal the outcomes than this, the best possible forecasts happen by chance too often
     tells = 1 / math.comb(n, k) <= 1 - level
+    skill = 1 - brier / base_brier if 0 < k < n else math.nan
     low, high = _interval(said, came, seeds.rng(seed, "lab.score/difference"), level, draws) if tells else (math.nan, math.nan)  # fmt: skip
     p = _dealt(said, came, seeds.rng(seed, "lab.score/dealt"), draws)
     group = _group(said, bins)
     return Score(
-        n, k, k / n, brier, log, base_brier, base_log, 1 - brier / base_brier, difference, low, high, level, p, smallest,
+        n, k, k / n, brier, log, base_brier, base_log, skill, difference, low, high, level, p, smallest,
         _curve(said, came, group, level), _murphy(said, came, group, seeds.rng(seed, "lab.score/murphy"), draws),
         _sentence(n, k, difference, low, high, level, smallest),
     )  # fmt: skip
