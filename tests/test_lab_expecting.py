@@ -275,3 +275,39 @@ def test_numpys_numbers_are_numbers() -> None:
     assert expect("effects", low=np.float32(0.5)) == expect("effects", low=0.5)
     assert expect("control:x", equals=np.bool_(True)) == expect("control:x", equals=True)  # type: ignore[arg-type]
     assert replace(expect("n", equals=8)).equals == 8.0
+
+
+def test_a_real_run_is_asked_matched_and_evaluated() -> None:
+    """A planted head: what techniques stamp and label is what questions and expectations read."""
+    import planted
+    from microtome import methods
+    from microtome.lab.questions import query, seen
+
+    model = planted.one_head()
+    task = planted.pairs(model)
+    site = f"L{planted.HEAD[0]}H{planted.HEAD[1]}.z"
+    patched = methods.activation_patching(model, task, sites=[f"L{planted.HEAD[0]}H*.z"], seed=0)
+    without = methods.ablation(model, task, sites=["L*H*.z", "L*.mlp_out"], by="zero", seed=0)
+    question = query("ablation", model=model, task=task, sites=site, by="zero")
+    about = {"model_name": model.name, "family": task.name}
+    assert question.matches(without.query, **about, sites=["L*H*.z", "L*.mlp_out"]) is None
+    assert question.matches(patched.query, **about, sites=["L*H*.z"]).part == "method"
+    assert seen(
+        question, model=patched.query.model, family=task.name, sites=patched.query.parameters["sites"]
+    )
+
+    frame = without.frame()
+    effect = float(frame.loc[frame["site"] == site, "value"].iloc[0])
+    assert evaluate(expect("effects", site=site, high=-0.1), without).held is True
+    assert evaluate(expect("effects", site=site, equals=effect), without).held is True
+    largest = evaluate(
+        expect("effects", site="L*H*.z", how="min", low=effect - 1e-6, high=effect + 1e-6), without
+    )
+    assert largest.held is True, "no other head does more"
+    spread = patched.frame()
+    here = spread[spread["site"] == site]
+    assert evaluate(expect("effects", site=site, low=0), patched).held is None, "a row per position"
+    for position, value in zip(here["position"], here["value"], strict=True):
+        assert (
+            evaluate(expect("effects", site=f"{site}@{position}", equals=float(value)), patched).held is True
+        )

@@ -155,7 +155,7 @@ def score(
     Parameters
     ----------
     seed: of the resamples. bins: of the calibration curve: "tenths" of probability, or "equal count" (up to ten bins of
-        five forecasts or more, equal probabilities together). level: of intervals. draws: number of resamples.
+        about five forecasts or more; equal probabilities stay together). level: of intervals. draws: number of resamples.
 
     Raises
     ------
@@ -261,17 +261,12 @@ def _group(said: np.ndarray, bins: str) -> np.ndarray:
 
     if bins == "tenths":  # a forecast on an edge goes up; 0.3 is 0.29999... in binary
         return np.unique(np.floor(said * 10 + 1e-9), return_inverse=True)[1]
-    values, inverse, counts = np.unique(said, return_inverse=True, return_counts=True)
-    wanted = max(5.0, len(said) / 10)
-    number, filled, at = 0, 0, np.zeros(len(values), dtype=np.int64)
-    for i, count in enumerate(counts):
-        at[i] = number
-        filled += int(count)
-        if (
-            filled >= wanted - 1e-9 and counts[i + 1 :].sum() >= 5
-        ):  # the last bin takes a rest that is too small
-            number, filled = number + 1, 0
-    return at[inverse]
+    inverse, counts = np.unique(said, return_inverse=True, return_counts=True)[1:]
+    middle = (
+        np.cumsum(counts) - counts / 2
+    )  # rank of the middle one of equal probabilities: they stay together
+    wanted = min(10, max(1, len(said) // 5))
+    return np.unique(np.floor(middle / len(said) * wanted), return_inverse=True)[1][inverse]
 
 
 def _curve(said: np.ndarray, came: np.ndarray, group: np.ndarray, level: float) -> tuple[Bin, ...]:
@@ -281,8 +276,18 @@ def _curve(said: np.ndarray, came: np.ndarray, group: np.ndarray, level: float) 
     for number in range(int(group.max()) + 1):
         inside = group == number
         n, k = int(inside.sum()), int(came[inside].sum())
-        low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
-        made.append(Bin(n, float(said[inside].mean()), k / n, max(0.0, float(low)), min(1.0, float(high))))
+        low, high = proportion_confint(
+            k, n, alpha=1 - level, method="wilson"
+        )  # at 0 and n it rounds past the rate
+        made.append(
+            Bin(
+                n,
+                float(said[inside].mean()),
+                k / n,
+                max(0.0, min(float(low), k / n)),
+                min(1.0, max(float(high), k / n)),
+            )
+        )
     return tuple(made)
 
 
