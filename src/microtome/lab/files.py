@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +43,23 @@ class Files:
         self.root = root
 
     def put(self, content: bytes, suffix: str = "") -> str:
-        """Store bytes; their key. Bytes that are there already are not written again.
+        """Store bytes; their key. Bytes that are there already are not written again; a damaged file is.
 
         Raises ResourceError when the disk is full, LabError when the place cannot be written to.
         """
         key = piece_digest(content) + suffix
         path = self.path(key)
         try:
-            if path.is_file() and path.stat().st_size == len(content):
-                os.utime(path)  # young again: a collection that runs now must not take it
+            with _guarded(self.root, sweeping=False):
+                there = _same(path, content)
+                if there:
+                    os.utime(path)  # young again: a collection that runs now must not take it
+            if there:
+                _sync(path.parent)  # whoever wrote it may have been killed between its rename and this
                 return key
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sync(self.root)
             fresh = path.with_name(f".{key}.{os.urandom(4).hex()}.new")
             try:
                 _write(fresh, content)
@@ -108,17 +115,48 @@ class Files:
         """Remove what nothing uses and is older than `grace` seconds, leftovers of killed writers too."""
         before = time.time() - grace
         files = size = leftovers = 0
-        for key, stat in self.keys():
-            if key not in used and stat.st_mtime <= before:
-                files, size = files + 1, size + stat.st_size
-                if remove:
-                    self.path(key).unlink(missing_ok=True)
+        for key, _ in self.keys():
+            if key not in used and (gone := self._drop(self.path(key), before, remove)) is not None:
+                files, size = files + 1, size + gone
         for path in self.root.glob("??/.*.new"):
-            if path.stat().st_mtime <= before:
-                leftovers += 1
-                if remove:
-                    path.unlink(missing_ok=True)
+            leftovers += self._drop(path, before, remove) is not None
         return Swept(files, size, leftovers)
+
+    def _drop(self, path: Path, before: float, remove: bool) -> int | None:
+        """Remove a file unless it is young; its size, None where it stays."""
+        with _guarded(self.root, sweeping=True):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                return None
+            if stat.st_mtime > before:
+                return None
+            if remove:
+                path.unlink(missing_ok=True)
+            return stat.st_size
+
+
+@contextmanager
+def _guarded(root: Path, *, sweeping: bool) -> Iterator[None]:
+    """A collection never looks at a file's age while a writer makes it young. The lock ends with its process."""
+    if os.name == "nt" or not root.is_dir():
+        yield
+        return
+    import fcntl
+
+    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if sweeping else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _same(path: Path, content: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except FileNotFoundError:
+        return False
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -143,7 +181,7 @@ def _sync(folder: Path) -> None:
 
 
 def _unwritten(root: Path, error: OSError) -> LabError | ResourceError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
             f"no room to record in {root}",
             why=str(error),
