@@ -256,7 +256,7 @@ class _Stored:
         names: list[tuple[str, str]] = []
 
         def put(name: str, content: bytes) -> str:
-            key = files.put(content, "." + name.rpartition(".")[2])
+            key = files.put(content, "." + name.rpartition(".")[2], sync=False)
             names.append((name, key))
             return key[:32]
 
@@ -268,6 +268,7 @@ class _Stored:
             return entry[1][:32]
 
         pieces.write(result, put, known)
+        files.sync(key for _, key in names)
         head = names[-1][1]
         mark = id(result)
         self._known[mark] = (

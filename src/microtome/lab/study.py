@@ -108,6 +108,10 @@ class Study:
                 self.number, self.key = self._find(connection)
                 process = self._this_process(connection)
                 settle(connection)
+                mark = connection.execute(
+                    select(schema.meta.c.value).where(schema.meta.c.key == "id")
+                ).scalar()
+                self.files.belong(str(mark))
             other = _open.get(self.key)
             if other is not None:  # one study records once, however many objects stand for it
                 self._recorder, self._owner = other._recorder, False
@@ -271,19 +275,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_a_fork)
 
 
-def settle(connection: Connection) -> int:
-    """Mark runs whose process is gone as interrupted; how many."""
+def recording(place: places.Place) -> bool:
+    """Whether this process has a study open there."""
+    return any(one.place.shown == place.shown for one in _open.values())
+
+
+def settle(connection: Connection) -> tuple[int, ...]:
+    """Mark runs whose process is gone as interrupted; their numbers."""
     run, process = schema.run, schema.process
     rows = connection.execute(
         select(run.c.number, process)
         .join(process, run.c.process == process.c.id)
         .where(run.c.state == "running")
     ).all()
-    lost = [r.number for r in rows if processes.gone(r.host, r.boot, r.pid, r.started)]
+    lost = [int(r.number) for r in rows if processes.gone(r.host, r.boot, r.pid, r.started)]
     if lost:
         values = {
             "state": "interrupted",
-            "error": "its process ended without a word (killed, or the machine stopped)",
+            "error": processes.LOST,
         }
         connection.execute(update(run).where(run.c.number.in_(lost)).values(values))
-    return len(lost)
+    return tuple(lost)
