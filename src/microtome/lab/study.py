@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from microtome.lab.expecting import Expectation
+    from microtome.lab.predicting import Prediction
+    from microtome.lab.questions import Question
     from microtome.results import Event, Result
 
 __all__ = ["Study", "study"]
@@ -183,6 +186,42 @@ class Study:
             connection.execute(insert(schema.run_file), row)
         return number
 
+    def predict(
+        self,
+        statement: str,
+        probability: float,
+        about: Question,
+        holds: Expectation | None = None,
+        *,
+        claim: int | None = None,
+    ) -> Prediction:
+        """Predict what a run will show, before it runs: `study.predict("removing L9H6 costs 30-60 %", 0.7, about=mt.query(...),
+        holds=mt.expect("effects", site="L9H6.z", low=-0.6, high=-0.3))`.
+
+        Parameters
+        ----------
+        probability: that it comes true, between 0 and 1 and neither. about: which runs decide it. holds: what their result
+            must show; without it a person resolves it (`resolve`). claim: the number of the claim from which it follows.
+
+        What it gives back says whether it is post hoc: whether anything earlier in this record saw what it is about.
+
+        Raises LabError: see `microtome.lab.predicting.make`.
+        """  # fmt: skip
+        from microtome.lab.predicting import make
+
+        self._known()
+        return make(
+            self.database, self.number, self.person, statement=statement, probability=probability, about=about,
+            holds=holds, claim=claim,
+        )  # fmt: skip
+
+    def resolve(self, number: int, outcome: bool | None, *, reason: str) -> Prediction:
+        """Say how a prediction without `holds` turned out, and why one can tell; None makes it void."""
+        from microtome.lab.predicting import resolve
+
+        self._known()
+        return resolve(self.database, number, outcome, reason=reason, person=self.person)
+
     def __enter__(self) -> Study:
         self.open()
         self._entered.append(_here.set(self.key))
@@ -231,6 +270,9 @@ class Study:
 
     def _decide(self, connection: Connection, number: int, result: Result) -> None:
         """Predictions that this run decides, in the transaction that ends it."""
+        from microtome.lab.predicting import decide
+
+        decide(connection, number, result)
 
     def _find(self, connection: Connection) -> tuple[int, str]:
         person = select(schema.person).where(schema.person.c.name == self.person)
