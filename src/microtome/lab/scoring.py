@@ -259,12 +259,12 @@ def _group(said: np.ndarray, bins: str) -> np.ndarray:
     """For each forecast the number of its bin."""
     import numpy as np
 
-    if bins == "tenths":  # a forecast on an edge goes up; 0.3 is 0.29999... in binary
+    if bins == "tenths":  # a forecast on an edge goes up; 1 - 0.9 is 0.09999... in binary
         return np.unique(np.floor(said * 10 + 1e-9), return_inverse=True)[1]
     inverse, counts = np.unique(said, return_inverse=True, return_counts=True)[1:]
     middle = (
         np.cumsum(counts) - counts / 2
-    )  # rank of the middle one of equal probabilities: they stay together
+    )  # the rank that equal probabilities share, so that they stay together
     wanted = min(10, max(1, len(said) // 5))
     return np.unique(np.floor(middle / len(said) * wanted), return_inverse=True)[1][inverse]
 
