@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import insert, select
 
 from microtome.lab import schema
+from microtome.lab.overlap import addresses
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -167,7 +168,7 @@ def sites_of(result: Result) -> set[str]:
     """The addresses of a result's cells, its stages' too."""
     found = set()
     if result.effects is not None or "cells" in result.tables:
-        found = {str(site) for site in result.frame()["site"].dropna().unique()}
+        found = set(addresses(result.frame()["site"].dropna().unique()))
     for child in result.children:
         found |= sites_of(child)
     return found

@@ -177,7 +177,7 @@ class Recorder:
 
     def _looked(self, event: Event) -> None:
         parent = self._open.get(event.parent or "")
-        sites = tuple(event.look.sites) if event.look is not None else ()
+        sites = (event.look.sites or ("logits",)) if event.look is not None else ()
         if parent is not None:  # a technique's own reading is part of what that technique saw
             parent.see(sites)
             return
