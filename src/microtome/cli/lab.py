@@ -269,3 +269,25 @@ def _cells(found: Any, n: int) -> None:
 def _cell(value: Any) -> str:
     text = value if isinstance(value, str) else _json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
+
+
+@app.command("log")
+def log(
+    days: Annotated[float, typer.Option(min=0, help="How many days back.")] = 7,
+    n: Annotated[int, typer.Option("-n", min=1, help="At most so many, the newest.")] = 100,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """What happened in the project: runs, predictions and how they came out, claims, pages of the notebook."""
+    from microtome.lab.reading import log as entries
+    from microtome.lab.reading import open_record
+
+    found = entries(open_record(folder), since=time.time() - 86400 * days, limit=n)
+    if json:
+        output.print_json([output.plain(e) for e in found])
+        return
+    if not found:
+        output.say(f"nothing in the last {days:g} days")
+        return
+    rows = [(when(e.at), e.kind, e.number, e.who, e.said.splitlines()[0] if e.said else "") for e in found]
+    output.table(("when", "what", "no.", "who", ""), rows)

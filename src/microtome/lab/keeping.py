@@ -73,7 +73,7 @@ def call(event: Event, files: Files) -> Call:
     arguments = event.arguments or {}
     return Call(
         row={"family": family_of(arguments), "arguments": None, "not_again": ""},
-        models=tuple(_models(arguments.values())),
+        models=tuple(models(arguments.values())),
         materials=tuple(_materials(arguments.values())),
     )
 
@@ -82,7 +82,7 @@ def look(event: Event, files: Files) -> Call:
     """What a raw look tells: the model, and the prompts as text (the first few)."""
     arguments = event.arguments or {}
     return Call(row={"family": family_of(arguments), "arguments": None, "not_again": "a look, not a technique"},
-                models=tuple(_models(arguments.values())))  # fmt: skip
+                models=tuple(models(arguments.values())))  # fmt: skip
 
 
 def family_of(arguments: Mapping[str, Any]) -> str:
@@ -96,7 +96,8 @@ def family_of(arguments: Mapping[str, Any]) -> str:
     return ""
 
 
-def _models(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
+def models(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
+    """Rows for the models among values."""
     for value in values:
         if hasattr(value, "facts") and hasattr(value, "card") and hasattr(value, "hash"):
             found = getattr(value, "_certificate", None)
