@@ -50,7 +50,7 @@ def encode(
         out[str(name)] = data
         if writing.why:
             why.append(f"{name}: {'; '.join(dict.fromkeys(writing.why))}")
-    made = {"schema_version": SCHEMA_VERSION, "arguments": out}
+    made = {"schema_version": SCHEMA_VERSION, "order": list(out), "arguments": out}
     return Encoded(made, tuple(writing.keys), not why, tuple(why))
 
 
@@ -61,7 +61,7 @@ def decode(
     load_model: Callable[[Mapping[str, Any]], Model] = load_again,
     result_of: Callable[[str], Result] | None = None,
 ) -> dict[str, Any]:
-    """The arguments from what `encode` gave (its `arguments`, or their JSON text).
+    """The arguments, in the order of the call, from what `encode` gave (its `arguments`, or their JSON text).
 
     load_model: from a recipe to a model, whose hash is compared. result_of: from a query's id to its recorded result.
 
@@ -84,11 +84,11 @@ def decode(
             why=f"this version of Microtome reads up to {SCHEMA_VERSION}",
             instead="update Microtome",
         )
-    told = data.get("arguments")
-    if not isinstance(told, Mapping):
-        raise bad("the arguments of the call", f"they are a {type(told).__name__}")
+    told, order = data.get("arguments"), data.get("order")
+    if not isinstance(told, Mapping) or not isinstance(order, list) or sorted(order, key=str) != sorted(told):
+        raise bad("the arguments of the call", "they are no mapping with the order of its names")
     opening = Opening(files, load_model, result_of or _nothing_recorded)
-    return {name: _argument(opening, name, value) for name, value in told.items()}
+    return {name: _argument(opening, name, told[name]) for name in order}
 
 
 def run_again(
