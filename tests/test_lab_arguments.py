@@ -140,7 +140,7 @@ def test_a_patching_of_the_embedded_model_is_run_again_in_another_process(tmp_pa
     pairs = mt.task("ioi", smollm, n=4, seed=0)
     with recorded.recording() as recorder:
         result = mt.methods.activation_patching(
-            smollm, pairs, sites="L10:12.resid_pre", positions=[-1], seed=0
+            smollm, pairs, sites="L10.resid_pre", positions=[-1], seed=0
         )
     _, encoded, text, _ = recorder.runs("activation_patching")[-1]
     assert encoded.rerunnable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from microtome.errors import LabError, MicrotomeError
 
-from .models import load_again, recipe_of
+from .models import recipe_of
 from .opening import Opening
 from .values import SCHEMA_VERSION, TAG, Encoded, Files, bad, json_text, paths_of, read_text
 from .writing import Writing
@@ -58,12 +58,12 @@ def decode(
     encoded: Encoded | Mapping[str, Any] | str,
     files: Files,
     *,
-    load_model: Callable[[Mapping[str, Any]], Model] = load_again,
+    load_model: Callable[[Mapping[str, Any]], Model] | None = None,
     result_of: Callable[[str], Result] | None = None,
 ) -> dict[str, Any]:
     """The arguments, in the order of the call, from what `encode` gave (its `arguments`, or their JSON text).
 
-    load_model: from a recipe to a model, whose hash is compared. result_of: from a query's id to its recorded result.
+    load_model: from a recipe to a model, whose hash is compared (None: `load_again`). result_of: from a query's id to its recorded result.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def run_again(
     encoded: Encoded | Mapping[str, Any] | str,
     files: Files,
     *,
-    load_model: Callable[[Mapping[str, Any]], Model] = load_again,
+    load_model: Callable[[Mapping[str, Any]], Model] | None = None,
     result_of: Callable[[str], Result] | None = None,
 ) -> Result:
     """Call a technique, by its name in the registry, with recorded arguments.
@@ -139,7 +139,7 @@ def _models(arguments: Mapping[str, Any]) -> list[Any]:
     """The models among the arguments, one level into sequences and checkpoints too."""
     found = []
     for value in arguments.values():
-        inner = getattr(value, "models", value)
+        inner = value.models if "microtome.zoo.checkpoints:Checkpoints" in paths_of(type(value)) else value
         for one in inner if isinstance(inner, list | tuple) else (value,):
             if "microtome.facade:Model" in paths_of(type(one)):
                 found.append(one)

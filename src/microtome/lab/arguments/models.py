@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from microtome.errors import LabError
 
 from .opening import Opening
-from .values import TAG, bad, field
+from .values import TAG, bad, field, json_text
 from .writing import Writing
 
 if TYPE_CHECKING:
     from microtome.facade import Model
 
-__all__ = ["load_again", "recipe_of"]
+__all__ = ["Loader", "load_again", "recipe_of"]
 
 _LOADED = ("embedded", "folder", "gguf", "hub")
 
@@ -70,6 +70,54 @@ def _zoo_recipe(model: Any, asked: Mapping[str, Any]) -> dict[str, Any] | str:
     return {"kind": "zoo", "name": asked["name"], "seed": asked["seed"], "options": options, **step}
 
 
+class Loader:
+    """Loads models by their recipes; a specimen of the zoo is built once, for its checkpoints and for sources of tasks too."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, Any] = {}
+
+    def __call__(self, recipe: Mapping[str, Any]) -> Model:
+        """The model of a recipe. Raises as `load_again`."""
+        import microtome
+
+        kind = recipe.get("kind")
+        if kind == "zoo":
+            return self._of_zoo(recipe)
+        if kind not in _LOADED:
+            raise bad(f"the recipe of the model {recipe.get('name')!r}", f"its kind is {kind!r}")
+        name, revision = field(recipe, "name", str), recipe.get("revision")
+        return microtome.load(
+            name,
+            dtype=field(recipe, "dtype", str),
+            device=field(recipe, "device", str),
+            attn_implementation=field(recipe, "attention", str),
+            revision=field(recipe, "revision", str) if revision is not None else None,
+        )
+
+    def _of_zoo(self, recipe: Mapping[str, Any]) -> Model:
+        made = self.specimen(recipe)
+        if "step" not in recipe:
+            return made.model
+        found = next((model for step, model in made.checkpoints() if step == recipe["step"]), None)
+        if found is None:
+            raise bad(f"the model {recipe['name']!r}", f"it has no checkpoint at step {recipe['step']!r}")
+        return found
+
+    def specimen(self, recipe: Mapping[str, Any]) -> Any:
+        """The specimen of the zoo that a recipe names. Raises as `zoo.build`, and LabError for a recipe of another kind."""
+        from microtome import zoo
+
+        if recipe.get("kind") != "zoo":
+            raise bad(f"the recipe of the model {recipe.get('name')!r}", "it is none of the zoo")
+        key = json_text({name: v for name, v in recipe.items() if name != "step"})
+        if key not in self._built:
+            opening = Opening(NoFiles(), self, _no_result)
+            options = {name: opening.value(v) for name, v in field(recipe, "options", dict).items()}
+            seed = field(recipe, "seed", int)
+            self._built[key] = zoo.build(field(recipe, "name", str), seed=seed, **options)
+        return self._built[key]
+
+
 def load_again(recipe: Mapping[str, Any]) -> Model:
     """The model of a recipe of `recipe_of`, as it is now: whoever calls compares the hash.
 
@@ -77,40 +125,7 @@ def load_again(recipe: Mapping[str, Any]) -> Model:
     ------
     LabError: no such kind, or a recipe that lacks a part. ModelError, ResourceError: as `microtome.load` and `zoo.build`.
     """
-    import microtome
-
-    kind = recipe.get("kind")
-    if kind == "zoo":
-        made = specimen_of(recipe)
-        if "step" not in recipe:
-            return made.model
-        found = dict(made.checkpoints())
-        return found[recipe["step"]] if recipe["step"] in found else _no_step(recipe)
-    if kind not in _LOADED:
-        raise bad(f"the recipe of the model {recipe.get('name')!r}", f"its kind is {kind!r}")
-    name, revision = field(recipe, "name", str), recipe.get("revision")
-    return microtome.load(
-        name,
-        dtype=field(recipe, "dtype", str),
-        device=field(recipe, "device", str),
-        attn_implementation=field(recipe, "attention", str),
-        revision=field(recipe, "revision", str) if revision is not None else None,
-    )
-
-
-def _no_step(recipe: Mapping[str, Any]) -> NoReturn:
-    raise bad(f"the model {recipe.get('name')!r}", f"it has no checkpoint at step {recipe.get('step')!r}")
-
-
-def specimen_of(recipe: Mapping[str, Any]) -> Any:
-    """The specimen of the zoo that a recipe names, built again. Raises as `zoo.build`, and LabError for a recipe of another kind."""
-    from microtome import zoo
-
-    if recipe.get("kind") != "zoo":
-        raise bad(f"the recipe of the model {recipe.get('name')!r}", "it is none of the zoo")
-    opening = Opening(NoFiles(), load_again, _no_result)
-    options = {name: opening.value(v) for name, v in field(recipe, "options", dict).items()}
-    return zoo.build(field(recipe, "name", str), seed=field(recipe, "seed", int), **options)
+    return Loader()(recipe)
 
 
 def _no_result(query: str) -> NoReturn:

@@ -38,15 +38,18 @@ _SCALARS = (
 
 
 class Opening:
-    """One record on its way back. load_model: from a recipe to the model. result_of: from a query's id to its result."""
+    """One record on its way back. load_model: from a recipe to the model (None: as `load_again`). result_of: from a query's id to its result."""
 
     def __init__(
         self,
         files: Files,
-        load_model: Callable[[Mapping[str, Any]], Model],
+        load_model: Callable[[Mapping[str, Any]], Model] | None,
         result_of: Callable[[str], Result],
     ) -> None:
-        self.files, self.load_model, self.result_of = files, load_model, result_of
+        from .models import Loader
+
+        self.zoo = Loader()
+        self.files, self.load_model, self.result_of = files, load_model or self.zoo, result_of
         self._models: dict[str, Any] = {}
         self._special: dict[str, Callable[[Mapping[str, Any], int], Any]] = {
             "tuple": lambda d, n: tuple(self._items(d, n)),

@@ -115,7 +115,7 @@ def material_of(arguments: Mapping[str, Any]) -> list[Material]:
 
 
 def _each(value: Any) -> Iterator[Any]:
-    inner = getattr(value, "models", value)
+    inner = value.models if "microtome.zoo.checkpoints:Checkpoints" in paths_of(type(value)) else value
     if isinstance(inner, list | tuple):
         yield from inner
     elif isinstance(inner, Mapping):

@@ -12,7 +12,6 @@ from typing import Any
 
 from microtome.errors import LabError, MicrotomeError, ResultError
 
-from .models import specimen_of
 from .opening import Opening, checked
 from .values import TAG, bad, field
 from .writing import Writing
@@ -102,7 +101,7 @@ def _read_source(opening: Opening, data: Any, depth: int) -> Any:
     if not isinstance(data, Mapping):
         raise bad("the source of a task", f"it is a {type(data).__name__}")
     if data.get(TAG) == "zoo_source":
-        return _read_zoo(data)
+        return _read_zoo(opening, data)
     if data.get(TAG) == "generator":
         return _read_generator(opening, data, depth)
     return opening.value(data, depth + 1)  # the mark of a lost one says why
@@ -128,8 +127,8 @@ def _read_generator(opening: Opening, data: Mapping[str, Any], depth: int) -> An
     return source
 
 
-def _read_zoo(data: Mapping[str, Any]) -> Any:
-    source = specimen_of(field(data, "recipe", dict)).task.source
+def _read_zoo(opening: Opening, data: Mapping[str, Any]) -> Any:
+    source = opening.zoo.specimen(field(data, "recipe", dict)).task.source
     now = (type(source).__qualname__, _subject(source))
     if now != (data.get("class"), data.get("of")):
         raise bad(

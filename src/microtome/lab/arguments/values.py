@@ -27,7 +27,16 @@ SCHEMA_VERSION = 1
 TAG = "$"
 """The key that says which kind of value a JSON object stands for; every object of the encoding has it."""
 _KEY = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*(\.[A-Za-z0-9]+)*")
-_DEFECTS = (MicrotomeError, TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError)
+_DEFECTS = (
+    MicrotomeError,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+)
 
 
 class Files(Protocol):
