@@ -139,9 +139,7 @@ def test_a_patching_of_the_embedded_model_is_run_again_in_another_process(tmp_pa
     smollm = mt.load()
     pairs = mt.task("ioi", smollm, n=4, seed=0)
     with recorded.recording() as recorder:
-        result = mt.methods.activation_patching(
-            smollm, pairs, sites="L10.resid_pre", positions=[-1], seed=0
-        )
+        result = mt.methods.activation_patching(smollm, pairs, sites="L10.resid_pre", positions=[-1], seed=0)
     _, encoded, text, _ = recorder.runs("activation_patching")[-1]
     assert encoded.rerunnable
     for key, content in recorder.files.items():

@@ -42,6 +42,7 @@ from microtome.tasks.word_pairs import word_pairs
 from microtome.trace.edits import Ablate, Edit, Keep, Patch, Remove, Steer
 from microtome.zoo.checkpoints import Checkpoints
 from microtome.zoo.decoys import Decoys
+from test_model_load_fakes import write_gguf
 
 
 def back(value, files=None, shelf=None):
@@ -370,3 +371,40 @@ def test_a_tokenizer_that_the_caller_gave_is_not_kept(tmp_path) -> None:
     model = mt.load(tmp_path / "toy", tokenizer=worded.tokenizer())
     encoded = a.encode({"model": model}, recorded.Kept())
     assert "loaded with a tokenizer that the caller gave" in encoded.why_not[0]
+
+
+def test_a_model_from_a_gguf_file_is_loaded_again(tmp_path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf")
+    model = mt.load(path)
+    files = recorded.Kept()
+    encoded = a.encode({"model": model}, files)
+    assert encoded.rerunnable and encoded.arguments["arguments"]["model"]["recipe"]["name"] == str(path)
+    assert a.decode(encoded.text(), files)["model"].hash == model.hash
+    path.unlink()
+    with pytest.raises(LabError, match="There is no model"):
+        a.decode(encoded.text(), files)
+
+
+def test_a_model_of_the_hub_is_named_by_its_commit(tmp_path, monkeypatch) -> None:
+    """Loaded by a branch, it is asked for again by the commit that this branch was then."""
+    planted.one_head().hf.save_pretrained(tmp_path / "made")
+    worded.tokenizer().save_pretrained(tmp_path / "made")
+    asked = []
+
+    def snapshot(name, revision, progress=None, *, hint=""):
+        asked.append(revision)
+        shutil.copytree(tmp_path / "made", tmp_path / "0123abc", dirs_exist_ok=True)
+        return tmp_path / "0123abc"
+
+    monkeypatch.setattr("microtome.model.hub.snapshot", snapshot)
+    model = mt.load("somebody/toy", revision="main")
+    files = recorded.Kept()
+    encoded = a.encode({"model": model}, files)
+    found = a.decode(encoded.text(), files)["model"]
+    assert asked == ["main", "0123abc"] and found.hash == model.hash and found.asked == model.asked
+
+
+def test_the_standard_library_is_read_again_by_the_hash_of_this_python() -> None:
+    whole = corpus().kinds("topic")
+    found, encoded = back(whole)
+    assert found.hash == whole.hash and encoded.arguments["arguments"]["x"]["hash"] == whole.hash

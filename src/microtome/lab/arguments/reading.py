@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,11 @@ PROMPTS = ("task", "pairs", "data", "corpus", "prompts", "texts")
 """Arguments that are the task or data of a call, the first that is there counts (`results.stamp`)."""
 OUTPUT = ("behaviour", "prompt_grid", "chain_of_thought", "token_attribution")
 """Techniques that name no address and read what the model says."""
+PATTERNS = ("attention_patterns", "head_roles")
+"""Techniques that look at where heads attend; of a head that others name without a point ("L1H2") the output counts."""
 _COLUMNS = ("site", "unit", "edge", "heads", "node")
+_HEAD = re.compile(r"L[\d,:*]+H[\d,:*]+")
+_MLP = re.compile(r"L[\d,:*]+\.mlp")
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,14 @@ def sites_of(method: str, arguments: Mapping[str, Any], result: Result | None = 
     """The addresses that a run saw, as they were asked for (with wildcards) and, of a result, as they were measured; sorted.
 
     From the arguments that name addresses, and from the columns "site", "unit" and "edge" of the result's frame, tables and
-    children. An edge counts as both of its ends. () means that nothing says so: not that nothing was seen.
+    children. An edge counts as both of its ends, a head without a point as its output (or pattern, see PATTERNS). () means that nothing says so: not that nothing was seen.
     """
     found: set[str] = {"logits"} if method in OUTPUT else set()
     for name in PLACES:
         for text in _named(arguments.get(name)):
-            found.update(_addresses(text))
+            found.update(_addresses(text, method))
     if result is not None:
-        found.update(_measured(result))
+        found.update(_measured(result, method))
     return tuple(sorted(found))
 
 
@@ -183,24 +188,31 @@ def _named(value: Any) -> Iterator[str]:
                 yield from _named(held)
 
 
-def _addresses(text: str) -> set[str]:
+def _addresses(text: str, method: str) -> set[str]:
     """The addresses that a text names: one, the ends of an edge, none."""
     from microtome.sites import parse
 
     out = set()
     for end in text.split("->"):
         try:
-            out.add(str(parse(end.partition("@")[0] if "->" in text else end)))
+            out.add(str(parse(_pointed(end.partition("@")[0] if "->" in text else end, method))))
         except SiteError:
-            continue  # "nodes", "L1H2": a part or a mode, no address
+            continue  # "nodes", "final_bias": a mode or a part of the sum, no address
     return out
 
 
-def _measured(result: Result) -> set[str]:
+def _pointed(text: str, method: str) -> str:
+    """A head or an MLP without a point, as the address that stands for it."""
+    if _HEAD.fullmatch(text):
+        return f"{text}.{'pattern' if method in PATTERNS else 'z'}"
+    return f"{text}_out" if _MLP.fullmatch(text) else text
+
+
+def _measured(result: Result, method: str) -> set[str]:
     texts: set[str] = set()
     for table in (result.frame(), *result.tables.values()):
         for column in _COLUMNS:
             if column in table.columns:
                 texts.update(v for v in table[column].unique().tolist() if isinstance(v, str))
-    found = {address for text in texts for address in _addresses(text)}
-    return found.union(*(_measured(child) for child in result.children))
+    found = {address for text in texts for address in _addresses(text, method)}
+    return found.union(*(_measured(c, c.query.method if c.query else c.kind) for c in result.children))
