@@ -77,6 +77,9 @@ def test_a_technique_run_again_from_its_record_gives_the_same_bits(name, model, 
     assert make_query(name, technique.spec.version, found).id == query.id
     again = a.run_again(name, text, recorder.files, load_model=recorder.shelf.load)
     assert again == result and again.query.id == result.query.id
+    kept = a.encode({"scores": result}, recorder.files)  # a later technique may take this result
+    taken = a.decode(kept.text(), recorder.files)["scores"]
+    assert taken.query == result.query and taken.effects == result.effects and taken.tables == result.tables
     assert a.encode(found, recorded.Kept(), model_of=recorder.shelf.model_of).text() == encoded.text()
 
 

@@ -79,6 +79,7 @@ BAD = {
     "a model of the zoo that is not there": ({"$": "model", "recipe": {"kind": "zoo", "name": "nothing", "seed": 0, "options": {}}, "hash": "x"}, "the zoo has no 'nothing'"),
     "a model with code in its options": ({"$": "model", "recipe": {"kind": "zoo", "name": "shift", "seed": 0, "options": {"decoys": {"$": "function", "path": "os:system"}}}, "hash": "x"}, "public values"),
     "a model with a file in its options": ({"$": "model", "recipe": {"kind": "zoo", "name": "shift", "seed": 0, "options": {"n": {"$": "file", "key": "a.json"}}}, "hash": "x"}, "names the file"),
+    "a model that would write files": ({"$": "model", "recipe": {"kind": "zoo", "name": "shift", "seed": 0, "options": {"folder": {"$": "path", "text": "/tmp/evil"}}}, "hash": "x"}, "it has the option 'folder'"),
     "a checkpoint that is not there": ({"$": "model", "recipe": {"kind": "zoo", "name": "induction_heads", "seed": 0, "options": {"n": 4}, "step": 3}, "hash": "x"}, "no checkpoint at step 3"),
     "a model's name that is a number": ({"$": "model", "recipe": {"kind": "folder", "name": 7}, "hash": "x"}, "its 'name' is 7"),
     "a model that is gone": ({"$": "model", "recipe": {"kind": "folder", "name": "/nowhere/at/all", "revision": None, "dtype": "float32", "device": "cpu", "attention": "sdpa"}, "hash": "x"}, "There is no model"),

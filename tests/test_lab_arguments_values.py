@@ -22,7 +22,7 @@ import worded
 from microtome import circuits, methods, zoo
 from microtome.activations.capturing import capture
 from microtome.directions.direction import Direction
-from microtome.errors import LabError
+from microtome.errors import LabError, ResourceError
 from microtome.lab import arguments as a
 from microtome.lab.arguments.kept import numbers_of
 from microtome.methods.functions import FunctionOptions
@@ -31,12 +31,13 @@ from microtome.methods.prompting import Sampling
 from microtome.methods.steer import SteeringOptions
 from microtome.methods.steer_measures import Lexicon, Reads, Words, name_of
 from microtome.methods.token_attributing import Path
-from microtome.results import Labelled
+from microtome.results import Labelled, registry
 from microtome.sites import parse, parse_edge
 from microtome.tasks.asked import ask
 from microtome.tasks.corpus import corpus
 from microtome.tasks.files import pairs
 from microtome.tasks.grid import grid
+from microtome.tasks.induction import Induction
 from microtome.tasks.thought import thought
 from microtome.tasks.word_pairs import word_pairs
 from microtome.trace.edits import Ablate, Edit, Keep, Patch, Remove, Steer
@@ -345,6 +346,7 @@ LOST = {
     "a namespace": (lambda: SimpleNamespace(hash="x"), "no written form"),
     "inside a dataclass": (lambda: Sampling(extract=lambda x: x), "cannot be imported"),
     "a task of another's making": (lambda: planted.copied(), "planted.Lookup: the source of the task copied"),
+    "a trace": (lambda: Patch("L1.z", planted.one_head().run([[1, 2]], "L1.z")), "Trace: it holds a whole run of a model; give the tensor"),
     "complex numbers": (lambda: 1j, "complex: values of this type"),
 }  # fmt: skip
 
@@ -358,6 +360,49 @@ def test_what_cannot_be_kept_is_said_and_refused_on_the_way_back(name) -> None:
     assert re.search(why, encoded.why_not[0]), encoded.why_not
     with pytest.raises(LabError, match="argument 'gone': .* of this call was not kept"):
         a.decode(encoded.text(), files)
+
+
+class Full(recorded.Kept):
+    """A disk without room."""
+
+    def put(self, content: bytes, suffix: str) -> str:
+        raise ResourceError("no room", why="the disk is full", instead="free some space")
+
+
+@pytest.mark.parametrize("name", ["direction", "task", "lens", "mapping of tasks"])
+def test_a_full_disk_is_an_error_and_no_property_of_the_value(name) -> None:
+    with pytest.raises(ResourceError, match="no room"):
+        a.encode({"x": VALUES[name]}, Full())
+
+
+def test_a_model_whose_options_need_files_is_not_rerunnable() -> None:
+    z = zoo.build("shift", n=4)
+    z.model.asked = {**z.model.asked, "options": {"decoys": torch.ones(2)}}
+    encoded = a.encode({"model": z.model, "alpha": 0.1}, recorded.Kept())
+    assert encoded.why_not == ("model: microtome.facade.Model: a recipe of a model holds no files",)
+
+
+class Toy(Induction):
+    """A task of another package."""
+
+    name = "toy_task_of_a_test"
+
+
+def test_a_task_of_another_package_is_found_by_its_name_in_the_registry() -> None:
+    shelf, files, model = recorded.Shelf(), recorded.Kept(), worded.with_words(planted.one_head())
+    task = Toy(model).task(4, 0)
+    lost = a.encode({"model": model, "task": task}, files, model_of=shelf.model_of)
+    assert "it is no task of the registry" in lost.why_not[0]
+    registry.register("tasks", Toy.name, Toy)
+    try:
+        encoded = a.encode({"model": model, "task": task}, files, model_of=shelf.model_of)
+        assert encoded.rerunnable
+        found = a.decode(encoded.text(), files, load_model=shelf.load)["task"]
+        assert type(found.source) is Toy and found.reference(5, 1) == task.reference(5, 1)
+    finally:
+        registry._objects["tasks"].pop(Toy.name)
+    with pytest.raises(LabError, match="nothing is called 'toy_task_of_a_test'"):
+        a.decode(encoded.text(), files, load_model=shelf.load)
 
 
 def test_a_task_for_a_tokenizer_that_is_not_there_is_not_rerunnable() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import arrays, kept, models, tasks
 from .opening import Opening
-from .values import TAG, field, paths_of
+from .values import TAG, bad, field, paths_of
 from .writing import Writing
 
 __all__ = ["KINDS", "Kind", "kind_of"]
@@ -49,6 +49,14 @@ def _write_edge(writing: Writing, value: Any, depth: int) -> Any:
     return {TAG: "edge", "text": str(value)}
 
 
+def _write_trace(writing: Writing, value: Any, depth: int) -> Any:
+    return writing.lost(value, "it holds a whole run of a model; give the tensor that is meant, trace[site]")
+
+
+def _read_trace(opening: Opening, data: Mapping[str, Any], depth: int) -> Any:
+    raise bad("a trace", "traces are not kept")
+
+
 KINDS = (
     Kind("model", "microtome.facade:Model", models.write_model, models.read_model),
     Kind("task", "microtome.tasks.pairs:PairTask", tasks.write_task, tasks.read_task),
@@ -58,6 +66,7 @@ KINDS = (
     Kind("array", "numpy:ndarray", arrays.write_array, arrays.read_array, bases=True),
     Kind("tensor", "torch:Tensor", arrays.write_tensor, arrays.read_tensor, bases=True),
     Kind("result", "microtome.results.result:Result", kept.write_result, kept.read_result),
+    Kind("trace", "microtome.trace.trace:Trace", _write_trace, _read_trace),
     Kind("store", "microtome.activations.reading:Store", kept.write_store, kept.read_store),
 )
 

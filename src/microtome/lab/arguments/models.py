@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Loader", "load_again", "recipe_of"]
 
+_FOLDER = "folder"
+"""The option of zoo.build that says where checkpoints are written: it changes no number, and no record decides where files go."""
 _LOADED = ("embedded", "folder", "gguf", "hub")
 
 
@@ -63,7 +65,7 @@ def recipe_of(model: Any) -> dict[str, Any] | str:
 
 def _zoo_recipe(model: Any, asked: Mapping[str, Any]) -> dict[str, Any] | str:
     writing = Writing(NoFiles(), recipe_of, lambda _: False, [])
-    options = {str(name): writing.value(v) for name, v in asked["options"].items()}
+    options = {str(name): writing.value(v) for name, v in asked["options"].items() if name != _FOLDER}
     if writing.why:
         return f"{model.name} was built with options that cannot be kept: {'; '.join(writing.why)}"
     step = {"step": asked["step"]} if "step" in asked else {}
@@ -113,6 +115,8 @@ class Loader:
         if key not in self._built:
             opening = Opening(NoFiles(), self, _no_result)
             options = {name: opening.value(v) for name, v in field(recipe, "options", dict).items()}
+            if _FOLDER in options:
+                raise bad(f"the recipe of the model {recipe.get('name')!r}", f"it has the option {_FOLDER!r}")
             seed = field(recipe, "seed", int)
             self._built[key] = zoo.build(field(recipe, "name", str), seed=seed, **options)
         return self._built[key]

@@ -50,10 +50,15 @@ class Writing:
         self.files, self.model_of, self.recorded, self.models = files, model_of, recorded, models
         self.keys: dict[str, None] = {}
         self.why: list[str] = []
+        self._failed: MicrotomeError | None = None
 
     def put(self, content: bytes, suffix: str) -> str:
         """Keep bytes; their key."""
-        key = self.files.put(content, suffix)
+        try:
+            key = self.files.put(content, suffix)
+        except MicrotomeError as error:
+            self._failed = error  # a full disk is no property of the value
+            raise
         self.keys[key] = None
         return key
 
@@ -79,7 +84,12 @@ class Writing:
             return self._container(value, depth)
         kind = kind_of(value)
         if kind is not None:
-            return kind.write(self, value, depth)
+            try:
+                return kind.write(self, value, depth)
+            except MicrotomeError as error:
+                if error is self._failed:
+                    raise
+                return self.lost(value, error.what)
         if is_own(type(value)) and dataclasses.is_dataclass(value) and not isinstance(value, type):
             return self.dataclass(value, depth)
         if callable(value) and not isinstance(value, type):
