@@ -176,6 +176,19 @@ def test_a_long_argument_is_a_file_and_a_short_one_is_not() -> None:
     assert found == long and len(encoded.files) == 1 and len(encoded.text()) < 200
 
 
+def test_what_is_written_is_read_however_deep_it_is() -> None:
+    """The limits of the two ways fit: no value is kept that cannot be had again."""
+    value: object = 1.5
+    kept = []
+    for k in range(40):
+        value = {k: [value, None]} if k % 2 else ({"text": "x" * 200}, value)
+        encoded = a.encode({"x": value}, files := recorded.Kept())
+        kept.append(encoded.rerunnable)
+        if encoded.rerunnable:
+            assert same(value, a.decode(encoded.text(), files)["x"])
+    assert kept[0] and not kept[-1] and kept == sorted(kept, reverse=True)
+
+
 # ---- models
 
 

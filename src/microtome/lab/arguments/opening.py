@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Opening"]
 
-DEEPEST = 64
+DEEPEST = 100
+"""Levels of JSON; a value of `writing.DEEPEST` levels has at most twice as many."""
+_FLAT = {int, float, str, bool, type(None)}
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _SCALARS = (
     "float16",
@@ -93,12 +95,11 @@ class Opening:
         ------
         LabError: whatever it does not say, or says wrongly.
         """
-        from .kinds import KINDS
-
         if depth > DEEPEST:
             raise bad("a value", f"it is nested more than {DEEPEST} deep")
         if isinstance(data, list):
-            return [self.value(item, depth + 1) for item in data]
+            flat = set(map(type, data)) <= _FLAT
+            return list(data) if flat else [self.value(item, depth + 1) for item in data]
         if not isinstance(data, Mapping):
             if data is None or isinstance(data, bool | int | float | str):
                 return data
@@ -108,6 +109,8 @@ class Opening:
         if read is not None:
             with building(f"a {tag!r}"):
                 return read(data, depth)
+        from .kinds import KINDS
+
         kind = next((k for k in KINDS if k.tag == tag), None)
         if kind is None:
             raise bad("a value", f"nothing is encoded as {tag!r} (is the record of a newer Microtome?)")
@@ -135,7 +138,8 @@ class Opening:
         return found
 
     def _items(self, data: Mapping[str, Any], depth: int) -> list[Any]:
-        return [self.value(item, depth + 1) for item in field(data, "items", list)]
+        found: list[Any] = self.value(field(data, "items", list), depth + 1)
+        return found
 
     def _dict(self, data: Mapping[str, Any], depth: int) -> dict[Any, Any]:
         out = {}

@@ -16,6 +16,7 @@ from .values import TAG, Files, json_text, type_name
 __all__ = ["Writing", "content_hash", "importable", "is_own"]
 
 DEEPEST = 32
+_FLAT = {int, str, bool, type(None)}
 PACKAGES = (
     "circuits",
     "controls",
@@ -73,15 +74,15 @@ class Writing:
 
     def value(self, value: Any, depth: int = 0) -> Any:
         """A value as JSON. Kinds: see `kinds`; else frozen dataclasses and functions of Microtome."""
-        from .kinds import kind_of
-
-        if depth > DEEPEST:
-            return self.lost(value, f"it is nested more than {DEEPEST} deep")
         plain, found = _plain(value)
         if plain:
             return found
+        if depth > DEEPEST:
+            return self.lost(value, f"it is nested more than {DEEPEST} deep")
         if isinstance(value, list | tuple | set | frozenset | range | Mapping | bytes | pathlib.PurePath):
             return self._container(value, depth)
+        from .kinds import kind_of
+
         kind = kind_of(value)
         if kind is not None:
             try:
@@ -112,9 +113,9 @@ class Writing:
 
     def _container(self, value: Any, depth: int) -> Any:
         if type(value) is list:
-            return [self.value(v, depth + 1) for v in value]
+            return self._items(value, depth)
         if type(value) is tuple:
-            return {TAG: "tuple", "items": [self.value(v, depth + 1) for v in value]}
+            return {TAG: "tuple", "items": self._items(value, depth)}
         if isinstance(value, set | frozenset):
             items = sorted((self.value(v, depth + 1) for v in value), key=json_text)
             return {TAG: "frozenset" if isinstance(value, frozenset) else "set", "items": items}
@@ -128,6 +129,11 @@ class Writing:
             pairs = [[self.value(k, depth + 1), self.value(v, depth + 1)] for k, v in value.items()]
             return {TAG: "dict", "items": pairs}
         return self.lost(value, "a list or tuple of a type of its own")
+
+    def _items(self, values: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
+        if set(map(type, values)) <= _FLAT:  # rows of token ids: a corpus has millions of them
+            return list(values)
+        return [self.value(v, depth + 1) for v in values]
 
     def _function(self, value: Any) -> dict[str, Any]:
         path = importable(value)
