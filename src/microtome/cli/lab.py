@@ -291,3 +291,51 @@ def log(
         return
     rows = [(when(e.at), e.kind, e.number, e.who, e.said.splitlines()[0] if e.said else "") for e in found]
     output.table(("when", "what", "no.", "who", ""), rows)
+
+
+@app.command("rerun")
+def rerun(
+    run: Which,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Run a recorded run again, and compare. The new run is recorded in the same study.
+
+    Ends with 1 where the numbers are not the same: bit for bit on the same machine and versions, within a stated tolerance else.
+    """  # fmt: skip
+    from microtome.cli.watch import watching
+    from microtome.lab.reading import open_record
+    from microtome.lab.rerunning import TOLERANCE, again, agree
+    from microtome.lab.study import study
+
+    record = open_record(folder)
+    row = record.run(run)
+    before = record.result(row.number) if row.result is not None else None
+    if row.seconds is not None:
+        output.stderr().print(f"it took {row.seconds:.1f} s then", soft_wrap=True)
+    with study(row.title, folder=record.place.folder) as named, watching():
+        after = again(record, row.number)
+    number = named.last
+    found = None if before is None else agree(before, after)
+    if json:
+        output.print_json(
+            {"run": row.number, "again": number, "agreement": output.plain(found), "tolerance": TOLERANCE}
+        )
+    else:
+        output.say(f"run {row.number} again: run {number}, {after.verdict}")
+        if found is None:
+            output.say("there is no earlier result to compare it with")
+        elif found.equal:
+            output.say("equal, bit for bit: effects, tensors, tables, controls and verdict")
+        else:
+            gap = (
+                "shapes or labels differ"
+                if found.largest is None
+                else f"largest difference {found.largest:.2g} of the largest number"
+            )
+            output.say(
+                f"not equal: {gap} (tolerance {TOLERANCE:g}); verdict {'the same' if found.verdict else 'differs'}"
+            )
+            output.say(f"microtome lab compare {row.number} {number}")
+    if found is not None and not found.within:
+        raise typer.Exit(1)
