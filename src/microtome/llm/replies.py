@@ -27,7 +27,8 @@ def told(body: object) -> str:
                 return told(body[name])
     if isinstance(body, str) and "<html" in body[:2000].lower():
         title = re.search(r"<title[^>]*>(.*?)</title", body, re.IGNORECASE | re.DOTALL)
-        return f"an HTML page{f' titled {shown(title[1], 80)!r}' if title else ''}, not an answer of an API"
+        named = f" titled '{shown(title[1], 80)}'" if title else ""
+        return f"an HTML page{named}, not an answer of an API"
     return "" if body is None else shown(str(body))
 
 
@@ -108,8 +109,8 @@ class Gathered:
 
     @property
     def so_far(self) -> str:
-        """The text up to now."""
-        return "".join(self.text)
+        """The text up to now; half a character, which JSON allows and no file takes, is shown as U+FFFD."""
+        return "".join(self.text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
     def reply(self, model: str, seconds: float) -> Reply:
         """The whole answer.
