@@ -19,7 +19,7 @@ CONNECT = 10.0
 LONGEST_TEXT = 1_000_000
 PASSING = (408, 429, 500, 502, 503, 504, 529)
 """Statuses that may be gone when asked again."""
-KEPT = ("accept", "accept-encoding", "connection", "content-length", "content-type", "host", "user-agent")
+KEPT = ("accept", "accept-encoding", "content-length", "content-type", "host", "user-agent")
 """Headers of a request that are sent; what OPENAI_CUSTOM_HEADERS and its kin put beside them is not."""
 
 
@@ -327,6 +327,9 @@ def _client(settings: Settings) -> Any:
     def leave(request: Any) -> None:
         for name in [name for name in request.headers if name.lower() not in KEPT]:
             del request.headers[name]
+        request.headers["Connection"] = (
+            "close"  # nothing is left open between questions that are minutes apart
+        )
         if settings.key:
             request.headers["Authorization"] = f"Bearer {settings.key.reveal()}"
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,7 @@ def run(code: str, tests: str, *, seconds: float = SECONDS) -> Ran:
                 ended = f"it ended with code {process.wait(seconds)} before its tests did"
             except subprocess.TimeoutExpired:
                 ended = f"it ran for more than {seconds:g} s and was ended"
+                out = folder / "none"
             finally:
                 _end(process)
         return _ran(out, printed, ended)
@@ -140,10 +142,8 @@ def run(code: str, tests: str, *, seconds: float = SECONDS) -> Ran:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if os.name == "posix":
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)  # what it left running, too
-        except (ProcessLookupError, PermissionError):
-            pass
     elif process.poll() is None:
         process.kill()
     process.wait()
@@ -154,7 +154,7 @@ def _ran(out: Path, printed: Path, ended: str) -> Ran:
         file.seek(max(0, printed.stat().st_size - OUTPUT))
         output = file.read().decode("utf-8", "replace")
     told: Any = None
-    if "more than" not in ended and out.is_file() and out.stat().st_size < LARGEST:
+    if out.is_file() and out.stat().st_size < LARGEST:
         try:
             told = json.loads(out.read_text(encoding="utf-8"))
         except ValueError:

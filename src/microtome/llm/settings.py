@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from microtome.errors import ChatError
 
-__all__ = ["Secret", "Settings", "find", "is_loopback"]
+__all__ = ["Secret", "Settings", "find", "is_loopback", "project"]
 
 PREFIX = "MICROTOME_LLM_"
 NAMES = ("url", "model", "key", "timeout", "allow_http")
@@ -189,12 +189,17 @@ def find(start: Path | None = None, environ: Mapping[str, str] | None = None) ->
     return None
 
 
-def _files(start: Path | None, environ: Mapping[str, str]) -> list[Path]:
+def project(start: Path | None = None) -> Path | None:
+    """The nearest folder that holds a `.microtome`, from `start` (default: the current folder) upwards; None where there is none."""
     here = (start or Path.cwd()).resolve()
-    project = next((folder for folder in (here, *here.parents) if (folder / ".microtome").is_dir()), None)
+    return next((folder for folder in (here, *here.parents) if (folder / ".microtome").is_dir()), None)
+
+
+def _files(start: Path | None, environ: Mapping[str, str]) -> list[Path]:
+    around = project(start)
     home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
     own = [home / ".config" / "microtome" / "llm.toml"]
-    return ([project / ".microtome" / "llm.toml"] if project else []) + own
+    return ([around / ".microtome" / "llm.toml"] if around else []) + own
 
 
 def _read(path: Path) -> dict[str, Any]:

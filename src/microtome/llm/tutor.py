@@ -153,7 +153,10 @@ def copied(source: str, summary: str) -> float:
 
 
 def _critique(value: Any, source: str, summary: str, by: str) -> Critique:
-    missing, wrong, well, dropped = [], [], [], []
+    missing: list[Missing] = []
+    wrong: list[Wrong] = []
+    well: list[str] = []
+    dropped: list[str] = []
     for row in value["missing"]:
         if not holds(source, row["quote"]):
             dropped.append(f"missing, but its quote is not in the source: {row['point']}")
