@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from microtome.errors import ChatError
-from microtome.llm.progress import Entry
+from microtome.llm.progress import UNCOUNTED, Entry
 
 __all__ = ["Curriculum", "Standing", "Status", "Topic", "curriculum", "status"]
 
@@ -118,7 +118,7 @@ def _standing(topic: Topic, entries: Sequence[Entry]) -> Standing:
         state = "known"
     elif passed:
         state = "begun"
-    elif any(e.kind != "reading" for e in own):
+    elif any(e.kind not in UNCOUNTED for e in own):
         state = "tried"
     else:
         state = "only read" if own else "not begun"

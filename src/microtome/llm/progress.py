@@ -17,7 +17,8 @@ from microtome.errors import LabError
 
 __all__ = ["Box", "Entry", "append", "boxes", "read"]
 
-KINDS = ("reading", "quiz", "exercise", "summary")
+UNCOUNTED = ("reading", "talk")
+KINDS = (*UNCOUNTED, "quiz", "exercise", "summary")
 HIGHEST = 6
 LARGEST = 5_000_000
 HEAD = "# What was learned, as `microtome tutor` and `microtome quiz` saw it. Only lines at the end are added; edit it freely.\n"
@@ -28,12 +29,12 @@ _KEYS = {"date", "topic", "kind", "passed", "minutes", "detail", "answers"}
 class Entry:
     """One thing that was done.
 
-    kind: "reading", which is kept but does not count, "quiz", "exercise" or "summary". passed: whether it was good enough;
-    of reading always False. minutes: spent on it, as far as known. answers: item of the built-in quiz -> answered rightly.
+    kind: "reading" or "talk", which are kept but do not count, "quiz", "exercise" or "summary". passed: whether it was good
+    enough; of what does not count always False. minutes: spent on it, as far as known. answers: item of the built-in quiz -> answered rightly.
 
     Raises
     ------
-    LabError: no such kind, or reading that was passed, or minutes that are no duration.
+    LabError: no such kind, or one that does not count was passed, or minutes that are no duration.
     """
 
     date: datetime.date
@@ -49,8 +50,8 @@ class Entry:
             raise LabError(
                 f"an entry of the kind {self.kind!r}", why="it is unknown", instead=", ".join(KINDS)
             )
-        if self.kind == "reading" and self.passed:
-            raise LabError("reading was passed", why="reading alone does not count as progress", instead="a quiz, an exercise or a summary")  # fmt: skip
+        if self.kind in UNCOUNTED and self.passed:
+            raise LabError(f"{self.kind} was passed", why=f"{self.kind} alone does not count as progress", instead="a quiz, an exercise or a summary")  # fmt: skip
         if not 0 <= self.minutes < 24 * 60:
             raise LabError(f"{self.minutes} minutes", why="it is no time spent on one day", instead="minutes from 0 to 1439")  # fmt: skip
 
