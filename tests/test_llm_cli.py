@@ -21,6 +21,10 @@ from test_llm_exercises import GOOD, SOLUTION
 from test_llm_learning import ROW, SOURCE, SUMMARY
 
 KEY = "sk-planted-0123456789abcdef"
+SCRIPT = (
+    "import typer\nfrom microtome.cli import learning, main\n"
+    "app = typer.Typer(cls=main._Guarded)\napp.command('quiz')(learning.quiz)\napp.command('tutor')(learning.tutor)\napp()\n"
+)
 ESCAPE = "\x1b[31mred\x07 <script>alert(1)</script>"
 
 
@@ -122,6 +126,9 @@ def test_without_a_project_nothing_is_kept_and_that_is_said(tmp_path, monkeypatc
         (["quiz", "nonsense"], 1, "no topic 'nonsense'"),
         (["quiz", "-n", "0"], 2, "-n"),
         (["quiz", "--offline", "--source", "x"], 2, "--offline"),
+        (["quiz", "--prompt-to", "p", "--answer-from", "a"], 2, "name a topic or a --source"),
+        (["quiz", "--file", "f"], 2, "name a topic or a --source"),
+        (["quiz", "tokens", "--file", "f"], 1, "nobody is there"),
         (["quiz", "--source", "not-there.txt"], 1, "cannot be read"),
         (["tutor", "--say", "hello"], 2, "name a topic"),
         (["tutor", "tokens", "--say", "a", "--read", "3"], 2, "only one"),
@@ -228,6 +235,27 @@ def test_a_models_quiz_is_printed_with_what_was_dropped(asked, tmp_path):
     assert len(server.asked) == 1
 
 
+def test_a_models_quiz_is_kept_in_a_file_and_graded_from_it(asked, home, monkeypatch):
+    (home / "source.txt").write_text(SOURCE, encoding="utf-8")
+    with answering({"items": [ROW]}) as server:
+        asked(server)
+        arguments = ["quiz", "--source", "source.txt", "--file", "made.json", "--json"]
+        first = json.loads(run(*arguments).stdout)
+    monkeypatch.delenv("MICROTOME_LLM_URL")
+    monkeypatch.delenv("MICROTOME_LLM_KEY")
+    assert json.loads(run("quiz", "--file", "made.json", "--json").stdout) == first, "no model is asked again"
+    right = next(k for k, v in first["items"][0]["options"].items() if v == ROW["right"])
+    told = json.loads(
+        run("quiz", "--file", "made.json", "--json", "--answers", f"{first['code']}:{right}").stdout
+    )
+    assert told["right"] == 1 and told["items"][0]["quote"] == ROW["quote"]
+    text = (home / "made.json").read_text(encoding="utf-8")
+    for bad, match in ((text.replace(ROW["wrong"][0], "All of the above"), "the other options"), ("{}", "has no 'items'"), (text[:-9], "no JSON"),
+                       (json.dumps({"items": json.loads(text)["items"] * 2}), "stands there twice")):  # fmt: skip
+        (home / "made.json").write_text(bad, encoding="utf-8")
+        assert match in run("quiz", "--file", "made.json", code=1).stderr
+
+
 def test_a_model_that_answers_nonsense_gives_no_quiz_and_the_offline_one_still_works(asked):
     with answering("Once upon a time", "there was a model.") as server:
         asked(server)
@@ -300,12 +328,8 @@ def test_files_carry_prompt_and_answer_where_there_is_no_endpoint(home, tmp_path
 def test_at_a_terminal_the_questions_are_asked_one_by_one(home):
     import pty
 
-    script = (
-        "import typer\nfrom microtome.cli import learning, main\n"
-        "app = typer.Typer(cls=main._Guarded)\napp.command('quiz')(learning.quiz)\napp.command('tutor')(learning.tutor)\napp()\n"
-    )
     ours, theirs = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-c", script, "quiz", "tokens", "-n", "2"], stdin=theirs, stdout=subprocess.PIPE,
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, "quiz", "tokens", "-n", "2"], stdin=theirs, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)  # fmt: skip
     os.close(theirs)
     os.write(ours, b"z\na\n-\n")
@@ -315,6 +339,38 @@ def test_at_a_terminal_the_questions_are_asked_one_by_one(home):
     assert out.count("or - for I do not know") == 3, "z is no answer and is asked again"
     assert "you said: nothing" in out and "of 2: not passed" in out
     assert kept(home)[0].date <= datetime.date.today() and len(kept(home)[0].answers) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of its own")
+def test_a_conversation_survives_an_answer_that_cannot_be_used(home, asked):
+    import pty
+
+    def answer(h, n):
+        if n == 2:
+            h.events(chunk("Half of an ans"))
+        else:
+            h.events(chunk(f"Answer {n}."), chunk(finish="length" if n == 3 else "stop"))
+
+    ours, theirs = pty.openpty()
+    with serving(answer) as server:
+        asked(server)
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, "tutor", "tokens", "--max-tokens", "9"], stdin=theirs,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
+        os.close(theirs)
+        os.write(ours, b"first\nsecond\nquit\n")
+        out, err = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0, err
+    assert (
+        "Answer 1." in out
+        and "Answer 3." in out
+        and "cut after 14 characters" in err
+        and "cut by its length" in err
+    )
+    said = [m["content"] for m in server.asked[2]["body"]["messages"][1:]]
+    assert said == ["Begin.", "Answer 1.", "second\n"], "what got no answer is not kept"
+    assert server.asked[0]["body"]["max_tokens"] == 9
+    assert [(e.kind, e.passed) for e in kept(home)] == [("talk", False)] and KEY not in out + err
 
 
 def test_the_commands_import_nothing_heavy():

@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import answering, output
-from microtome.cli.answering import AnswerFrom, ProgressFile, PromptTo
-from microtome.cli.inputs import Json, Seed
+from microtome.cli import answering, failures, output
+from microtome.cli.answering import AnswerFrom, Asking, MaxTokens, ProgressFile, PromptTo, Source
+from microtome.cli.inputs import Json
+from microtome.cli.quizzing import quiz
 from microtome.errors import ChatError
 
 if TYPE_CHECKING:
+    from microtome.llm.chat import Reply
     from microtome.llm.curriculum import Topic
-    from microtome.llm.quiz import Grade, Item
 
 __all__ = ["quiz", "tutor"]
 
 TopicName = Annotated[str | None, typer.Argument(help="A topic of the curriculum; without one it is listed.", show_default=False)]  # fmt: skip
-Source = Annotated[Path | None, typer.Option(help="A text to work from, instead of the topic's notes.", show_default=False)]  # fmt: skip
-MIXED = "mixed"
 LEAVE = ("", "quit", "exit")
 
 
@@ -52,6 +51,7 @@ def tutor(
     progress: ProgressFile = None,
     prompt_to: PromptTo = None,
     answer_from: AnswerFrom = None,
+    max_tokens: MaxTokens = None,
     json: Json = False,
 ) -> None:
     """Show what to learn next; talk about a topic with a tutor that asks; have a summary criticised; get a coding exercise.
@@ -73,11 +73,18 @@ def tutor(
     if read is not None:
         _read(found, read, kept, json)
     elif exercise is not None:
-        _exercise(found, text, exercise, run, kept, (prompt_to, answer_from), json)
+        _exercise(found, text, exercise, run, kept, Asking(prompt_to, answer_from, max_tokens), json)
     elif summary is not None:
-        _summary(found, text, answering.text_of(summary, "the summary"), kept, (prompt_to, answer_from), json)
+        _summary(
+            found,
+            text,
+            answering.text_of(summary, "the summary"),
+            kept,
+            Asking(prompt_to, answer_from, max_tokens),
+            json,
+        )
     elif say is not None or (sys.stdin is not None and sys.stdin.isatty() and not json):
-        _talk(found, text, say, kept, (prompt_to, answer_from), json)
+        _talk(found, text, say, kept, Asking(prompt_to, answer_from, max_tokens), json)
     else:
         _show(found, kept, json)
 
@@ -142,37 +149,42 @@ def _read(topic: Topic, minutes: float, kept: Path | None, json: bool) -> None:
         output.say(f"{minutes:g} minutes of reading; that does not count yet: microtome quiz {topic.id}, then --summary FILE")  # fmt: skip
 
 
-def _talk(topic: Topic, source: str, said: str | None, kept: Path | None, files: tuple[Path | None, Path | None], json: bool) -> None:  # fmt: skip
+def _talk(topic: Topic, source: str, said: str | None, kept: Path | None, asking: Asking, json: bool) -> None:  # fmt: skip
     from microtome.llm.progress import Entry
     from microtome.llm.tutor import Tutor
 
     began = time.monotonic()
-    conversation = Tutor(answering.chat(*files), topic, source)
+    conversation = Tutor(asking.chat(), topic, source, sampling=asking.sampling())
     if said is not None:
         reply = conversation.say(said, on_text=None if json else answering.told)
         if json:
             output.print_json({"topic": topic.id, "said": said, "reply": reply})
         else:
             answering.told("\n")
+            _cut(reply)
         return
     said = "Begin."
     while said.strip().lower() not in LEAVE:
-        conversation.say(said, on_text=answering.told)
+        try:
+            _cut(conversation.say(said, on_text=answering.told))
+        except ChatError as error:
+            failures.show(error)  # the conversation stands as it was before
         answering.told("\n\n> ")
         said = sys.stdin.readline()
-    answering.keep(kept, Entry(datetime.date.today(), topic.id, "talk", minutes=_minutes(began)))
+    answering.keep(kept, Entry(datetime.date.today(), topic.id, "talk", minutes=answering.minutes(began)))
     answering.aside(f"that does not count yet: microtome quiz {topic.id}, then --summary FILE")
 
 
-def _minutes(began: float) -> float:
-    return min((time.monotonic() - began) / 60, 24 * 60 - 1)
+def _cut(reply: Reply) -> None:
+    if reply.finish == "length":
+        answering.aside("\nthe answer was cut by its length")
 
 
-def _summary(topic: Topic, source: str, summary: str, kept: Path | None, files: tuple[Path | None, Path | None], json: bool) -> None:  # fmt: skip
+def _summary(topic: Topic, source: str, summary: str, kept: Path | None, asking: Asking, json: bool) -> None:  # fmt: skip
     from microtome.llm.progress import Entry
     from microtome.llm.tutor import summarise_back
 
-    found = summarise_back(answering.chat(*files), source or topic.notes, summary)
+    found = summarise_back(asking.chat(), source or topic.notes, summary, sampling=asking.sampling())
     detail = f"{len(found.missing)} missing, {len(found.wrong)} wrong, by {found.by}"
     answering.keep(kept, Entry(datetime.date.today(), topic.id, "summary", found.passed, detail=detail))
     if json:
@@ -187,13 +199,13 @@ def _summary(topic: Topic, source: str, summary: str, kept: Path | None, files: 
     output.say(f"{'passed' if found.passed else 'not passed'}: {detail}; {len(found.dropped)} points dropped because their quotes were not found")  # fmt: skip
 
 
-def _exercise(topic: Topic, source: str, folder: Path, run: bool, kept: Path | None, files: tuple[Path | None, Path | None], json: bool) -> None:  # fmt: skip
+def _exercise(topic: Topic, source: str, folder: Path, run: bool, kept: Path | None, asking: Asking, json: bool) -> None:  # fmt: skip
     from microtome.llm import exercises
 
     if (folder / "exercise.json").is_file():
         _tested(topic, exercises.load(folder), folder, run, kept, json)
         return
-    made = exercises.generate(answering.chat(*files), topic, source=source)
+    made = exercises.generate(asking.chat(), topic, source=source, sampling=asking.sampling())
     made = exercises.check(made) if run else made
     exercises.save(made, folder)
     if json:
@@ -227,162 +239,3 @@ def _tested(topic: Topic, exercise: Any, folder: Path, run: bool, kept: Path | N
             output.say(f"does not count: {exercise.state}; made with --run, its tests would have been seen to fail on the blank")  # fmt: skip
     if not ran.good:
         raise typer.Exit(1)
-
-
-def quiz(
-    topic: Annotated[
-        str | None,
-        typer.Argument(
-            help="A topic of the curriculum; default: all, what is due first.", show_default=False
-        ),
-    ] = None,  # fmt: skip
-    n: Annotated[int, typer.Option("-n", min=1, max=20, help="How many questions.")] = 5,
-    source: Source = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Only the built-in questions, no language model.")
-    ] = False,  # fmt: skip
-    answers: Annotated[
-        str | None, typer.Option(help="Letters, as CODE:abcda; - reads them from stdin.", show_default=False)
-    ] = None,  # fmt: skip
-    seed: Seed = 0,
-    progress: ProgressFile = None,
-    prompt_to: PromptTo = None,
-    answer_from: AnswerFrom = None,
-    json: Json = False,
-) -> None:
-    """Multiple choice: built-in questions, each asked again when it is due, or a model's about a topic or --source.
-
-    At a terminal the questions are asked one by one. Elsewhere they are printed, and graded with --answers. A model's
-    questions are asked at a terminal only: asked for twice, they may be others.
-    """
-    from microtome.llm.curriculum import curriculum
-
-    kept = answering.progress_file(progress)
-    found = curriculum().topic(topic) if topic else None
-    if offline and (source or prompt_to or answer_from):
-        raise typer.BadParameter(
-            "--offline takes no --source, --prompt-to or --answer-from: they are for a language model"
-        )
-    text = answering.text_of(source, "the source") if source else found.notes if found else ""
-    chat = None
-    if text and not offline:
-        chat = (
-            answering.chat(prompt_to, answer_from)
-            if source or prompt_to or answer_from
-            else answering.endpoint()
-        )
-    if chat is not None:
-        if answers is not None and not prompt_to:
-            raise ChatError("--answers without --offline", why="a model asked twice may ask something else", instead="--offline, or a terminal")  # fmt: skip
-        items = _made(chat, text, n, topic or MIXED)
-    else:
-        items = _built_in(topic, n, kept, seed)
-    _ask(items, topic or MIXED, answers, seed, kept, json)
-
-
-def _made(chat: Any, text: str, n: int, topic: str) -> tuple[Item, ...]:
-    from microtome.llm.quiz import generate
-
-    made = generate(chat, text, n, topic=topic)
-    for line in made.dropped:
-        answering.aside(f"dropped: {line}")
-    answering.aside(f"{len(made.items)} questions by {chat.name}, {len(made.dropped)} dropped: quotes were looked up, whether the key is right was not")  # fmt: skip
-    return made.items
-
-
-def _built_in(topic: str | None, n: int, kept: Path | None, seed: int) -> tuple[Item, ...]:
-    from microtome.llm.progress import boxes
-    from microtome.llm.quiz import bank, choose
-
-    items = [i for i in bank() if topic in (None, i.topic)]
-    stand = boxes(answering.entries(kept))
-    chosen = choose(items, n, stand=stand, today=datetime.date.today(), seed=seed)
-    if not chosen:
-        due = min(stand[i.id].due for i in items)
-        raise ChatError("no question is due", why=f"all {len(items)} were answered, the next is due on {due}", instead="another topic, or that day")  # fmt: skip
-    return chosen
-
-
-def _code(items: tuple[Item, ...], seed: int) -> str:
-    """Tells one set of questions from another, so that answers are not held against others."""
-    import hashlib
-
-    return hashlib.blake2b(f"{seed} {' '.join(i.id for i in items)}".encode(), digest_size=3).hexdigest()
-
-
-def _ask(items: tuple[Item, ...], topic: str, answers: str | None, seed: int, kept: Path | None, json: bool) -> None:  # fmt: skip
-    from microtome.llm.quiz import LETTERS, grade, options
-
-    code = _code(items, seed)
-    if answers is None and (json or sys.stdin is None or not sys.stdin.isatty()):
-        shown = [{"id": i.id, "topic": i.topic, "question": i.question, "options": dict(zip(LETTERS, options(i, seed), strict=True))} for i in items]  # fmt: skip
-        if json:
-            output.print_json({"code": code, "items": shown})
-            return
-        for number, item in enumerate(items, 1):
-            _show_item(number, item, seed)
-        output.say(
-            f"answer with the same options and --answers {code}:{'-' * len(items)}, a letter for each -"
-        )
-        return
-    began = time.monotonic()
-    if answers is None:
-        graded = grade(items, [_heard(number, item, seed) for number, item in enumerate(items, 1)], seed)
-    else:
-        graded = grade(items, _letters(sys.stdin.read() if answers == "-" else answers, code), seed)
-    _keep(graded, topic, _minutes(began), kept)
-    _grade(graded, code, json)
-
-
-def _letters(text: str, code: str) -> str:
-    given, colon, letters = text.strip().rpartition(":")
-    if colon and given.strip() != code:
-        raise ChatError(f"answers to {output.visible(given)!r}", why=f"these questions are {code}", instead="ask for the questions again, with the same topic, -n and --seed")  # fmt: skip
-    return letters
-
-
-def _show_item(number: int, item: Item, seed: int) -> None:
-    from microtome.llm.quiz import LETTERS, options
-
-    output.say(f"{number}. {item.question}", style="bold")
-    for letter, option in zip(LETTERS, options(item, seed), strict=True):
-        output.say(f"   {letter}) {option}")
-
-
-def _heard(number: int, item: Item, seed: int) -> str:
-    from microtome.llm.quiz import LETTERS
-
-    _show_item(number, item, seed)
-    while True:
-        answering.told("a to d, or - for I do not know: ")
-        line = sys.stdin.readline()
-        if not line:
-            raise KeyboardInterrupt
-        if line.strip().lower() in (*LETTERS, "-"):
-            return line.strip()
-
-
-def _keep(graded: Grade, topic: str, minutes: float, kept: Path | None) -> None:
-    from microtome.llm.progress import Entry
-    from microtome.llm.quiz import bank
-
-    known = {i.id for i in bank()}
-    marks = {i.id: mark for i, mark in zip(graded.items, graded.marks, strict=True) if i.id in known}
-    detail = f"{sum(graded.marks)} of {len(graded.marks)}" + ("" if marks else ", made by a model")
-    answering.keep(kept, Entry(datetime.date.today(), topic, "quiz", graded.passed, minutes, detail, marks))
-
-
-def _grade(graded: Grade, code: str, json: bool) -> None:
-    rows = list(zip(graded.items, graded.chosen, graded.marks, strict=True))
-    if json:
-        output.print_json({"code": code, "right": sum(graded.marks), "n": len(rows), "passed": graded.passed,
-                           "items": [{"id": i.id, "question": i.question, "chosen": c, "right": i.right, "correct": m, "because": i.because,
-                                      "quote": i.quote} for i, c, m in rows]})  # fmt: skip
-        return
-    for item, chosen, mark in rows:
-        output.say(f"{'right' if mark else 'wrong'}: {item.question}")
-        if not mark:
-            output.say(f"  you said: {chosen or 'nothing'}")
-        output.say(f"  {item.right} {item.because}")
-    need = "" if graded.passed else " (a quiz of at least 4 questions is passed with 80 %)"
-    output.say(f"{sum(graded.marks)} of {len(rows)}: {'passed' if graded.passed else 'not passed'}{need}")

@@ -13,6 +13,7 @@ from typing import Any
 
 from microtome.errors import ChatError
 from microtome.llm.chat import GREEDY, Chat, Message, Reply, Sampling, UnusableAnswer
+from microtome.llm.replies import shown
 
 __all__ = ["Structured", "ask_for", "find_value", "holds", "problems", "squeeze"]
 
@@ -70,7 +71,7 @@ def ask_for(
     cut = "; the answer was cut by its length" if replies[-1].finish == "length" else ""
     raise UnusableAnswer(
         f"{chat.name} gave no answer that can be used, in {len(replies)} tries",
-        why="; ".join(wrong[:MOST_SHOWN]) + cut,
+        why=f"{'; '.join(wrong[:MOST_SHOWN])}{cut}; it began: {shown(replies[-1].text, 120) or 'nothing'}",
         instead="another model, or more tokens for an answer" if cut else "another model",
         came=replies[-1].text,
     )

@@ -260,7 +260,7 @@ class Endpoint:
         try:
             names = self.models()
         except ChatError as error:
-            return f"and what it has cannot be listed: {error.what}"
+            return f"what it has cannot be listed: {error.what}"
         return f"it lists {', '.join(names[:20])}" if names else "it lists no model"
 
     def _clean(self, text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,30 @@ from random import Random
 from typing import Any
 
 from microtome.errors import ChatError
-from microtome.llm.answers import ask_for, holds, squeeze
+from microtome.llm.answers import ask_for, find_value, holds, squeeze
 from microtome.llm.chat import GREEDY, Chat, Message, Reply, Sampling, UnusableAnswer
 from microtome.llm.progress import Box
 
-__all__ = ["Grade", "Item", "Made", "bank", "choose", "generate", "grade", "options", "wrong_with"]
+__all__ = [
+    "Grade",
+    "Item",
+    "Made",
+    "bank",
+    "choose",
+    "from_text",
+    "generate",
+    "grade",
+    "options",
+    "to_text",
+    "wrong_with",
+]
 
 LETTERS = "abcd"
 PASS, LEAST = 0.8, 4
 """A quiz of at least 4 items is passed with 80 % right: by guessing alone in at most 1.6 % of quizzes."""
 LONGEST_SOURCE = 200_000
 _ABOVE = re.compile(r"\b(all|none|both|neither|any|either)( of)?( the)? (above|these|those|options|answers|[a-d] (and|or|nor) [a-d])\b", re.I)  # fmt: skip
+_LINE = {"type": "string", "minLength": 1, "maxLength": 1000}
 _LABEL = re.compile(r"\A\s*[(\[]?[A-Da-d1-4][)\].:]\s")
 
 
@@ -198,21 +212,53 @@ def _item(row: Mapping[str, Any], topic: str) -> Item:
 
 
 def _schema(n: int) -> dict[str, Any]:
-    text = {"type": "string", "minLength": 1, "maxLength": 1000}
     item = {
         "type": "object",
         "properties": {
-            "question": text,
-            "right": text,
-            "wrong": {"type": "array", "items": text, "minItems": 3, "maxItems": 3},
-            "because": text,
-            "quote": text,
+            "question": _LINE,
+            "right": _LINE,
+            "wrong": {"type": "array", "items": _LINE, "minItems": 3, "maxItems": 3},
+            "because": _LINE,
+            "quote": _LINE,
         },
     }
     return {
         "type": "object",
         "properties": {"items": {"type": "array", "items": item, "minItems": 1, "maxItems": n}},
     }
+
+
+def to_text(items: Sequence[Item]) -> str:
+    """Items as JSON, keys included, to be asked again by `from_text`."""
+    rows = [{**_row(i), "id": i.id, "topic": i.topic} for i in items]
+    return json.dumps({"items": rows}, indent=2, ensure_ascii=False) + "\n"
+
+
+def from_text(text: str) -> tuple[Item, ...]:
+    """Items of `to_text`, perhaps edited since.
+
+    Raises
+    ------
+    ChatError: no such text, an item whose form is wrong, or one that stands there twice.
+    """
+    schema = _schema(1000)
+    schema["properties"]["items"]["items"]["properties"].update(
+        id=_LINE, topic=_LINE, quote={"type": "string"}
+    )
+    value, wrong = find_value(text, schema)
+    items = () if wrong else tuple(Item(**{**row, "wrong": tuple(row["wrong"])}) for row in value["items"])
+    bad = [f"{i.id}: {why}" for i in items if (why := wrong_with(i))]
+    twice = [i.id for n, i in enumerate(items) if i.id in {k.id for k in items[:n]}]
+    if wrong or bad or twice:
+        said = [*wrong, *bad, *(f"{name} stands there twice" for name in twice)]
+        raise ChatError(
+            "the file is no quiz", why="; ".join(said[:3]), instead="correct it, or have one made anew"
+        )
+    return items
+
+
+def _row(item: Item) -> dict[str, Any]:
+    return {"question": item.question, "right": item.right, "wrong": list(item.wrong), "because": item.because, "quote": item.quote}  # fmt: skip
 
 
 _SYSTEM = """You write multiple-choice questions that test whether somebody has understood a source text.
