@@ -324,7 +324,6 @@ def test_files_carry_prompt_and_answer_where_there_is_no_endpoint(home, tmp_path
     assert kept(home)[-1].answers == {}, "a model's question is in no box"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of its own")
 def test_at_a_terminal_the_questions_are_asked_one_by_one(home):
     import pty
 
@@ -341,7 +340,6 @@ def test_at_a_terminal_the_questions_are_asked_one_by_one(home):
     assert kept(home)[0].date <= datetime.date.today() and len(kept(home)[0].answers) == 2
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of its own")
 def test_a_conversation_survives_an_answer_that_cannot_be_used(home, asked):
     import pty
 

@@ -319,9 +319,9 @@ def test_a_key_is_in_no_log_and_no_output(caplog, capfd):
 
 
 def test_a_traceback_that_shows_local_variables_does_not_show_the_key():
-    rich = pytest.importorskip("rich.traceback")
     from io import StringIO
 
+    from rich import traceback as rich
     from rich.console import Console
 
     with serving(lambda h, n: h.json({}, 401)) as server:

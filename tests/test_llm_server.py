@@ -49,7 +49,6 @@ def _healthy(url, process, log):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """Its base address and the name of its model."""
-    pytest.importorskip("uvicorn", reason="transformers[serving] is not installed")
     model = str(ensure(embedded.SOURCES["smollm2-135m-instruct"])[0])
     port, home = _free_port(), tmp_path_factory.mktemp("serve")
     command = [str(Path(sys.executable).with_name("transformers")), "serve", model, "--host", "127.0.0.1"]
@@ -78,7 +77,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def chat(server):
-    return Endpoint(Settings(*server, timeout=60.0))
+    return Endpoint(Settings(*server, timeout=180.0))
 
 
 def test_it_answers_the_same_twice_and_streams_what_it_answers(chat, server):
@@ -108,18 +107,17 @@ def test_another_model_is_refused_with_what_the_server_says(server):
     assert "another-model" in caught.value.what
 
 
-def test_a_tutor_holds_a_conversation(chat):
+def test_a_tutor_answers_within_its_frame(chat):
     tutor = Tutor(chat, curriculum().topic("tokens"), sampling=Sampling(max_tokens=8))
-    tutor.say("Begin.")
     tutor.say("A leading space makes another token.")
-    assert [m.role for m in tutor.messages] == ["system", "user", "assistant", "user", "assistant"]
+    assert [m.role for m in tutor.messages] == ["system", "user", "assistant"]
 
 
 def test_a_weak_models_quiz_ends_in_an_error_or_in_items_that_were_looked_up(chat):
     """What 135 million parameters write is broken as a rule; whatever comes, no item is asked that was not checked."""
-    source = curriculum().topic("tokens").notes
+    source = "A word with a leading space is another token than the word without it. A name may be one token or several."
     try:
-        made = quiz.generate(chat, source, 1, topic="tokens", sampling=Sampling(max_tokens=100))
+        made = quiz.generate(chat, source, 1, topic="tokens", sampling=Sampling(max_tokens=64))
     except UnusableAnswer as error:
         assert error.came and error.why
     else:

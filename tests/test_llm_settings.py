@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import pickle
 import traceback
 
@@ -71,7 +70,6 @@ def test_a_key_goes_only_to_the_endpoint_it_was_named_with(home):
         looked(home, MICROTOME_LLM_KEY=KEY)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX")
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o620])
 def test_a_key_that_others_can_read_is_refused(home, mode):
     path = write(home / ".config" / "microtome" / "llm.toml", f'url = "{URL}"\nkey = "{KEY}"', mode)
