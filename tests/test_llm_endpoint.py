@@ -258,6 +258,29 @@ def test_a_list_of_models_that_is_none_does_not_hide_what_happened(models):
         endpoint(server).ask(ASK)
 
 
+def test_a_server_that_knows_no_path_at_all_is_said_once(monkeypatch):
+    monkeypatch.setattr("fake_endpoint.Handler.do_GET", lambda h: h.json({"detail": "Not Found"}, 404))
+    error = refused(
+        lambda h, n: h.json({"detail": "Not Found"}, 404),
+        "does not have the model 'small', or is no API: Not Found",
+    )
+    assert "cannot be listed: the server answered 404" in error.why
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_body_that_is_cut_is_an_error_of_ours(status, stream):
+    def answer(h, n):
+        h.send_response(status)
+        h.send_header("Content-Type", "application/json")
+        h.send_header("Content-Length", "1000")
+        h.end_headers()
+        h.wfile.write(b'{"choices": [')
+        h.close_connection = True
+
+    refused(answer, "no answer from|did not stream", stream=stream)
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_not_followed(status):
     with serving(lambda h, n: h.json(completion("stolen"))) as other:

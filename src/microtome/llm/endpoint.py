@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +19,8 @@ __all__ = ["Endpoint"]
 
 CONNECT = 10.0
 LONGEST_TEXT = 1_000_000
+LONGEST_PAGE = 100_000
+_Kinds = tuple[type[Exception], ...]
 PASSING = (408, 429, 500, 502, 503, 504, 529)
 """Statuses that may be gone when asked again."""
 KEPT = ("accept", "accept-encoding", "content-length", "content-type", "host", "user-agent")
@@ -55,7 +59,7 @@ class Endpoint:
     ) -> None:
         self._settings, self._tries, self._longest_wait = settings, tries, longest_wait
         self._say, self._sleep = say or (lambda _: None), sleep
-        self._client = _client(settings)
+        self._client, self._errors, self._lost = _client(settings)
         if not settings.model:
             raise ChatError(
                 f"no model is named for {settings.url}",
@@ -115,7 +119,10 @@ class Endpoint:
         fault = None
         try:
             body = self._client.get("/models", cast_to=object)
-        except openai.APIError as error:
+        except openai.APIStatusError as error:
+            status = error.status_code
+            fault = _Fault(ChatError(f"the server answered {status}", why=self._clean(told(error.body)) or "nothing more", instead="name one"))  # fmt: skip
+        except self._errors as error:
             fault = self._fault(error)
         except (ValueError, RecursionError):
             body = None
@@ -131,12 +138,11 @@ class Endpoint:
         return self._whole(body) if on_text is None else self._streamed(body, on_text)
 
     def _whole(self, body: dict[str, Any]) -> Reply | _Fault:
-        import openai
 
         started = time.monotonic()
         try:
             came = self._client.post("/chat/completions", body=body, cast_to=object)
-        except openai.APIError as error:
+        except self._errors as error:
             return self._fault(error)
         except (ValueError, RecursionError):
             return _Fault(_broken(""))
@@ -159,7 +165,7 @@ class Endpoint:
                 stream=True,
                 stream_cls=kind,
             )
-        except openai.APIError as error:
+        except self._errors as error:
             return self._fault(error)
         speaker = _Speaker(on_text, self._settings.key)
         with stream:
@@ -187,7 +193,7 @@ class Endpoint:
             piece = next(pieces, None)
         except openai.APITimeoutError:
             return _Fault(_cut(self._clean(gathered.so_far), f"silence for {self._settings.timeout:g} s"))
-        except openai.APIConnectionError:
+        except self._lost:
             return _Fault(_cut(self._clean(gathered.so_far), "the connection ended"))
         except openai.APIError as error:
             why = told(error.body) or shown(error.message)
@@ -204,7 +210,13 @@ class Endpoint:
         return text
 
     def _not_a_stream(self, stream: Any) -> _Fault:
-        text = stream.response.read().decode("utf-8", "replace")
+        data = b""
+        with suppress(*self._lost):
+            for piece in stream.response.iter_bytes():
+                data += piece
+                if len(data) > LONGEST_PAGE:
+                    break
+        text = data.decode("utf-8", "replace")
         said = self._clean(told(text) or "nothing")
         return _Fault(
             UnusableAnswer(
@@ -223,10 +235,10 @@ class Endpoint:
         if isinstance(error, openai.APITimeoutError):
             return _Fault(ChatError(f"{where} was silent for too long", why=f"nothing came for {self._settings.timeout:g} s ({CONNECT:g} s to connect)",
                                     instead="a longer timeout, a smaller model, or fewer tokens"))  # fmt: skip
-        if isinstance(error, openai.APIConnectionError):
-            cause = type(error.__cause__).__name__ if error.__cause__ else "no connection"
-            said = self._clean(shown(str(error.__cause__ or "")))
-            return _Fault(ChatError(f"no answer from {where}", why=f"{cause}: {said}",
+        if isinstance(error, self._lost):
+            cause = error.__cause__ or error
+            said = self._clean(shown(f"{type(cause).__name__}: {cause}"))
+            return _Fault(ChatError(f"no answer from {where}", why=said,
                                     instead="check that the server runs and that the url is right"))  # fmt: skip
         if not isinstance(error, openai.APIStatusError):
             return _Fault(ChatError(f"{where} answered with an error", why=self._clean(told(error.body) or shown(error.message)),
@@ -311,8 +323,13 @@ def _check(messages: Sequence[Message]) -> None:
         raise ChatError("nothing that can be sent", why=wrong, instead="text that is valid Unicode")
 
 
-def _client(settings: Settings) -> Any:
-    """The client. It never holds the key: that is put on each request as it leaves."""
+def _client(settings: Settings) -> tuple[Any, _Kinds, _Kinds]:
+    """The client, the errors that it raises, and those of them that mean a lost connection.
+
+    Some of them are of the HTTP library under it, which it passes on as they are.
+
+    The client never holds the key: that is put on each request as it leaves.
+    """
     try:
         import openai
     except ImportError:
@@ -341,8 +358,14 @@ def _client(settings: Settings) -> Any:
         event_hooks={"request": [leave]},
     )
     # given, so that the client takes none of them from the environment
-    return openai.OpenAI(base_url=settings.url, api_key="unused", admin_api_key="", organization="", project="", webhook_secret="",
+    client = openai.OpenAI(base_url=settings.url, api_key="unused", admin_api_key="", organization="", project="", webhook_secret="",
                          max_retries=0, timeout=timeout, http_client=http)  # fmt: skip
+    base = next(
+        c for c in type(http).__mro__ if c.__module__.startswith("httpx")
+    )  # httpx or httpx2, by openai's version
+    library: Any = import_module(base.__module__.partition(".")[0])
+    lost = (openai.APIConnectionError, library.HTTPError, library.StreamError)
+    return client, (openai.APIError, *lost), lost
 
 
 def _pause(headers: Any) -> float:
