@@ -1,0 +1,232 @@
+"""The four stages of a project, what each is for, and moving between them.
+
+A move asks the questions of the stage that is left and of the one that is entered, and writes the answers on a page. Nothing
+is forced: "not yet" is an answer, a question without one is named, and going back is as normal as going on.
+
+Source: N. Nanda, "My research process" (stages and north stars); see `limits` for the tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from microtome.errors import LabError
+from microtome.lab.notebook.entries import Entry, aware, entries, write
+from microtome.lab.notebook.limits import LIMITS as L
+from microtome.lab.notebook.pages import Page
+
+__all__ = ["STAGES", "Move", "Stage", "asked", "history", "move"]
+
+
+def _n(name: str) -> str:
+    return f"{L[name].value:g}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its north star, the questions on entering and on leaving, the one to keep asking, and how it mostly fails.
+
+    entering, leaving: key -> question; the key names the answer on the page.
+    """
+
+    name: str
+    north_star: str
+    entering: Mapping[str, str]
+    leaving: Mapping[str, str]
+    keep_asking: str
+    failure: str
+
+
+STAGES: Mapping[str, Stage] = {
+    s.name: s
+    for s in (
+        Stage(
+            "ideation",
+            "Find a problem that is worth the weeks it will take.",
+            {"means": "What skills, models, data and compute are at hand, and for how long?"},
+            {
+                "problem": "Which problem is it, in one sentence? (It may have been handed to you.)",
+                "matters": "If it works, whose mind changes, and about what?",
+                "ideas": f"Were there {_n('ideas')} ideas or more, and {_n('ideation_block')} h of looking for them?",
+                "rated": "Did you rate them, 0 to 10, before you saw anybody else's ratings?",
+            },
+            "Would it matter if this worked?",
+            "Falling for one's own first idea, or waiting for the perfect one.",
+        ),
+        Stage(
+            "exploration",
+            "Learn as much as possible per hour; see the problem from many sides.",
+            {
+                "problem": "What is the problem, and is it true that you have no sharp hypothesis yet?",
+                "replicates": "Does the phenomenon show in your own setting, on this model?",
+                "first looks": "Which cheap looks come first, each in minutes? (Read outputs; change one token; a baseline; a random model.)",
+            },
+            {
+                "hypotheses": "Which one to few hypotheses are plausible and interesting? Write them down.",
+                "surprises": "What was odd, and what is still not explained?",
+                "read the data": "Have you read raw examples, drawn at random?",
+            },
+            "Am I learning something?",
+            "Believing that one already understands; planning instead of looking; digging in one hole, or in none.",
+        ),
+        Stage(
+            "understanding",
+            "Find out for yourself whether the hypothesis is true.",
+            {
+                "hypothesis": "What is the hypothesis, and what would it predict that its rivals do not?",
+                "false if": "Which result would show that it is false? (Written before the run.)",
+                "ways to be false": f"After {_n('brainstorm')} minutes: in what ways could it be false?",
+                "alternatives": f"After {_n('brainstorm')} minutes: what else would explain what you saw?",
+                "evidence": "Which evidence would be strong, which only a sanity check?",
+            },
+            {
+                "convinced": "Are you convinced, and what would a sceptic still say?",
+                "controls": "Which baselines, nulls and ablations ran, and how did they come out?",
+                "second path": "Was the main number found again by other code, or by hand?",
+                "interesting": "Is it interesting enough to tell?",
+            },
+            "What am I learning, and does it bear on the hypothesis?",
+            "Experiments that could not have failed, straw baselines, bugs, too little doubt.",
+        ),
+        Stage(
+            "distillation",
+            "Say what is true, briefly, so that others can check it.",
+            {
+                "claims": f"Which {_n('claims_least')} to {_n('claims_most')} claims will it make?",
+                "evidence": f"For each: what supports it, with how many cases ({_n('case_studies')} say much more than one) and at which p (the bar is {_n('alpha')})?",
+                "reader": "What does a reader know who knows nothing of this project?",
+            },
+            {
+                "shared": "With whom is the write-up shared?",
+                "summary": f"Is the summary at most {_n('summary_words')} words, about {_n('summary_pages')} page, with figures {_n('summary_pages_most')} at most?",
+                "limits": "Are the limitations where a reader sees them?",
+                "verified": "What did you verify yourself, and how?",
+                "examples": "Are random raw examples shown?",
+            },
+            "Would a sceptic be convinced?",
+            "Claiming more than was shown, hiding the limits, leaving the writing for the last day.",
+        ),
+    )
+}  # fmt: skip
+"""The stages in their order."""
+_ORDER = tuple(STAGES)
+
+
+def _stage(name: str) -> Stage:
+    if name not in STAGES:
+        raise LabError(f"there is no stage called {name!r}", why=f"the stages are {', '.join(STAGES)}", instead="use one of these")  # fmt: skip
+    return STAGES[name]
+
+
+def asked(before: str, to: str) -> Mapping[str, str]:
+    """The questions of a move: key -> question. Those of leaving are asked on going on only: who goes back has not finished.
+
+    before: "" at the beginning of a project.
+
+    Raises
+    ------
+    LabError: an unknown stage.
+    """
+    entering, leaving = _stage(to).entering, _stage(before).leaving if before else {}
+    forward = before != "" and _ORDER.index(to) > _ORDER.index(before)
+    made = {f"leaving {before}, {key}": text for key, text in leaving.items()} if forward else {}
+    return {**made, **{f"entering {to}, {key}": text for key, text in entering.items()}}
+
+
+@dataclass(frozen=True)
+class Move:
+    """A move between stages as a page has it. back: to an earlier stage. unanswered: keys of the questions without an
+    answer; not_yet: of those answered "not yet"."""
+
+    at: datetime
+    before: str
+    to: str
+    why: str
+    back: bool
+    unanswered: tuple[str, ...]
+    not_yet: tuple[str, ...]
+
+
+def move(
+    now: datetime, before: str, to: str, answers: Mapping[str, str], *, why: str = ""
+) -> tuple[Page, Move]:
+    """The page of a move, to be written with `folder.create`, and what it says.
+
+    before: the stage that is left, "" at the beginning. answers: key of `asked` -> answer; "not yet" is one, an empty one
+    is none. why: needed for going back.
+
+    Raises
+    ------
+    LabError: an unknown stage, the stage that one is in, an answer to no question, or going back without why.
+    """
+    aware(now, "now")
+    questions = asked(before, to)
+    if before == to:
+        raise LabError(f"the project is in {to} already", why="a move leads elsewhere", instead=f"one of {', '.join(s for s in STAGES if s != to)}")  # fmt: skip
+    if unknown := [key for key in answers if key not in questions]:
+        raise LabError(f"an answer to {unknown[0]!r}", why=f"the questions are {'; '.join(questions)}", instead="use these keys")  # fmt: skip
+    made = _told(now, before, to, why, {key: answers.get(key, "") for key in questions})
+    if made.back and not why.strip():
+        raise LabError(f"going back from {before} to {to} has no reason", why="going back is normal and worth a sentence", instead='why="..."')  # fmt: skip
+    day = f"{now:%Y-%m-%d}"
+    entry = Entry(now, f"{before or 'start'} -> {to}", {"from": before, "to": to, "why": why})
+    parts = [write(entry)]
+    for key, text in questions.items():
+        answer = Entry(now, "", text=answers.get(key, "")).text or "(no answer)"
+        parts.append(
+            f"### {key}\n\n*{text}*\n\n"
+            + "\n".join(f"> {line}".rstrip() for line in answer.split("\n"))
+            + "\n"
+        )
+    stage = _stage(to)
+    parts.append(f"### in {to}\n\nNorth star: {stage.north_star} Keep asking: {stage.keep_asking} It mostly fails by: {stage.failure}\n")  # fmt: skip
+    fields = {
+        "from": before,
+        "to": to,
+        "back": made.back,
+        "unanswered": made.unanswered,
+        "not yet": made.not_yet,
+    }
+    return Page(
+        "stage", f"To {to}", day, fields, "\n".join(parts), f"stages/{day}-{now:%H%M%S}-{to}.md"
+    ), made
+
+
+def _told(at: datetime, before: str, to: str, why: str, answers: Mapping[str, str]) -> Move:
+    back = before != "" and _ORDER.index(to) < _ORDER.index(before)
+    empty = tuple(key for key, answer in answers.items() if not answer.strip())
+    waiting = tuple(
+        key for key, answer in answers.items() if " ".join(answer.casefold().split()).rstrip(".") == "not yet"
+    )
+    return Move(at, before, to, why, back, empty, waiting)
+
+
+def history(pages: Iterable[Page]) -> tuple[Move, ...]:
+    """The moves that pages of the kind "stage" record, in order of time; the last one's `to` is the present stage.
+
+    What a person changed on a page counts: answers are read from the page. A page without a known stage is left out.
+    """
+    found = []
+    for page in pages:
+        to, before = str(page.fields.get("to", "")), str(page.fields.get("from", "") or "")
+        written = entries(page) if page.kind == "stage" and to in STAGES and before in ("", *STAGES) else ()
+        if written:
+            answers = _answers(page.body)
+            every = {key: answers.get(key, "") for key in asked(before, to)}
+            found.append(_told(written[0].at, before, to, written[0].fields.get("why", ""), every))
+    return tuple(sorted(found, key=lambda m: m.at))
+
+
+def _answers(body: str) -> dict[str, str]:
+    """Key -> answer: what stands under a heading "### key" and is not the question itself."""
+    found: dict[str, str] = {}
+    key = ""
+    for line in body.replace("\r\n", "\n").split("\n"):
+        if line.startswith("### "):
+            key = line[4:].strip()
+            found[key] = ""
+        elif key and not (line.startswith("*") and line.rstrip().endswith("*")):
+            found[key] += line.removeprefix(">").strip() + "\n"
+    return {key: "" if text.strip() == "(no answer)" else text.strip() for key, text in found.items()}
