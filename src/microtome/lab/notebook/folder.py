@@ -154,14 +154,16 @@ def replace(root: Path, path: str, change: Callable[[bytes], bytes], *, digest: 
 
 
 def _joined(old: bytes, text: str, path: str) -> bytes:
-    """What to write behind `old`: a blank line between, in the file's own line ends."""
+    """What to write behind `old`: a blank line between, in the line ends of its last line."""
     before = decode(old, path)
     made = text if text.endswith("\n") else text + "\n"
     gap = (
         "" if not before or before.endswith(("\n\n", "\n\r\n")) else "\n" if before.endswith("\n") else "\n\n"
     )
     made = gap + made
-    return (made.replace("\n", "\r\n") if "\r\n" in before else made).encode()
+    return (
+        made.replace("\n", "\r\n") if before[: before.rfind("\n") + 1].endswith("\r\n") else made
+    ).encode()
 
 
 def _change(root: Path, path: str, expected: str | None, change: Callable[[bytes], bytes]) -> Page:

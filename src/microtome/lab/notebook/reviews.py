@@ -108,7 +108,6 @@ def refresh(root: Path, path: str, text: str, *, digest: str | None = None) -> P
 def _refreshed(old: bytes, text: str, path: str) -> bytes:
     decode(old, path)
     raw = old.decode("utf-8")
-    crlf = "\r\n" in raw
     # marks may stand in lines that end in CRLF; positions are those of the file itself
     begins = list(re.finditer(_BEGIN.pattern.replace("\\n", "\r?\n"), raw))
     ends = [match.start() for match in re.finditer(re.escape(_END), raw)]
@@ -126,5 +125,5 @@ def _refreshed(old: bytes, text: str, path: str) -> bytes:
             instead="move that text above or below the block and undo the change inside, or delete the block",
         )
     made = block(text).removesuffix("\n")
-    made = made.replace("\n", "\r\n") if crlf else made
+    made = made.replace("\n", "\r\n") if begins[0][0].endswith("\r\n") else made
     return (raw[: begins[0].start()] + made + raw[ends[0] + len(_END) :]).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Literal
 
@@ -90,18 +90,16 @@ class View:
         """The working time since then."""
         return segments(self.all, self.begun, self.now, self.limits.seconds("gap"))
 
-    def ends(self, *kinds: str) -> list[datetime]:
-        """When activities of these kinds ended; one that goes on has ended now."""
-        return [min(a.end or self.now, self.now) for a in self.all if a.kind in kinds]
-
     def last(self, *kinds: str) -> datetime:
-        """When one of these was last done since the project began; its begin if never."""
-        return max([self.begun, *self.ends(*kinds)])
+        """When one of these last ended since the project began; its begin if never, now if one goes on. To go on without
+        a reason counts for nothing."""
+        asked = (a for a in self.all if a.kind in kinds and (a.kind != "continue" or a.what.strip()))
+        return max([self.begun, *(min(a.end or self.now, self.now) for a in asked)])
 
     def active(self, since: datetime, kind: str = "") -> float:
-        """Seconds of work since a time, of one kind if given."""
+        """Seconds of work since a time, of one kind if given; exact, so that a limit is met when it is met."""
         every = (s for s in self.work if s.end > since and (not kind or (s.of and s.of.kind == kind)))
-        return sum((s.end - max(s.begin, since)).total_seconds() for s in every)
+        return sum((s.end - max(s.begin, since) for s in every), timedelta()).total_seconds()
 
 
 Rule = Callable[[View], "Trigger | None"]

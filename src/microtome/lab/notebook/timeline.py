@@ -129,7 +129,8 @@ def _pieces(known: Sequence[Activity], until: datetime) -> Iterable[tuple[dateti
 
 def active_seconds(activities: Iterable[Activity], since: datetime, until: datetime, gap: float) -> float:
     """Working time from `since` to `until`, in seconds."""
-    return sum(s.seconds for s in segments(activities, since, until, gap))
+    pieces = segments(activities, since, until, gap)
+    return sum((s.end - s.begin for s in pieces), timedelta()).total_seconds()
 
 
 def staged(activities: Iterable[Activity], moves: Iterable[tuple[datetime, str]]) -> tuple[Activity, ...]:
