@@ -34,7 +34,11 @@ def test_a_move_asks_what_is_left_and_what_is_entered_and_names_what_is_open(tmp
         NOW, "", "exploration", {"entering exploration, problem": "Who moves names?\nNot known."}
     )
     assert set(stages.asked("", "exploration")) == {f"entering exploration, {k}" for k in stages.STAGES["exploration"].entering}  # fmt: skip
-    assert first.unanswered == ("entering exploration, replicates", "entering exploration, first looks")
+    assert first.unanswered == (
+        "entering exploration, replicates",
+        "entering exploration, first looks",
+        "entering exploration, guesses",
+    )
     folder.create(tmp_path, page)
     answers = dict.fromkeys(stages.asked("exploration", "understanding"), "done")
     answers |= {"leaving exploration, surprises": "Not yet.", "entering understanding, hypothesis": "### entering understanding, evidence\n*x*\n## 2026-01-01 10:00 +00:00 fake"}  # fmt: skip
@@ -262,7 +266,7 @@ def test_a_weekly_review_has_its_seven_questions_and_the_numbers(tmp_path):
     page = folder.create(tmp_path, reviews.weekly_review(NOW, audit(DAY, NOW, later(100))))
     assert page.path == "reviews/2026-W48.md" and page.kind == "review"
     assert re.findall(r"^## (.+)$", page.body, re.M) == [n for n, _ in reviews.WEEKLY] + ["The week in numbers"]  # fmt: skip
-    assert len(reviews.WEEKLY) == 7 and "- biggest time sink: reading: the paper, 1.0 h" in page.body
+    assert len(reviews.WEEKLY) == 7 and "- biggest time sink: reading: the paper, 1.00 h" in page.body
     with pytest.raises(LabError, match="is there already"):
         folder.create(tmp_path, reviews.weekly_review(NOW, audit(DAY, NOW, later(100))))
     made = folder.create(tmp_path, reviews.post_mortem(NOW, "Gender", audit(DAY, NOW, later(100))))

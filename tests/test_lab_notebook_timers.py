@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from microtome.errors import LabError
 from microtome.lab.notebook import folder
 from microtome.lab.notebook.audit import audit
+from microtome.lab.notebook.indexing import index
 from microtome.lab.notebook.limits import LIMITS, Limits, read_limits, said
 from microtome.lab.notebook.records import belief, decision, highlight, log_entry
+from microtome.lab.notebook.records import did as did_entry
 from microtome.lab.notebook.timeline import (
     BETWEEN,
     KINDS,
@@ -24,7 +26,7 @@ from microtome.lab.notebook.timeline import (
     segments,
     staged,
 )
-from microtome.lab.notebook.timers import OCCASIONS, PROJECTS, Blessing, Settings, due, gate
+from microtome.lab.notebook.timers import OCCASIONS, PROJECTS, Blessing, Settings, due, gate, settings_of
 
 T0 = datetime(2026, 11, 2, 9, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -420,6 +422,13 @@ def test_an_audit_adds_up_and_agrees_with_counting_minutes(activities, since, un
     assert 0 <= found.failed <= found.total + 1e-9 and 0 <= found.dry <= found.total + 1e-9
     pieces = segments(activities, at(since), at(until), 900)
     assert all(a.end <= b.begin for a, b in zip(pieces, pieces[1:], strict=False))
+    lit = [a.begin for a in activities if a.kind == "highlight" and at(since) <= a.begin <= at(until)]
+    edges = [at(since), *sorted(lit), at(until)]
+    between = [
+        sum(max(timedelta(), min(p.end, b) - max(p.begin, a)).total_seconds() for p in pieces) / 3600
+        for a, b in zip(edges, edges[1:], strict=False)
+    ]
+    assert math.isclose(found.dry, max(between), abs_tol=1e-9)
 
 
 def test_an_audit_of_a_known_day():
@@ -457,11 +466,9 @@ def test_pages_are_a_timeline_too(tmp_path):
     (tmp_path / "log" / "2026-11-03.md").write_text(
         "## 10:00 (mine)\n\n- activity: reading\n- took: 90 min\n- what: the paper\n\n## 11:00\n\n- took: 1e9 min\n"
     )
-    from microtome.lab.notebook.indexing import index
-
     made = of_pages(index(tmp_path))
     assert [(a.kind, a.what, a.stage) for a in made] == [
-        ("log", "exploration", "exploration"), ("highlight", "seen", ""), ("note", "confidence 0.7", ""),
+        ("log", "x", "exploration"), ("highlight", "seen", ""), ("note", "confidence 0.7", ""),
         ("decision", "decided: go on", ""), ("reading", "the paper", ""), ("log", "", ""),
     ]  # fmt: skip
     assert made[4].end - made[4].begin == timedelta(minutes=90) and made[5].end == made[5].begin
@@ -475,3 +482,76 @@ def test_times_of_other_zones_are_the_same_moments():
     assert "change-approach" in names(at(120), "", there) and "change-approach" not in names(
         at(119), "", there
     )
+
+
+def test_what_was_done_is_written_by_its_kind(tmp_path):
+    for minute, kind, what, took in (
+        (0, "project-begin", "timed", 0),
+        (330, "reading", "papers", 330),
+        (340, "zoom-out", "", 0),
+    ):
+        folder.add(tmp_path, *did_entry(at(minute), kind, what, minutes=took))
+    made = of_pages(index(tmp_path))
+    assert [(a.kind, a.what) for a in made] == [
+        ("project-begin", "timed"),
+        ("reading", "papers"),
+        ("zoom-out", ""),
+    ]
+    assert made[1].begin == T0 and made[1].end == at(330)
+    found = {t.name for t in due(at(341), "exploration", made, settings_of(made))}
+    assert "enough-reading" in found and "zoom-out" not in found
+
+
+@pytest.mark.parametrize(
+    "kind, what, minutes, match",
+    [
+        ("zoomout", "", 0, "did you mean 'zoom-out'"),
+        ("run", "", 0, "records of their own"),
+        ("highlight", "x", 0, "records of their own"),
+        ("reading", "x", -1, "it took -1 minutes"),
+        ("reading", "x", 1441, "it took 1441"),
+        ("reading", "x", True, "it took True"),
+        ("continue", " ", 0, "the reason for going on is empty"),
+        ("project-begin", "huge", 0, "kind of project is 'huge'"),
+    ],
+)
+def test_what_no_timer_would_understand_is_refused(kind, what, minutes, match):
+    with pytest.raises(LabError, match=match):
+        did_entry(T0, kind, what, minutes=minutes)
+
+
+def test_no_other_text_stands_for_the_reason_of_going_on(tmp_path):
+    (tmp_path / "log").mkdir()
+    text = "## 09:00 exploration\n\n- activity: sprint\n\n## 10:00 exploration\n\n- activity: continue\n- goal: x\n\nbecause\n"
+    (tmp_path / "log" / "2026-11-02.md").write_text(text)
+    made = of_pages(index(tmp_path))
+    assert [(a.kind, a.what) for a in made] == [("sprint", ""), ("continue", "")]
+    assert "sprint" in names(at(WEEK), "", made)
+
+
+def test_settings_come_from_the_last_project_that_was_begun():
+    begun = [
+        did("project-begin", 5, what="mini"),
+        did("project-begin", 1, what="full"),
+        did("project-begin", 9, what="mini"),
+    ]
+    made = settings_of(begun, ideas=3)
+    assert (made.project, made.begun, made.first_mini, made.ideas) == ("mini", at(9), at(5), 3)
+    assert settings_of([]).project == "mini" and settings_of([]).begun is None
+    assert settings_of(begun, project="full").project == "full"
+    assert settings_of([did("project-begin", 1, what="other")]).begun is None
+    with pytest.raises(LabError, match="project of kind 'maxi'"):
+        settings_of(begun, project="maxi")
+
+
+def test_another_project_begins_with_clean_timers_and_an_old_one_can_be_looked_back_at_before():
+    old = [
+        did("coding", 0, 300),
+        did("project-end", 300),
+        did("post-mortem", 300, 361),
+        did("coding", 361, 400),
+    ]
+    new = [*old, did("project-begin", 380, what="mini")]
+    assert "change-approach" in names(at(400), "", old)
+    found = {t.name for t in due(at(400), "", new, settings_of(new))}
+    assert not {"change-approach", "post-mortem"} & found

@@ -145,19 +145,19 @@ def safe(text: object) -> str:
 def markdown(found: Audit) -> str:
     """The audit as Markdown."""
     day = timedelta(days=1)
-    lines = [f"From {found.since:%Y-%m-%d %H:%M} to {found.until:%Y-%m-%d %H:%M}" + (f" ({(found.until - found.since) / day:.1f} days)" if found.until > found.since else ""), ""]  # fmt: skip
-    lines += [f"- work: {found.total:.1f} h, and {found.unattended:.1f} h of runs that nobody waited for"]
+    lines = [f"From {found.since:%Y-%m-%d %H:%M} to {found.until:%Y-%m-%d %H:%M %z}" + (f" ({(found.until - found.since) / day:.1f} days)" if found.until > found.since else ""), ""]  # fmt: skip
+    lines += [f"- work: {found.total:.2f} h, and {found.unattended:.2f} h of runs that nobody waited for"]
     share, per_run, per_hour = found.failed_share, found.runs_per_highlight, found.highlights_per_hour
     lines += [f"- runs: {found.runs}; highlights: {found.highlights}"]
     lines += [f"- runs per highlight: {'no highlight' if per_run is None else f'{per_run:.1f}'}"]
     lines += [f"- highlights per hour: {'no work' if per_hour is None else f'{per_hour:.2f}'}"]
-    lines += [f"- in runs that failed or were interrupted: {found.failed:.1f} h" + ("" if share is None else f", {share:.0%} of the work")]  # fmt: skip
+    lines += [f"- in runs that failed or were interrupted: {found.failed:.2f} h" + ("" if share is None else f", {share:.0%} of the work")]  # fmt: skip
     if found.dry_since:
         lines += [
-            f"- longest stretch without a highlight: {found.dry:.1f} h of work, from {found.dry_since:%Y-%m-%d %H:%M}"
+            f"- longest stretch without a highlight: {found.dry:.2f} h of work, from {found.dry_since:%Y-%m-%d %H:%M}"
         ]
     if found.sink:
-        lines += [f"- biggest time sink: {safe(found.sink[0])}, {found.sink[1]:.1f} h"]
+        lines += [f"- biggest time sink: {safe(found.sink[0])}, {found.sink[1]:.2f} h"]
     for name, table in (("stage", found.stages), ("kind", found.kinds), ("method", found.methods)):
         lines += ["", f"| {name} | hours |", "|---|---:|"]
         lines += [f"| {safe(key) or '(none)'} | {hours:.2f} |" for key, hours in table.items()]

@@ -10,13 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from difflib import get_close_matches
 
 from microtome.errors import LabError
 from microtome.lab.notebook.entries import Entry, aware, entries
 from microtome.lab.notebook.pages import Page, slug
+from microtome.lab.notebook.timeline import KINDS, PROJECTS
 
 __all__ = [
-    "BECAUSE", "STATES", "TIERS", "Confidence", "Goal", "Step", "belief", "confidence", "decision", "goal", "goals",
+    "BECAUSE", "STATES", "TIERS", "Confidence", "Goal", "Step", "belief", "confidence", "decision", "did", "goal", "goals",
     "highlight", "log_entry", "outcome", "plan", "question", "step",
 ]  # fmt: skip
 
@@ -73,6 +75,31 @@ def log_entry(
     _needed("".join(said.values()) + text, "the log entry")
     day = _day(now)
     return Page("log", f"Log of {day}", day), Entry(now, stage, said, text)
+
+
+def did(now: datetime, kind: str, what: str = "", *, minutes: int = 0) -> Placed:
+    """An entry of the log that says what was done: one of `timeline.KINDS`, for so many minutes until now. Timers and the
+    audit read it.
+
+    Raises
+    ------
+    LabError: an unknown kind, or one that is recorded elsewhere (runs, looks, highlights); minutes that are no number from 0
+    to those of a day; going on without a reason; a project of an unknown kind.
+    """
+    known = [k for k in KINDS if k not in ("run", "look", "log", "highlight")]
+    if kind not in known:
+        near = get_close_matches(kind, known, n=1)
+        raise LabError(f"{kind!r} is nothing to write down so", why=f"kinds: {', '.join(known)}; runs and highlights have records of their own",
+                       instead=f"did you mean {near[0]!r}?" if near else "one of these")  # fmt: skip
+    if isinstance(minutes, bool) or not isinstance(minutes, int) or not 0 <= minutes <= 1440:
+        raise LabError(f"it took {minutes!r} minutes", why="an entry covers a part of a day", instead="a whole number from 0 to 1440")  # fmt: skip
+    if kind == "continue":
+        _needed(what, "the reason for going on")
+    if kind == "project-begin":
+        _one_of(what, PROJECTS, "the kind of project")
+    said = {"activity": kind, "what": what, "took": f"{minutes} min" if minutes else ""}
+    day = _day(now)
+    return Page("log", f"Log of {day}", day), Entry(now, "", said)
 
 
 def highlight(now: datetime, title: str, *, text: str = "", runs: Sequence[int | str] = ()) -> Placed:

@@ -12,11 +12,10 @@ from typing import Literal
 from microtome.errors import LabError
 from microtome.lab.notebook.entries import aware
 from microtome.lab.notebook.limits import LIMITS, Limits
-from microtome.lab.notebook.timeline import Activity, Segment, segments
+from microtome.lab.notebook.timeline import PROJECTS, Activity, Segment, segments
 
-__all__ = ["OCCASIONS", "PROJECTS", "RULES", "Settings", "Trigger", "View", "hours"]
+__all__ = ["OCCASIONS", "RULES", "Settings", "Trigger", "View", "hours"]
 
-PROJECTS = ("foundation", "mini", "full", "timed")
 OCCASIONS: Mapping[str, str] = {
     "stuck": "Five minutes, alone with paper: what else could be tried? What would somebody else do?",
     "confused": "Five minutes: say what exactly does not fit, and what would have to be true for it to fit.",
@@ -87,8 +86,9 @@ class View:
 
     @cached_property
     def work(self) -> tuple[Segment, ...]:
-        """The working time since then."""
-        return segments(self.all, self.begun, self.now, self.limits.seconds("gap"))
+        """All working time: what ended an earlier project may be looked back at before this one began."""
+        since = min([self.begun, *(a.begin for a in self.all[:1])])
+        return segments(self.all, since, self.now, self.limits.seconds("gap"))
 
     def last(self, *kinds: str) -> datetime:
         """When one of these last ended since the project began; its begin if never, now if one goes on. To go on without

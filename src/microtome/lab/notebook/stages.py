@@ -62,6 +62,7 @@ STAGES: Mapping[str, Stage] = {
                 "problem": "What is the problem, and is it true that you have no sharp hypothesis yet?",
                 "replicates": "Does the phenomenon show in your own setting, on this model?",
                 "first looks": "Which cheap looks come first, each in minutes? (Read outputs; change one token; a baseline; a random model.)",
+                "guesses": f"Which small guesses can be checked in minutes? ({_n('micro_hypotheses')} cheap ones beat one good one.)",
             },
             {
                 "hypotheses": "Which one to few hypotheses are plausible and interesting? Write them down.",
@@ -182,13 +183,7 @@ def move(
         )
     stage = _stage(to)
     parts.append(f"### in {to}\n\nNorth star: {stage.north_star} Keep asking: {stage.keep_asking} It mostly fails by: {stage.failure}\n")  # fmt: skip
-    fields = {
-        "from": before,
-        "to": to,
-        "back": made.back,
-        "unanswered": made.unanswered,
-        "not yet": made.not_yet,
-    }
+    fields = {"from": before, "to": to, "back": made.back}
     return Page(
         "stage", f"To {to}", day, fields, "\n".join(parts), f"stages/{day}-{now:%H%M%S}-{to}.md"
     ), made

@@ -14,10 +14,20 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from microtome.errors import LabError
-from microtome.lab.notebook.entries import aware, entries
+from microtome.lab.notebook.entries import Entry, aware, entries
 from microtome.lab.notebook.pages import Page
 
-__all__ = ["BETWEEN", "KINDS", "Activity", "Segment", "active_seconds", "of_pages", "segments", "staged"]
+__all__ = [
+    "BETWEEN",
+    "KINDS",
+    "PROJECTS",
+    "Activity",
+    "Segment",
+    "active_seconds",
+    "of_pages",
+    "segments",
+    "staged",
+]
 
 KINDS = {
     "run": "a technique ran", "look": "a raw look at a model", "log": "an entry of the log", "highlight": "something was learned",
@@ -26,10 +36,12 @@ KINDS = {
     "brainstorm": "a five-minute timer", "stuck": "nothing works", "confused": "something does not fit",
     "hypothesis": "a hypothesis is about to be tested", "approach": "another approach begins", "dead-end": "an approach is dead",
     "problem": "another problem begins", "sprint": "a sprint begins", "continue": "going on was chosen; what: the reason",
-    "pivot": "a pivot was chosen", "thread": "one thread was chosen", "project-end": "a mini-project or sprint ended",
+    "pivot": "a pivot was chosen", "thread": "one thread was chosen", "project-begin": "a project begins; what: foundation, mini, full or timed", "project-end": "a mini-project or sprint ended",
     "post-mortem": "looking back at it", "review": "the weekly review",
 }  # fmt: skip
 """Kinds that timers know; others are work like any other."""
+PROJECTS = ("foundation", "mini", "full", "timed")
+"""Kinds of project: learning, a few days, weeks, 20 h and a write-up."""
 BETWEEN = "between"
 """The kind of a short gap between two activities."""
 STATES = ("", "finished", "failed", "interrupted")
@@ -168,10 +180,20 @@ def of_pages(pages: Iterable[Page]) -> tuple[Activity, ...]:
             if page.kind == "log" and entry.fields.get("activity"):
                 kind = entry.fields["activity"]
             stage = entry.fields.get("stage", "") if page.kind == "log" else ""
-            what = entry.fields.get("what") or entry.title or entry.text.split("\n")[0]
+            what = _what(entry, page.kind, kind)
             minutes = _minutes(entry.fields.get("took", "")) if page.kind == "log" else 0.0
             found.append(Activity(entry.at - timedelta(minutes=minutes), entry.at, kind if kind != BETWEEN else "note", what, stage))  # fmt: skip
     return tuple(sorted(found, key=lambda a: a.begin))
+
+
+def _what(entry: Entry, page: str, kind: str) -> str:
+    """In a few words. A log entry is called by its stage; what it says was done is the reason of a "continue", and no
+    other text may stand for one."""
+    if page != "log":
+        return entry.title
+    told = [entry.fields.get("what", "")]
+    told += [] if kind != "log" else [entry.fields.get("tried", ""), entry.fields.get("goal", ""), entry.text]
+    return next((text.split("\n")[0] for text in told if text), "")
 
 
 def _minutes(text: str) -> float:

@@ -15,11 +15,33 @@ from datetime import datetime, timedelta
 from microtome.errors import LabError
 from microtome.lab.notebook.entries import aware
 from microtome.lab.notebook.limits import LIMITS, Limits
-from microtome.lab.notebook.rules import OCCASIONS, PROJECTS, RULES, Settings, Trigger, View, hours
+from microtome.lab.notebook.rules import OCCASIONS, RULES, Settings, Trigger, View, hours
 from microtome.lab.notebook.stages import STAGES
-from microtome.lab.notebook.timeline import Activity
+from microtome.lab.notebook.timeline import PROJECTS, Activity
 
-__all__ = ["OCCASIONS", "PROJECTS", "Blessing", "Settings", "Trigger", "due", "gate"]
+__all__ = ["OCCASIONS", "PROJECTS", "Blessing", "Settings", "Trigger", "due", "gate", "settings_of"]
+
+
+def settings_of(
+    activities: Iterable[Activity], *, project: str = "", ideas: int = 0, limits: Limits | None = None
+) -> Settings:
+    """Settings by what was written down: the last "project-begin" says which project it is and when it began; mini-projects
+    in a row count from the first of them.
+
+    project: another kind than the one that was written down; "" takes that one, or "mini" where there is none.
+
+    Raises
+    ------
+    LabError: an unknown kind of project.
+    """
+    known = (a for a in activities if a.kind == "project-begin" and a.what in PROJECTS)
+    begins = sorted(known, key=lambda a: a.begin)
+    first = None
+    for a in begins:
+        first = (first or a.begin) if a.what == "mini" else None
+    kind = project or (begins[-1].what if begins else "mini")
+    begun = begins[-1].begin if begins else None
+    return Settings(kind, begun, first, ideas, limits or Limits(LIMITS))  # type: ignore[arg-type]
 
 
 def due(
