@@ -320,6 +320,7 @@ assert states[0] == start and len(states) >= 6, len(states)
 from microtome.lab.notebook.indexing import index
 assert [p.path for p in index(root)] == ["notes/x.md"]   # what a kill left beside it is no page
 folder.add(root, page, entry)                            # and stops nobody
+assert sorted(os.listdir(place.parent)) == ["x.md"]
 print(len(states))
 """
 
@@ -439,6 +440,28 @@ def test_the_index_lists_all_and_believes_little(tmp_path):
     assert index(tmp_path / "absent") == ()
     with pytest.raises(LabError, match="is a file"):
         index(root / "huge.md")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "## 10:00 a" + " " * 200_000 + "b",
+        "# a" + " " * 200_000 + "b",
+        "---\na: b: c\na" + " " * 60_000 + "\n---\n",
+        "---\na: " + "x" * 100_000 + "\n---\n",
+        "- a" + " " * 200_000,
+        "run" + " " * 200_000,
+        "```" * 70_000 + "x`",
+        "---\n" + "\t" * 60_000 + "\n---\n",
+    ],
+)
+def test_long_lines_take_no_long_time(text):
+    """Quadratic patterns would take minutes here; the limit on front matter is said."""
+    page = parse(text.encode(), "log/2026-11-28.md")
+    entries(page)
+    links(text)
+    if "x" * 1000 in text:
+        assert "more than 65536" in page.problems[0] and page.body == text
 
 
 def test_a_page_that_is_too_long_is_neither_read_nor_made(tmp_path):

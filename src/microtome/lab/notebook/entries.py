@@ -25,7 +25,7 @@ from microtome.results.frozen import FrozenDict
 __all__ = ["Entry", "aware", "entries", "links", "write"]
 
 _HEADING = re.compile(
-    r"##[ \t]+(?:(?P<day>\d{4}-\d\d-\d\d)[ \t]+)?(?P<time>\d\d?:\d\d)(?:[ \t]*(?P<zone>[-+]\d\d:?\d\d|Z))?(?:[ \t]+(?P<title>.*?))?[ \t]*"
+    r"##[ \t]+(?:(?P<day>\d{4}-\d\d-\d\d)[ \t]+)?(?P<time>\d\d?:\d\d)(?:[ \t]*(?P<zone>[-+]\d\d:?\d\d|Z))?(?:[ \t]+(?P<title>.*))?"
 )
 _FIELD = re.compile(r"- ([A-Za-z][\w -]*?):(?:[ \t]+(.*))?")
 _LINK = re.compile(r"\brun(?:\s+(\d+)|:([0-9a-f]{4,64}))\b")
@@ -142,7 +142,7 @@ def entries(page: Page, zone: timezone = UTC) -> tuple[Entry, ...]:
     every = page.body.replace("\r\n", "\n").split("\n")
     fenced = _fenced(every)
     for i, line in enumerate(every):
-        match = None if i in fenced else _HEADING.fullmatch(line)
+        match = None if i in fenced else _HEADING.fullmatch(line.rstrip())
         at = _time(match, page.date, zone) if match else None
         if match and at:
             found += [_read(*begun, lines)] if begun else []

@@ -190,6 +190,8 @@ def _changed(path: str) -> LabError:
 def _put(place: Path, data: bytes, old: bytes | None) -> None:
     """Write beside the place, sync, rename: a kill leaves the old page or the new one. `old`: what must still be there."""
     place.parent.mkdir(parents=True, exist_ok=True)
+    for stale in place.parent.glob(f".{'?' * 12}.new"):  # of a writer that was killed: we hold the lock
+        stale.unlink(missing_ok=True)
     fresh = place.with_name(f".{os.urandom(6).hex()}.new")
     try:
         with fresh.open("xb") as file:

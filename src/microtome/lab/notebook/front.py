@@ -25,7 +25,7 @@ _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-
 _TAG = "tag:yaml.org,2002:"
 _TAGS = {"str", "int", "float", "bool", "null", "timestamp", "merge", "value", "map", "seq"}
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
-_LINE = re.compile(r"([A-Za-z_][\w -]*?)[ \t]*:(?:[ \t]+(.*))?\Z")
+_LINE = re.compile(r"([A-Za-z_][\w -]*):(?:[ \t]+(.*))?\Z")
 # what YAML, or a program that reads text by lines, would not give back as it was
 _UNSAFE = re.compile(
     "[^\t\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
@@ -136,7 +136,7 @@ def salvage(text: str) -> dict[str, str]:
     found = {}
     for line in text.splitlines():
         if match := _LINE.match(line.rstrip()):
-            found[match[1]] = (match[2] or "").strip()
+            found[match[1].strip()] = (match[2] or "").strip()
     return found
 
 

@@ -47,6 +47,7 @@ KINDS: Mapping[str, str] = {
 _OF_PLACE = {place.removesuffix(".md"): kind for kind, place in KINDS.items()}
 _HEAD = ("kind", "title", "date")
 _MOST = 40
+_LONGEST = 65536
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{n}{i}" for n in ("com", "lpt") for i in range(10))}
 
 
@@ -142,7 +143,15 @@ def _split(text: str) -> tuple[str | None, str, list[str]]:
     lines = [line for line in re.split(r"(?<=\n)", text) if line]
     if not lines or lines[0].rstrip() != "---":
         return None, text, []
+    size = 0
     for i, line in enumerate(lines[1:], start=1):
+        size += len(line)
+        if size > _LONGEST:
+            return (
+                None,
+                text,
+                [f"line 1 opens front matter of more than {_LONGEST} characters; all of it is read as text"],
+            )
         if line.rstrip() in ("---", "...") and not line[0].isspace():
             rest = lines[i + 1 :]
             if rest and rest[0] in ("\n", "\r\n"):  # the line that `render` puts between
@@ -189,8 +198,8 @@ def _kind_of(place: PurePosixPath) -> str:
 
 
 def _title_of(body: str, place: PurePosixPath) -> str:
-    heading = re.search(r"^#[ \t]+(\S.*?)[ \t#]*\r?$", body, flags=re.M)
-    return heading[1] if heading else place.stem
+    heading = re.search(r"^#[ \t]+(\S.*)$", body, flags=re.M)
+    return heading[1].rstrip(" \t\r#") if heading else place.stem
 
 
 def _date_of(place: PurePosixPath) -> str:
@@ -216,7 +225,8 @@ def render(page: Page) -> bytes:
     ------
     LabError: text that is not Unicode (a lone surrogate).
     """
-    head = {"kind": page.kind, "title": page.title, "date": page.date, **page.fields}
+    dated = page.date or _date_of(PurePosixPath(page.path))  # an empty date is said where the name has one
+    head = {"kind": page.kind, "title": page.title, **({"date": page.date} if dated else {}), **page.fields}
     try:
         return f"---\n{front.dump(head)}---\n\n{page.body}".encode()
     except UnicodeEncodeError as error:
