@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from microtome.lab.notebook import folder, ideas, records, reviews, stages, view
 from microtome.lab.notebook.audit import audit, markdown
 from microtome.lab.notebook.entries import Entry, entries
 from microtome.lab.notebook.indexing import index
+from microtome.lab.notebook.limits import LIMITS, Limits
 from microtome.lab.notebook.pages import Page, parse, render
 from microtome.lab.notebook.timeline import Activity
 from microtome.lab.notebook.timers import Trigger, due
@@ -86,18 +88,40 @@ def test_every_stage_has_its_table_and_the_numbers_of_the_guide():
     assert list(stages.STAGES) == ["ideation", "exploration", "understanding", "distillation"]
     for stage in stages.STAGES.values():
         assert stage.north_star and stage.entering and stage.leaving and stage.keep_asking.endswith("?") and stage.failure  # fmt: skip
-    said = repr(stages.STAGES)
+    order = list(stages.STAGES)
+    said = repr(
+        [stages.asked(a, b) for a, b in zip(["", *order], order, strict=False)]
+        + [stages.STAGES["distillation"].leaving]
+    )
     for number in (
         "20 ideas",
         "0 to 10",
         "After 5 minutes",
         "1 to 3 claims",
-        "600 words",
-        "about 1 page",
+        "{summary_words} words",
         "0.001",
         "(5 say",
+        "10 cheap ones",
     ):
         assert number in said, number
+
+
+def test_questions_have_the_projects_own_numbers():
+    changed = dict(
+        LIMITS,
+        ideas=replace(LIMITS["ideas"], value=7.0),
+        ideation_block=replace(LIMITS["ideation_block"], value=None),
+    )
+    (text,) = (
+        q
+        for k, q in stages.asked("ideation", "exploration", Limits(changed)).items()
+        if k.endswith(", ideas")
+    )
+    assert text == "Were there 7 ideas or more, and 1 h of looking for them?"
+    page, _ = stages.move(NOW, "ideation", "exploration", {}, limits=Limits(changed))
+    assert "Were there 7 ideas" in page.body and "{" not in page.body
+    every = [q for s in stages.STAGES.values() for q in (*s.entering.values(), *s.leaving.values())]
+    assert all(set(re.findall(r"{(.*?)}", q)) <= set(LIMITS) for q in every)
 
 
 # ---- ratings

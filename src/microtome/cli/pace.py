@@ -40,15 +40,16 @@ def stage(
 ) -> None:
     """Show the stage of the project, or move to another: its questions are asked on a terminal, "not yet" is an answer."""
     from microtome.lab.notebook import folder, stages, views
+    from microtome.lab.notebook.limits import read_limits
 
     moves = stages.history(read_pages())
     if to:
-        before = moves[-1].to if moves else ""
+        before, table = moves[-1].to if moves else "", read_limits(notebook())
         answers = answers_of(answer)
         if sys.stdin is not None and sys.stdin.isatty() and not json:
-            rest = {k: q for k, q in stages.asked(before, to).items() if k not in answers}
+            rest = {k: q for k, q in stages.asked(before, to, table).items() if k not in answers}
             answers |= {k: typer.prompt(f"{q}\n  ", default="", show_default=False) for k, q in rest.items()}
-        page, made = stages.move(now(), before, to, answers, why=why)
+        page, made = stages.move(now(), before, to, answers, why=why, limits=table)
         folder.create(notebook(), page)
         moves = (*moves, made)
     if json:

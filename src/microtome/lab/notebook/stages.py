@@ -1,4 +1,4 @@
-"""The four stages of a project, what each is for, and moving between them.
+"""The four stages of a project and its end, what each is for, and moving between them.
 
 A move asks the questions of the stage that is left and of the one that is entered, and writes the answers on a page. Nothing
 is forced: "not yet" is an answer, a question without one is named, and going back is as normal as going on.
@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from microtome.errors import LabError
-from microtome.lab.notebook.entries import Entry, aware, entries, write
-from microtome.lab.notebook.limits import LIMITS as L
+from microtome.lab.notebook.entries import Entry, entries, write
+from microtome.lab.notebook.limits import LIMITS, Limits
 from microtome.lab.notebook.pages import Page
 
-__all__ = ["STAGES", "Move", "Stage", "asked", "history", "move"]
-
-
-def _n(name: str) -> str:
-    return f"{L[name].value:g}"
+__all__ = ["END", "STAGES", "Move", "Stage", "asked", "history", "move", "stage"]
 
 
 @dataclass(frozen=True)
 class Stage:
     """A stage: its north star, the questions on entering and on leaving, the one to keep asking, and how it mostly fails.
 
-    entering, leaving: key -> question; the key names the answer on the page.
+    entering, leaving: key -> question; the key names the answer on the page. A name in braces stands for a number of
+    `limits`; `asked` puts it in.
     """
 
     name: str
@@ -49,7 +46,7 @@ STAGES: Mapping[str, Stage] = {
             {
                 "problem": "Which problem is it, in one sentence? (It may have been handed to you.)",
                 "matters": "If it works, whose mind changes, and about what?",
-                "ideas": f"Were there {_n('ideas')} ideas or more, and {_n('ideation_block')} h of looking for them?",
+                "ideas": "Were there {ideas} ideas or more, and {ideation_block} h of looking for them?",
                 "rated": "Did you rate them, 0 to 10, before you saw anybody else's ratings?",
             },
             "Would it matter if this worked?",
@@ -62,7 +59,7 @@ STAGES: Mapping[str, Stage] = {
                 "problem": "What is the problem, and is it true that you have no sharp hypothesis yet?",
                 "replicates": "Does the phenomenon show in your own setting, on this model?",
                 "first looks": "Which cheap looks come first, each in minutes? (Read outputs; change one token; a baseline; a random model.)",
-                "guesses": f"Which small guesses can be checked in minutes? ({_n('micro_hypotheses')} cheap ones beat one good one.)",
+                "guesses": "Which small guesses can be checked in minutes? ({micro_hypotheses} cheap ones beat one good one.)",
             },
             {
                 "hypotheses": "Which one to few hypotheses are plausible and interesting? Write them down.",
@@ -78,8 +75,8 @@ STAGES: Mapping[str, Stage] = {
             {
                 "hypothesis": "What is the hypothesis, and what would it predict that its rivals do not?",
                 "false if": "Which result would show that it is false? (Written before the run.)",
-                "ways to be false": f"After {_n('brainstorm')} minutes: in what ways could it be false?",
-                "alternatives": f"After {_n('brainstorm')} minutes: what else would explain what you saw?",
+                "ways to be false": "After {brainstorm} minutes: in what ways could it be false?",
+                "alternatives": "After {brainstorm} minutes: what else would explain what you saw?",
                 "evidence": "Which evidence would be strong, which only a sanity check?",
             },
             {
@@ -95,13 +92,13 @@ STAGES: Mapping[str, Stage] = {
             "distillation",
             "Say what is true, briefly, so that others can check it.",
             {
-                "claims": f"Which {_n('claims_least')} to {_n('claims_most')} claims will it make?",
-                "evidence": f"For each: what supports it, with how many cases ({_n('case_studies')} say much more than one) and at which p (the bar is {_n('alpha')})?",
+                "claims": "Which {claims_least} to {claims_most} claims will it make?",
+                "evidence": "For each: what supports it, with how many cases ({case_studies} say much more than one) and at which p (the bar is {alpha})?",
                 "reader": "What does a reader know who knows nothing of this project?",
             },
             {
                 "shared": "With whom is the write-up shared?",
-                "summary": f"Is the summary at most {_n('summary_words')} words, about {_n('summary_pages')} page, with figures {_n('summary_pages_most')} at most?",
+                "summary": "Is the summary at most {summary_words} words, about {summary_pages} page, with figures {summary_pages_most} at most?",
                 "limits": "Are the limitations where a reader sees them?",
                 "verified": "What did you verify yourself, and how?",
                 "examples": "Are random raw examples shown?",
@@ -112,28 +109,51 @@ STAGES: Mapping[str, Stage] = {
     )
 }  # fmt: skip
 """The stages in their order."""
-_ORDER = tuple(STAGES)
+END = Stage(
+    "end",
+    "Look back while you remember.",
+    {"post-mortem": "When is the post-mortem, and who takes part?"},
+    {},
+    "What would I do differently?",
+    "Beginning the next thing at once.",
+)
+"""Where a project goes from distillation, or from anywhere if it is dropped."""
+_EVERY: Mapping[str, Stage] = {**STAGES, END.name: END}
+_ORDER = tuple(_EVERY)
 
 
-def _stage(name: str) -> Stage:
-    if name not in STAGES:
-        raise LabError(f"there is no stage called {name!r}", why=f"the stages are {', '.join(STAGES)}", instead="use one of these")  # fmt: skip
-    return STAGES[name]
+def stage(name: str) -> Stage:
+    """The stage of a name, the end among them.
+
+    Raises
+    ------
+    LabError: there is none.
+    """
+    if name not in _EVERY:
+        raise LabError(f"there is no stage called {name!r}", why=f"the stages are {', '.join(_EVERY)}", instead="use one of these")  # fmt: skip
+    return _EVERY[name]
 
 
-def asked(before: str, to: str) -> Mapping[str, str]:
+def asked(before: str, to: str, limits: Limits | None = None) -> Mapping[str, str]:
     """The questions of a move: key -> question. Those of leaving are asked on going on only: who goes back has not finished.
 
-    before: "" at the beginning of a project.
+    before: "" at the beginning of a project. limits: the project's numbers; one that is switched off is asked as the
+    guide has it.
 
     Raises
     ------
     LabError: an unknown stage.
     """
-    entering, leaving = _stage(to).entering, _stage(before).leaving if before else {}
+    entering, leaving = stage(to).entering, stage(before).leaving if before else {}
     forward = before != "" and _ORDER.index(to) > _ORDER.index(before)
     made = {f"leaving {before}, {key}": text for key, text in leaving.items()} if forward else {}
-    return {**made, **{f"entering {to}, {key}": text for key, text in entering.items()}}
+    made |= {f"entering {to}, {key}": text for key, text in entering.items()}
+    table = {
+        **LIMITS,
+        **{n: v for n, v in (limits.table if limits else LIMITS).items() if v.value is not None},
+    }
+    numbers = {name: f"{limit.value:g}" for name, limit in table.items()}
+    return {key: text.format_map(numbers) for key, text in made.items()}
 
 
 @dataclass(frozen=True)
@@ -151,28 +171,33 @@ class Move:
 
 
 def move(
-    now: datetime, before: str, to: str, answers: Mapping[str, str], *, why: str = ""
+    now: datetime,
+    before: str,
+    to: str,
+    answers: Mapping[str, str],
+    *,
+    why: str = "",
+    limits: Limits | None = None,
 ) -> tuple[Page, Move]:
     """The page of a move, to be written with `folder.create`, and what it says.
 
     before: the stage that is left, "" at the beginning. answers: key of `asked` -> answer; "not yet" is one, an empty one
-    is none. why: needed for going back.
+    is none. why: needed for going back. limits: as `asked`.
 
     Raises
     ------
     LabError: an unknown stage, the stage that one is in, an answer to no question, or going back without why.
     """
-    aware(now, "now")
-    questions = asked(before, to)
+    questions = asked(before, to, limits)
     if before == to:
-        raise LabError(f"the project is in {to} already", why="a move leads elsewhere", instead=f"one of {', '.join(s for s in STAGES if s != to)}")  # fmt: skip
+        raise LabError(f"the project is in {to} already", why="a move leads elsewhere", instead=f"one of {', '.join(s for s in _EVERY if s != to)}")  # fmt: skip
     if unknown := [key for key in answers if key not in questions]:
         raise LabError(f"an answer to {unknown[0]!r}", why=f"the questions are {'; '.join(questions)}", instead="use these keys")  # fmt: skip
-    made = _told(now, before, to, why, {key: answers.get(key, "") for key in questions})
+    entry = Entry(now, f"{before or 'start'} -> {to}", {"from": before, "to": to, "why": why})
+    made = _told(entry.at, before, to, why, {key: answers.get(key, "") for key in questions})
     if made.back and not why.strip():
         raise LabError(f"going back from {before} to {to} has no reason", why="going back is normal and worth a sentence", instead='why="..."')  # fmt: skip
     day = f"{now:%Y-%m-%d}"
-    entry = Entry(now, f"{before or 'start'} -> {to}", {"from": before, "to": to, "why": why})
     parts = [write(entry)]
     for key, text in questions.items():
         answer = Entry(now, "", text=answers.get(key, "")).text or "(no answer)"
@@ -181,8 +206,8 @@ def move(
             + "\n".join(f"> {line}".rstrip() for line in answer.split("\n"))
             + "\n"
         )
-    stage = _stage(to)
-    parts.append(f"### in {to}\n\nNorth star: {stage.north_star} Keep asking: {stage.keep_asking} It mostly fails by: {stage.failure}\n")  # fmt: skip
+    told = stage(to)
+    parts.append(f"### in {to}\n\nNorth star: {told.north_star} Keep asking: {told.keep_asking} It mostly fails by: {told.failure}\n")  # fmt: skip
     fields = {"from": before, "to": to, "back": made.back}
     return Page(
         "stage", f"To {to}", day, fields, "\n".join(parts), f"stages/{day}-{now:%H%M%S}-{to}.md"
@@ -206,7 +231,7 @@ def history(pages: Iterable[Page]) -> tuple[Move, ...]:
     found = []
     for page in pages:
         to, before = str(page.fields.get("to", "")), str(page.fields.get("from", "") or "")
-        written = entries(page) if page.kind == "stage" and to in STAGES and before in ("", *STAGES) else ()
+        written = entries(page) if page.kind == "stage" and to in _EVERY and before in ("", *_EVERY) else ()
         if written:
             answers = _answers(page.body)
             every = {key: answers.get(key, "") for key in asked(before, to)}

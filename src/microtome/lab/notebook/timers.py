@@ -16,7 +16,7 @@ from microtome.errors import LabError
 from microtome.lab.notebook.entries import aware
 from microtome.lab.notebook.limits import LIMITS, Limits
 from microtome.lab.notebook.rules import OCCASIONS, RULES, Settings, Trigger, View, hours
-from microtome.lab.notebook.stages import STAGES
+from microtome.lab.notebook.stages import stage as known_stage
 from microtome.lab.notebook.timeline import PROJECTS, Activity
 
 __all__ = ["OCCASIONS", "PROJECTS", "Blessing", "Settings", "Trigger", "due", "gate", "settings_of"]
@@ -49,14 +49,14 @@ def due(
 ) -> tuple[Trigger, ...]:
     """What is due, overdue things first.
 
-    stage: one of `STAGES`, or "" before the first. Activities that begin after `now` are not known yet.
+    stage: one of `stages.STAGES`, "end", or "" before the first. Activities that begin after `now` are not known yet.
 
     Raises
     ------
     LabError: an unknown stage, a time without an offset.
     """
-    if stage and stage not in STAGES:
-        raise LabError(f"there is no stage called {stage!r}", why=f"the stages are {', '.join(STAGES)}", instead="use one of these")  # fmt: skip
+    if stage:
+        known_stage(stage)
     aware(now, "now")
     known = sorted((a for a in activities if a.begin <= now), key=lambda a: a.begin)
     view = View(now, stage, tuple(known), settings or Settings())

@@ -8,7 +8,8 @@ from microtome.lab.notebook.audit import Audit
 from microtome.lab.notebook.ideas import Rating
 from microtome.lab.notebook.pages import Page
 from microtome.lab.notebook.records import Confidence, Goal, Step
-from microtome.lab.notebook.stages import STAGES, Move
+from microtome.lab.notebook.stages import Move
+from microtome.lab.notebook.stages import stage as told_of
 from microtome.lab.notebook.timers import Trigger
 
 __all__ = [
@@ -60,7 +61,7 @@ def stage(moves: Sequence[Move]) -> tuple[str, ...]:
     if not moves:
         return ("no stage yet; the first is ideation, or exploration if the problem was handed to you",)
     now = moves[-1]
-    told = STAGES[now.to]
+    told = told_of(now.to)
     lines = [
         f"stage: {now.to}, since {now.at:%Y-%m-%d %H:%M}" + (f", back from {now.before}" if now.back else "")
     ]
