@@ -89,21 +89,36 @@ def test_every_stage_has_its_table_and_the_numbers_of_the_guide():
     for stage in stages.STAGES.values():
         assert stage.north_star and stage.entering and stage.leaving and stage.keep_asking.endswith("?") and stage.failure  # fmt: skip
     order = list(stages.STAGES)
-    said = repr(
-        [stages.asked(a, b) for a, b in zip(["", *order], order, strict=False)]
-        + [stages.STAGES["distillation"].leaving]
-    )
+    said = repr([stages.asked(a, b) for a, b in zip(["", *order], [*order, "end"], strict=True)])
     for number in (
         "20 ideas",
         "0 to 10",
         "After 5 minutes",
         "1 to 3 claims",
-        "{summary_words} words",
+        "600 words",
+        "about 1 page",
+        "figures 3 at most",
         "0.001",
         "(5 say",
         "10 cheap ones",
     ):
         assert number in said, number
+
+
+def test_a_project_ends_with_the_questions_of_its_last_stage_and_may_begin_again(tmp_path):
+    page, ended = stages.move(NOW, "distillation", "end", {"leaving distillation, shared": "with the list"})
+    folder.create(tmp_path, page)
+    left = {f"leaving distillation, {k}" for k in ("summary", "limits", "verified", "examples")}
+    assert set(ended.unanswered) == left | {"entering end, post-mortem"}
+    with pytest.raises(LabError, match="has no reason"):
+        stages.move(later(1), "end", "exploration", {})
+    page, again = stages.move(later(1), "end", "exploration", {}, why="a reader found a hole")
+    folder.create(tmp_path, page)
+    assert again.back and stages.history(index(tmp_path)) == (ended, again)
+    assert "stage: end" in views.stage((ended,))[0]
+    assert due(later(600), "end", [Activity(NOW, later(600), "coding")])
+    with pytest.raises(LabError, match="no stage called 'over'"):
+        due(NOW, "over", [])
 
 
 def test_questions_have_the_projects_own_numbers():

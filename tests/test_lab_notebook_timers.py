@@ -96,6 +96,17 @@ def test_what_clears_a_timer_and_what_does_not(rule, stage, project, clears):
         assert (rule not in names(at(minutes), stage, done, project=project)) == (kind in clears), kind
 
 
+def test_going_on_without_a_reason_clears_nothing():
+    for what, cleared in (("", False), (" ", False), ("it generalises", True)):
+        done = [work(2 * DAY), did("continue", 2 * DAY - 1, what=what)]
+        assert ("consider-pivot" not in names(at(2 * DAY), "", done, project="full")) == cleared
+
+
+def test_a_project_that_begins_in_the_middle_of_work_counts_from_there():
+    assert "change-approach" not in names(at(180) - SECOND, "", [work(300)], begun=at(60))
+    assert "change-approach" in names(at(180), "", [work(300)], begun=at(60))
+
+
 def test_rules_of_one_stage_or_project_are_silent_in_others():
     long = [work(3 * DAY)]
     for stage in ("ideation", "understanding", "distillation"):
@@ -436,7 +447,7 @@ def test_an_audit_of_a_known_day():
         did("reading", 0, 60, "the paper", stage="ideation"),
         did("highlight", 60, what="one"),
         did("run", 60, 120, stage="exploration", method="probe", state="failed"),
-        did("run", 90, 100, stage="exploration", method="logit_lens", state="finished"),
+        did("run", 90, 100, stage="exploration", method="logit_lens", state="interrupted"),
         did("log", 130, stage="exploration"),
         did("highlight", 300, what="two"),
         did("run", 300, 900, method="sweep", attended=False),
@@ -446,7 +457,7 @@ def test_an_audit_of_a_known_day():
     assert {k: round(v * 60) for k, v in found.kinds.items()} == {"reading": 60, "run": 60, BETWEEN: 10}
     assert {k: round(v * 60) for k, v in found.methods.items()} == {"": 70, "probe": 50, "logit_lens": 10}
     assert {k: round(v * 60) for k, v in found.stages.items()} == {"exploration": 70, "ideation": 60}
-    assert math.isclose(found.failed_share, 50 / 130) and found.runs == 3 and found.highlights == 2
+    assert math.isclose(found.failed_share, 60 / 130) and found.runs == 3 and found.highlights == 2
     assert math.isclose(found.runs_per_highlight, 1.5) and math.isclose(
         found.highlights_per_hour, 2 / (130 / 60)
     )
