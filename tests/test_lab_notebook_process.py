@@ -156,7 +156,7 @@ def test_a_rating_is_shown_only_to_who_gave_one(tmp_path):
     own, other = ideas.reveal(tmp_path, "where-is-gender", "Bo")
     assert (own.person, own.rating, own.changed) == ("Bo", 3, (9.0,)) and (other.person, other.rating, other.why) == ("Ada", 8, "cheap")  # fmt: skip
     assert [(a.rating, b.rating) for a, b in ideas.gaps(tmp_path, "Bo")] == [(3, 8)]  # the first ones count
-    assert ideas.gaps(tmp_path, "Bo", least=5.5) == ()
+    assert ideas.gaps(tmp_path, "Bo", least=5.5) == () and len(ideas.gaps(tmp_path, "Bo", least=5)) == 1
     page = folder.read(tmp_path, "ideas/where-is-gender.md")
     assert (
         "8" not in page.body.split("## ")[1].replace("2026-11-28", "")

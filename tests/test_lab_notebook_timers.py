@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
 import pytest
 from hypothesis import given, settings
@@ -433,7 +433,11 @@ def test_an_audit_adds_up_and_agrees_with_counting_minutes(activities, since, un
     assert 0 <= found.failed <= found.total + 1e-9 and 0 <= found.dry <= found.total + 1e-9
     pieces = segments(activities, at(since), at(until), 900)
     assert all(a.end <= b.begin for a, b in zip(pieces, pieces[1:], strict=False))
-    lit = [a.begin for a in activities if a.kind == "highlight" and at(since) <= a.begin <= at(until)]
+    lit = [
+        a.begin
+        for a in activities
+        if a.kind == "highlight" and a.attended and at(since) <= a.begin <= at(until)
+    ]
     edges = [at(since), *sorted(lit), at(until)]
     between = [
         sum(max(timedelta(), min(p.end, b) - max(p.begin, a)).total_seconds() for p in pieces) / 3600
@@ -485,6 +489,29 @@ def test_pages_are_a_timeline_too(tmp_path):
     assert made[4].end - made[4].begin == timedelta(minutes=90) and made[5].end == made[5].begin
     placed = staged(made, [(at(5), "understanding"), (at(6.5), "exploration")])
     assert [a.stage for a in placed] == ["exploration", "understanding", "understanding", "exploration", "exploration", "exploration"]  # fmt: skip
+
+
+class Summer(tzinfo):
+    """A zone that goes from +02:00 to +01:00 at 3 o'clock: the hour from 2 to 3 is there twice."""
+
+    def utcoffset(self, when):
+        late = when.replace(tzinfo=None) >= datetime(2026, 10, 25, 3) or (when.hour == 2 and when.fold)
+        return timedelta(hours=1 if late else 2)
+
+    def dst(self, when):
+        return self.utcoffset(when) - timedelta(hours=1)
+
+    def tzname(self, when):
+        return "summer"
+
+
+def test_the_end_of_summer_time_does_not_shorten_the_night():
+    """From 0 to 4 o'clock by the wall are five hours of that night."""
+    zone = Summer()
+    begin, end = datetime(2026, 10, 25, tzinfo=zone), datetime(2026, 10, 25, 4, tzinfo=zone)
+    night = [Activity(begin, end, "coding")]
+    assert "change-approach" in names(end, "", night, project="full", begun=begin)
+    assert audit(night, begin, end).total == 5
 
 
 def test_times_of_other_zones_are_the_same_moments():

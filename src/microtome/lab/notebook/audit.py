@@ -65,14 +65,15 @@ def audit(
     ------
     LabError: a span that ends before it begins, or a time without an offset.
     """
-    if aware(until, "the end of the span") < aware(since, "the begin of the span"):
+    since, until = aware(since, "the begin of the span"), aware(until, "the end of the span")
+    if until < since:
         raise LabError(
             f"a span from {since} to {until}", why="it ends before it begins", instead="change the two"
         )
     every = sorted((a for a in activities if a.begin <= until), key=lambda a: a.begin)
     pieces = segments(every, since, until, (limits or Limits(LIMITS)).seconds("gap"))
     inside = [a for a in every if a.begin >= since]
-    lit = [a.begin for a in inside if a.kind == "highlight"]
+    lit = [a.begin for a in inside if a.kind == "highlight" and a.attended]
     dry, dry_since = _dry(pieces, lit)
     alone = [a for a in every if not a.attended]
     return Audit(
@@ -111,16 +112,13 @@ def _dry(pieces: tuple[Segment, ...], lit: list[datetime]) -> tuple[float, datet
     if not pieces:
         return 0.0, None
     found: list[tuple[float, datetime]] = []
-    edges = [pieces[0].begin, *(at for at in lit if at > pieces[0].begin), pieces[-1].end]
-    at, starts = 0, list(pieces)
-    for low, high in zip(edges, edges[1:], strict=False):
-        seconds = 0.0
-        while at < len(starts) and starts[at].begin < high:
-            seconds += max(0.0, (min(starts[at].end, high) - max(starts[at].begin, low)).total_seconds())
-            if starts[at].end > high:
-                break
-            at += 1
-        found.append((seconds / 3600, low))
+    spent, began, at = 0.0, pieces[0].begin, 0
+    for s in pieces:  # none goes past a highlight: what takes no time still cuts
+        while at < len(lit) and lit[at] <= s.begin:
+            found.append((spent, began))
+            spent, began, at = 0.0, lit[at], at + 1
+        spent += s.seconds / 3600
+    found.append((spent, began))
     return max(found, key=lambda pair: pair[0])
 
 

@@ -65,16 +65,17 @@ class Entry:
 
 
 def aware(at: datetime, what: str) -> datetime:
-    """The time itself, if it says its offset from UTC.
+    """The same moment with a fixed offset from UTC: times of one zone with summer time would be subtracted by the wall clock.
 
     Raises
     ------
-    LabError: it does not: it would mean another moment on another machine.
+    LabError: the time says no offset: it would mean another moment on another machine.
     """
-    if at.tzinfo is None or at.utcoffset() is None:
+    offset = at.utcoffset()
+    if offset is None:
         raise LabError(f"{what} is {at}", why="without an offset from UTC it means another moment on another machine",
                        instead="datetime.now().astimezone()")  # fmt: skip
-    return at
+    return at.replace(tzinfo=timezone(offset), fold=0)
 
 
 def _one_line(text: str) -> str:

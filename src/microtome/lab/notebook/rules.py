@@ -59,9 +59,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.project not in PROJECTS:
             raise LabError(f"a project of kind {self.project!r}", why=f"kinds are {', '.join(PROJECTS)}", instead="use one of these")  # fmt: skip
-        for at in (self.begun, self.first_mini):
-            if at is not None:
-                aware(at, "the begin of a project")
+        for name in ("begun", "first_mini"):
+            if (at := getattr(self, name)) is not None:
+                object.__setattr__(self, name, aware(at, "the begin of a project"))
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,10 @@ class Activity:
     attended: bool = True
 
     def __post_init__(self) -> None:
-        aware(self.begin, "the begin of an activity")
-        if self.end is not None and aware(self.end, "the end of an activity") < self.begin:
+        object.__setattr__(self, "begin", aware(self.begin, "the begin of an activity"))
+        if self.end is not None:
+            object.__setattr__(self, "end", aware(self.end, "the end of an activity"))
+        if self.end is not None and self.end < self.begin:
             raise LabError(f"an activity ends at {self.end}, before it begins", why=f"it begins at {self.begin}", instead="check the clock")  # fmt: skip
         if not self.kind or self.kind == BETWEEN or self.state not in STATES:
             raise LabError(f"an activity of kind {self.kind!r} and state {self.state!r}", why=f"it has a kind; states are {', '.join(STATES[1:])}", instead="see KINDS")  # fmt: skip

@@ -57,7 +57,7 @@ def due(
     """
     if stage:
         known_stage(stage)
-    aware(now, "now")
+    now = aware(now, "now")
     known = sorted((a for a in activities if a.begin <= now), key=lambda a: a.begin)
     view = View(now, stage, tuple(known), settings or Settings())
     found = [trigger for rule in RULES if (trigger := rule(view)) is not None]
