@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
@@ -13,12 +14,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from microtome.cli import notebook, pace
 from microtome.errors import LabError, ResourceError
 from microtome.lab.notebook import folder, front
 from microtome.lab.notebook.entries import Entry, entries, links, write
 from microtome.lab.notebook.indexing import index
+from microtome.lab.notebook.limits import read_limits
 from microtome.lab.notebook.pages import KINDS, Page, parse, render, slug
-from microtome.lab.notebook.records import highlight, log_entry
+from microtome.lab.notebook.records import confidence, highlight, log_entry
+from microtome.lab.notebook.timeline import KINDS as KINDS_DONE
 
 NOW = datetime(2026, 11, 28, 10, 15, tzinfo=UTC)
 LINES = st.text(
@@ -318,6 +322,7 @@ start = old if how == "append" else None
 assert set(states) == {start, new}, states     # the old page or the new one, and both were seen
 assert states[0] == start and len(states) >= 6, len(states)
 from microtome.lab.notebook.indexing import index
+from microtome.lab.notebook.limits import read_limits
 assert [p.path for p in index(root)] == ["notes/x.md"]   # what a kill left beside it is no page
 folder.add(root, page, entry)                            # and stops nobody
 assert sorted(os.listdir(place.parent)) == ["x.md"]
@@ -486,3 +491,32 @@ def test_the_import_is_light():
     code = "import sys, microtome.lab.notebook.timers, microtome.lab.notebook.views, microtome.lab.notebook.folder; print([m for m in ('torch', 'numpy', 'pandas', 'plotly', 'sqlalchemy', 'alembic', 'yaml') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_the_pages_in_the_guide_mean_what_it_says(tmp_path):
+    guide = (Path(__file__).parents[1] / "docs" / "notebook.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```markdown\n(.*?)^```$", guide, re.M | re.S)
+    page = parse(example.encode(), "beliefs/x.md")
+    assert (page.kind, page.title, page.date, page.problems) == (
+        "belief",
+        "L9H6 moves names",
+        "2026-11-28",
+        (),
+    )
+    (entry,) = entries(page)
+    assert [c.confidence for c in confidence(page)] == [0.7] and links(entry.fields["runs"]) == (
+        "17",
+        "0fa3b2c4",
+    )
+    (numbers,) = re.findall(r"^```yaml\n(.*?)^```$", guide, re.M | re.S)
+    (tmp_path / "limits.yaml").write_text(numbers)
+    assert sum(limit.changed for limit in read_limits(tmp_path).table.values()) == 3
+    assert all(place.removesuffix(".md") in guide for place in KINDS.values())
+    commands = {
+        c.name or c.callback.__name__ for a in (notebook.app, pace.app) for c in a.registered_commands
+    }
+    assert commands - {"gate", "timers", "index"} <= set(re.findall(r"`(\w+)[ `]", guide))
+    for kind in re.findall(
+        r"`([a-z-]+)`", guide[guide.index("What timers cannot see") : guide.index("## Ratings")]
+    ):
+        assert kind in KINDS_DONE or kind == "did"
