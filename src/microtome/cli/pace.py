@@ -46,6 +46,7 @@ def stage(
     if to:
         before, table = moves[-1].to if moves else "", read_limits(notebook())
         answers = answers_of(answer)
+        stages.move(now(), before, to, answers, why=why)  # refused before it asks anything
         if sys.stdin is not None and sys.stdin.isatty() and not json:
             rest = {k: q for k, q in stages.asked(before, to, table).items() if k not in answers}
             answers |= {k: typer.prompt(f"{q}\n  ", default="", show_default=False) for k, q in rest.items()}
