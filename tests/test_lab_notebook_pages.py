@@ -97,6 +97,8 @@ def test_front_matter_that_is_no_yaml_is_read_by_its_lines_and_said():
     assert twice.fields == {"a": 2} and twice.problems == ('line 3: the key "a" is there twice; the last one counts',)  # fmt: skip
     for text in (
         b"a: &x [1]\nb: *x",
+        b"a: &x 1",
+        b"b: *x",
         b"a: !!python/object:os.system x",
         b"a: !!binary YQ==",
         b"? [a]\n: b",
@@ -229,6 +231,14 @@ def test_appending_keeps_every_byte_before(tmp_path_factory, old, text):
     assert new.startswith(old) and parse(new, "x.md").digest == page.digest
     assert [e.at for e in entries(page)] == [*(e.at for e in before), NOW]
     assert {p.name for p in root.iterdir()} == {"x.md", ".lock"}
+
+
+@pytest.mark.parametrize("line", ["---", "...", "--- "])
+def test_what_is_appended_does_not_close_front_matter_that_was_left_open(tmp_path, line):
+    (tmp_path / "x.md").write_bytes(b"---\nkind: belief\nmy text")
+    page = folder.append(tmp_path, "x.md", write(Entry(NOW, "t", {}, f"a\n{line}\nb")))
+    assert [(e.at, e.text) for e in entries(page)] == [(NOW, f"a\n{line.rstrip()}\nb")]
+    assert page.body.startswith("---\nkind: belief\nmy text")
 
 
 def test_line_ends_and_the_last_line_are_those_of_the_file(tmp_path):

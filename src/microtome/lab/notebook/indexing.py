@@ -35,7 +35,7 @@ def index(folder: Path) -> tuple[Page, ...]:
         below = Path(here)
         for name in [n for n in names if (below / n).is_symlink()]:
             found += [] if name.startswith(".") else [_bare(top, below / name, "a link to a folder; links are not followed")]  # fmt: skip
-        names[:] = [n for n in names if not n.startswith(".") and not (below / n).is_symlink()]
+        names[:] = [n for n in names if not n.startswith(".")]  # walk itself follows no links
         found += [_page(top, below / n) for n in files if n.lower().endswith(".md") and not n.startswith(".")]
     return tuple(sorted(found, key=lambda page: page.path))
 
