@@ -5,6 +5,7 @@ What cannot be read is counted as such by every caller; it is never replaced by 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,112 @@ RULE = (
 )
 _ITEM = re.compile(r"^\s{0,3}(?:[-*•]|\d{1,2}[.)])\s+(?P<text>\S.*)$")
 _COMMON = frozenset(
-    ["a", "about", "above", "after", "again", "all", "also", "an", "and", "any", "are", "as", "at", "be", "because", "been", "being", "both", "but", "by", "can", "could", "did", "do", "does", "each", "for", "from", "had", "has", "have", "here", "how", "if", "in", "into", "is", "it", "its", "just", "like", "made", "make", "may", "might", "more", "most", "much", "must", "no", "nor", "not", "of", "on", "one", "only", "or", "other", "our", "out", "over", "same", "should", "so", "some", "such", "than", "that", "the", "their", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "up", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "why", "will", "with", "would", "you", "your", "text", "claim", "author", "says", "said", "point"]
+    [
+        "a",
+        "about",
+        "above",
+        "after",
+        "again",
+        "all",
+        "also",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "because",
+        "been",
+        "being",
+        "both",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "each",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "here",
+        "how",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "just",
+        "like",
+        "made",
+        "make",
+        "may",
+        "might",
+        "more",
+        "most",
+        "much",
+        "must",
+        "no",
+        "nor",
+        "not",
+        "of",
+        "on",
+        "one",
+        "only",
+        "or",
+        "other",
+        "our",
+        "out",
+        "over",
+        "same",
+        "should",
+        "so",
+        "some",
+        "such",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "too",
+        "under",
+        "up",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+        "text",
+        "claim",
+        "author",
+        "says",
+        "said",
+        "point",
+    ]
 )
 _REFUSALS = (
     "i can't", "i cannot", "i can not", "i'm sorry", "i am sorry", "i won't", "i will not", "i'm unable", "i am unable",
@@ -79,21 +185,23 @@ def points_of(text: str) -> tuple[str, ...]:
     return tuple(points)
 
 
+def _said(text: str, name: str) -> str | None:
+    """What stands after "NAME:"; None where no line begins so, or several say different things. Markdown's marks are taken off."""
+    lines = re.findall(rf"^[ \t>#*_-]*{re.escape(name)}[*_ ]*:(.*)$", text, re.M | re.I)
+    said = {line.strip(" \t\r*_.").lower() for line in lines}
+    return said.pop() if len(said) == 1 else None
+
+
 def number_after(text: str, name: str, low: float, high: float) -> float | None:
-    """The number in the one line "NAME: number"; None where there is no such line, several that differ, or one out of range."""
-    found = {m.group(1) for m in re.finditer(rf"^\W*{re.escape(name)}\W*:\W*?(-?\d+(?:\.\d+)?)(?![\d.]*\d)", text, re.M | re.I)}  # fmt: skip
-    values = {float(v) for v in found}
-    if len(values) != 1:
-        return None
-    value = values.pop()
+    """The number in the one line "NAME: number" ("7", "7/10"); None for no such line, several that differ, or one out of range."""
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)(?: ?(?:/|out of) ?\d+)?", _said(text, name) or "", re.ASCII)
+    value = float(found[1]) if found else math.nan
     return value if low <= value <= high else None
 
 
 def word_after(text: str, name: str, allowed: Sequence[str]) -> str | None:
     """The word in the one line "NAME: word", as `allowed` spells it; None for none, another word, or several that differ."""
-    found = {m.group(1).lower() for m in re.finditer(rf"^\W*{re.escape(name)}\W*:\W*(\w+)\W*$", text, re.M | re.I)}  # fmt: skip
-    spelled = {word.lower(): word for word in allowed}
-    return spelled.get(found.pop()) if len(found) == 1 else None
+    return {word.lower(): word for word in allowed}.get(_said(text, name) or "")
 
 
 def refused(text: str) -> bool:
