@@ -138,11 +138,8 @@ def test_points_verdicts_and_refusals_are_read_or_not_never_guessed():
         assert number_after(text, "VERDICT", 0, 10) is None, text
     assert word_after("better: SAME.", "BETTER", ("1", "2", "same")) == "same"
     assert word_after("BETTER: 1 or 2", "BETTER", ("1", "2", "same")) is None
-    assert (
-        refused("I’m sorry, I can't do that")
-        and refused("The author says: I cannot see it." * 1 + " " * 3) is not False
-        or True
-    )
+    assert refused("I’m sorry, I can't do that")
+    assert not refused("The author shows " + "a long list of results, " * 4 + "which I cannot see")
 
 
 # ------------------------------------------------------------------------------ merging

@@ -116,7 +116,7 @@ def merge(a: Chat, b: Chat, question: str, *, sampling: Sampling = GREEDY) -> Me
     if replies[0].model and replies[0].model == replies[1].model:
         raise ChatError(f"{a.name} and {b.name} are both answered by {replies[0].model}", why="it is one witness, not two", instead="two different models")  # fmt: skip
     own = [points_of(reply.text) for reply in replies]
-    for chat, points in zip((a, b), own, strict=True):
+    for chat, listed in zip((a, b), own, strict=True):
         if not listed:
             raise ChatError(f"the answer of {chat.name} holds no point", why="nothing in it begins as a list does", instead="ask again, or another model")  # fmt: skip
     names = [a.name, b.name, *(r.model for r in replies)]
