@@ -5,6 +5,7 @@ Nothing here runs anything. A check is validated against the registered techniqu
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -85,7 +86,7 @@ def _home(technique: str) -> str:
     if technique in INSTRUMENTS:
         return INSTRUMENTS[technique].replace(":", ".")
     if technique == "dissect":
-        return "mt.dissect"
+        return "mt.dissect.dissect"
     if technique.startswith("circuit_"):
         return f"mt.circuits.{technique}"
     if technique == "training_dynamics":
@@ -111,8 +112,17 @@ def filled(check: Check, *, model: str = "", task: str = "", site: str = "") -> 
     run = check.run
     if isinstance(run, Command):
         return replace(check, run=Command(tuple(fill(w) for w in run.words)))
-    arguments = tuple((k, fill(v) if isinstance(v, str) else v) for k, v in run.arguments)
-    return replace(check, run=Call(run.technique, arguments))
+
+    def value(v: Value) -> Value:
+        if isinstance(v, tuple):
+            return tuple(fill(item) if isinstance(item, str) else item for item in v)
+        return fill(v) if isinstance(v, str) else v
+
+    return replace(
+        check,
+        run=Call(run.technique, tuple((k, value(v)) for k, v in run.arguments)),
+        given=fill(check.given),
+    )
 
 
 def allowed() -> dict[str, tuple[str, ...]]:
@@ -165,11 +175,15 @@ _OBJECTS = frozenset(
 def _value(name: str, value: Any) -> Value:
     if isinstance(value, str):
         return Name(value) if name in _OBJECTS and _IDENTIFIER.fullmatch(value) else value
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int) or _finite(value):
         return value
-    if isinstance(value, list) and all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in value):  # fmt: skip
+    if isinstance(value, list) and all(isinstance(v, str) or type(v) is int or _finite(v) for v in value):  # fmt: skip
         return tuple(value)
     raise ChatError(f"{name} is a {type(value).__name__}", why="arguments are texts, numbers, true, false, or lists of them", instead="a variable's name for anything else")  # fmt: skip
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _function(technique: str) -> Any:
