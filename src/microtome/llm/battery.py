@@ -82,8 +82,8 @@ _PROBE_AGAIN = Check("groups that lie on both sides of the split", Command(("pro
 BATTERY: tuple[Hypothesis, ...] = (
     Hypothesis(
         "general_damage", "The edit breaks the model: it would hurt any text as much.",
-        Check("general damage", _call("ablation", ("sites", "{site}"), ("by", "mean"), ("off_task", Name("other_prompts")), _SEED),
-              "damage on the task is far above damage on unrelated prompts", "both are alike", "minutes", f"{_LOADED}; other_prompts: prompts about something else"),
+        Check("general damage", _call("ablation", ("sites", "{site}"), ("by", "mean"), ("off_task", Name("other_task.clean")), _SEED),
+              "damage on the task is far above damage on unrelated prompts", "both are alike", "minutes", f"{_LOADED}; other_task: a task about something else"),
         methods=(*_ABLATIONS, "steering"),
         covers=(("ablation", ("off_task",)), ("directional_ablation", ("harmless_kl",)), ("steering", ("fluency", "off_task"))),
         instead=(("steering", Check("general damage", Command(("steer", "{task}", "--model", "{model}", "--text")),
@@ -91,8 +91,8 @@ BATTERY: tuple[Hypothesis, ...] = (
     ),
     Hypothesis(
         "mlp0_always_matters", "The part matters on every input, as the first MLP does: it is no finding about this task.",
-        Check("a part that every input needs", _call("ablation", ("sites", ("L0.mlp_out", "{site}")), ("by", "mean"), ("off_task", Name("other_prompts")), _SEED),
-              "the part costs more on the task than off it, the first MLP costs as much on both", "the part looks like the first MLP", "minutes", f"{_LOADED}; other_prompts: prompts about something else"),
+        Check("a part that every input needs", _call("ablation", ("sites", ("L0.mlp_out", "{site}")), ("by", "mean"), ("off_task", Name("other_task.clean")), _SEED),
+              "the part costs more on the task than off it, the first MLP costs as much on both", "the part looks like the first MLP", "minutes", f"{_LOADED}; other_task: a task about something else"),
         methods=_CAUSAL, covers=(("ablation", ("off_task",)), ("activation_patching", ("irrelevant", "other_cells")), ("path_patching", ("irrelevant", "other_cells"))),
     ),
     Hypothesis(
@@ -116,8 +116,8 @@ BATTERY: tuple[Hypothesis, ...] = (
     ),
     Hypothesis(
         "position", "The part reads a place, not a content: it does the same wherever anything stands there.",
-        Check("a fixed place", _call("attention_patterns", ("texts", Name("other_texts")), _SEED), "the pattern follows the content when places change", "it stays at the place", "minutes",
-              f"{_LOADED}; other_texts: the task's content at other places, by name"),
+        Check("a fixed place", _call("attention_patterns", ("texts", Name('{"other places": other_task.clean}')), _SEED), "the pattern follows the content when places change", "it stays at the place", "minutes",
+              f"{_LOADED}; other_task: the same content at other places"),
         methods=("attention_patterns", "activation_patching", "path_patching", "head_roles", "circuit_discovery", "chain_of_thought"),
         covers=(("attention_patterns", ("shuffled_keys", "other_texts")), ("head_roles", ("natural_text",)), ("chain_of_thought", ("length_position",)), ("activation_patching", ("value_matters",))),
     ),
