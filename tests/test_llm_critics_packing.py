@@ -95,7 +95,7 @@ def test_the_estimate_holds_with_the_tokenizer_that_it_was_measured_with():
 
 
 def test_the_estimate_counts_bytes_outside_ascii():
-    assert estimate("日本語") == (9, 9) and estimate("") == (0, 0) and estimate("abcd") == (2, 2)
+    assert estimate("日本語") == (9, 9) and estimate("") == (0, 0) and estimate("abc 12.") == (5, 6)
 
 
 @pytest.mark.parametrize("counter", [lambda t: 0, lambda t: -1, lambda t: 2.5, lambda t: None])
