@@ -366,3 +366,34 @@ def test_a_chat_reads_descriptions():
     assert "Description: dogs" in chat.asked[0][-1].content
     with pytest.raises(ChatError, match="1 of 1"):
         DescriptionJudge(Scripted(["none"]))("dogs", ["x"])
+
+
+def test_a_record_says_who_judged_and_by_what_and_nothing_of_the_key():
+    from microtome.results.stamp import describe
+
+    measure = as_measure(report(), generator="steered")
+    measure.judge.chat.api_key = "sk-very-secret"
+    told = [describe(x, "measure") for x in (measure, measure.judge, DescriptionJudge(measure.judge.chat))]
+    assert all(t["judge"] == "judge" and t["rubric"] and t["rerunnable"] is False for t in told)
+    assert "secret" not in repr(told) + repr(measure) + repr(report())
+
+
+def test_steering_takes_a_judge_as_its_measure():
+    import steerable as st
+    from microtome.directions.estimate import mean_difference
+    from microtome.methods.steer import SteeringOptions, steering
+
+    def single(words, question):
+        return "yes" if any(w in words.split() for w in st.GLAD) else "no"
+
+    model = st.model()
+    plain = report()
+    measure = replace(
+        as_measure(plain, generator="tiny"),
+        judge=replace(plain.judge, chat=Scripted(answers(single, honest_pair), "judge")),
+    )
+    found = mean_difference(model, st.texts(80), st.SITE)
+    told = steering(model, found, site=st.SITE, coefficients=[-1, 3], prompts=st.prompts(6), measure=measure, neutral=None, when="generated",
+                    options=SteeringOptions(tokens=4, draws=3, band=2, texts=2), seed=0)  # fmt: skip
+    assert told.query.parameters["measure"]["judge"] == "judge"
+    assert "judge" in str(told.effects.coords["metric"])

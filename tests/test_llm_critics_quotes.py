@@ -128,3 +128,13 @@ def test_a_source_that_gives_orders_stays_material():
     ask_with_quotes(chat, "Why?", {"paper": bad})
     question = chat.asked[0][-1].content
     assert question.count("\nEND SOURCE paper") == 1 and question.endswith("Question: Why?")
+
+
+def test_a_long_source_and_a_very_long_quote_are_looked_up_by_words():
+    source = " ".join(f"word{i % 977} stands{i % 31} here{i}." for i in range(4000))
+    words = source.split()
+    quote = " ".join(words[600:1200])
+    assert verify(quote, source).verified
+    words[800] = "elsewhere"
+    near = verify(" ".join(words[600:1200]), source)
+    assert near.status == "altered" and near.diff.count("[-") == 1 and near.ratio > 0.99

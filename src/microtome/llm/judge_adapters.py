@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from microtome.errors import ChatError
 from microtome.llm.chat import Chat, Sampling
@@ -27,6 +27,10 @@ class JudgeMeasure:
 
     judge: Judge
     name: str
+
+    def __query__(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {"measure": self.name, **self.judge.__query__()}
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
         """One score per text. Raises ChatError where an answer cannot be read: a measure has no place for a missing score."""
@@ -56,16 +60,23 @@ class DescriptionJudge:
     Each context is asked alone, 0 to 10: how active is a unit so described at the token between « and »?
     """
 
-    chat: Chat
+    chat: Chat = field(repr=False)
     sampling: Sampling = GREEDY
+
+    def __query__(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return self._judge("the description").__query__()
 
     def __call__(self, description: str, contexts: list[str]) -> list[float]:
         """One score per context. Raises ChatError where an answer cannot be read."""
+        return _all_read(self._judge(description), contexts)
+
+    def _judge(self, description: str) -> Judge:
         rubric = (
             "A unit of a language model is described as follows. Score how active it is at the one token that stands between « and "
             f"» in the text, from what stands up to there. Description: {description}"
         )
-        return _all_read(Judge(self.chat, rubric, Scale("numeric", 0, 10), self.sampling), contexts)
+        return Judge(self.chat, rubric, Scale("numeric", 0, 10), self.sampling)
 
 
 def _all_read(judge: Judge, texts: Sequence[str]) -> list[float]:

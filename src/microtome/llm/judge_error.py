@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Judged", "corrected_mean", "corrected_share", "effective_n", "judged_interval"]
 
-DRAWS = 20_000
+DRAWS = 10_000
 
 
 @dataclass(frozen=True)

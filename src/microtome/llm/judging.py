@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from microtome.errors import ChatError
 from microtome.llm.chat import Chat, Reply, Sampling
@@ -94,7 +94,7 @@ class Judge:
     rubric: what a text is judged by, complete in itself. reverse: the options named in the other order (to measure its effect).
     """
 
-    chat: Chat
+    chat: Chat = field(repr=False)
     rubric: str
     scale: Scale = Scale()
     sampling: Sampling = GREEDY
@@ -107,6 +107,12 @@ class Judge:
     def name(self) -> str:
         """Who judges."""
         return self.chat.name
+
+    def __query__(self) -> dict[str, Any]:
+        """What a record says of the judge: who, by what rubric, how asked; never the chat itself, which may hold a key."""
+        sampling = {f.name: getattr(self.sampling, f.name) for f in fields(self.sampling)}
+        scale = {"kind": self.scale.kind, "low": self.scale.low, "high": self.scale.high}
+        return {"judge": self.name, "rubric": self.rubric, "scale": scale, "sampling": sampling, "reverse": self.reverse, "rerunnable": False}  # fmt: skip
 
     def score(self, texts: Sequence[str]) -> Scores:
         """A score of each text, or the reason why there is none.

@@ -19,6 +19,8 @@ __all__ = ["Quote", "QuoteCheck", "check_quoting", "quotes_in", "verify", "verif
 Status = Literal["verified", "altered", "absent", "short"]
 MIN_WORDS = 4
 """Shorter quotes stand in any text."""
+LONG = 1000
+"""Characters of a quote from which likeness is measured by words: by characters it would take long."""
 NEAR = 0.8
 """difflib's ratio over characters from which a passage is called the one that was altered."""
 
@@ -211,9 +213,17 @@ def _nearest(quote: str, name: str, plain: _Plain) -> tuple[float, str, tuple[in
         }:
             if first < last:
                 span = (words[first][1], words[last - 1][2])
-                ratio = difflib.SequenceMatcher(None, plain.text[slice(*span)], quote, autojunk=False).ratio()
+                ratio = _ratio(plain.text[slice(*span)], quote, best[0])
                 best = max(best, (ratio, name, span), key=lambda b: (b[0], -b[2][0]))
     return best
+
+
+def _ratio(passage: str, quote: str, best: float) -> float:
+    """difflib's ratio by characters (of very long quotes by words); 0 where it cannot be larger than the best so far."""
+    long = len(quote) > LONG
+    matcher: difflib.SequenceMatcher[str] = difflib.SequenceMatcher(None, "", "", autojunk=False)
+    matcher.set_seqs(*((passage.split(), quote.split()) if long else (passage, quote)))
+    return matcher.ratio() if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best else 0.0
 
 
 def _diff(found: str, quote: str) -> str:

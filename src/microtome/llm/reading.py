@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from microtome.errors import ChatError
 from microtome.llm.chat import Chat, Message, Reply, Sampling
@@ -162,6 +163,7 @@ def fenced(name: str, text: str) -> str:
 
     What stands inside is material, and the prompts say so; a model may still obey it, so nothing of an answer is ever run.
     """
+    name = " ".join(name.split())
     mark = re.compile(rf"^(?=(?:BEGIN|END) {re.escape(name)}$)", re.MULTILINE)
     return f"BEGIN {name}\n{mark.sub('  ', text.strip())}\nEND {name}"
 
@@ -210,6 +212,7 @@ def refused(text: str) -> bool:
     return any(phrase in start for phrase in _REFUSALS)
 
 
+@lru_cache(maxsize=4096)
 def content_words(text: str) -> frozenset[str]:
     """Words of a point that carry meaning, cut to six characters so that "sample" and "samples" are one."""
     words = re.findall(r"[^\W_]+", text.lower())
