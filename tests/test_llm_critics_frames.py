@@ -114,6 +114,8 @@ def test_the_source_is_given_as_material():
 
 def test_the_rule_for_the_same_point():
     assert same_point("The label leaks through the template", "Template leakage of labels: label leaks")
+    assert not same_point("Head 9.6 copies the name", "Head 9.6 does not copy the name")
+    assert not same_point("Head 9.6 copies the name", "Head 9.6 doesn’t copy the name")
     assert not same_point("The seed is fixed", "The template leaks")
     assert not same_point("", "") and not same_point("it is", "it is")
     groups = group([("a", "seeds: one seed was run"), ("b", "template leaks label"), ("b", "label leaks from template"), ("c", "one seed, run three")])  # fmt: skip

@@ -138,3 +138,15 @@ def test_a_long_source_and_a_very_long_quote_are_looked_up_by_words():
     words[800] = "elsewhere"
     near = verify(" ".join(words[600:1200]), source)
     assert near.status == "altered" and near.diff.count("[-") == 1 and near.ratio > 0.99
+
+
+def test_quotes_over_several_lines_and_with_quotes_inside_are_read_whole():
+    answer = """STATEMENT: Heads were removed.
+QUOTE: "We remove each head in turn –
+and measure the loss."
+STATEMENT: It repairs itself.
+QUOTE: "the effect of "self-repair" is 0.3 of the loss"
+QUOTE: “The ﬁrst ﬁnding is that no head
+STATEMENT: Nothing."""
+    told = ask_with_quotes(Scripted([answer]), "What?", {"paper": PAPER})
+    assert [s.supported for s in told.statements] == [True, True, False] and len(told.statements) == 3

@@ -98,7 +98,7 @@ def test_controls_that_passed_cover_failed_ones_are_seen_and_missing_ones_leave_
         "mt.methods.activation_patching(model=model, task=task, sites='L9H6.z', mode='noise', seed=0)"
         in lines
     )
-    assert not any("{" in line for line in lines) and any(
+    assert not any(blank in line for line in lines for blank in ("{site}", "{task}", "{model}")) and any(
         "['L0.mlp_out', 'L9H6.z']" in line for line in lines
     )
     assert any('mt.task("ioi", model)' in c.given for c in told.checks())

@@ -29,9 +29,9 @@ _HEADS = {
 
 
 def command(
-    claim_of: Callable[[int], ClaimText] | None = None, chat_of: Callable[[], Chat] | None = None
+    claim_of: Callable[[int], ClaimText] | None = None, chat_of: Callable[[], Chat | None] | None = None
 ) -> Callable[..., None]:
-    """The command. claim_of: a recorded claim by its number. chat_of: the model that is set up; it may raise ChatError."""
+    """The command. claim_of: a recorded claim by its number. chat_of: the model that is set up, or None."""
 
     def redteam(
         claim: Annotated[

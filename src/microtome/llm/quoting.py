@@ -98,19 +98,45 @@ def ask_with_quotes(
     return Quoted(question, statements, not_there, reply, null)
 
 
+_CLOSES = {'"': '"', "“": "”", "«": "»"}
+
+
 def _read(text: str) -> list[tuple[str, list[str]]]:
     """Statements with their quotes. A quote before any statement stands alone, under an empty statement."""
     out: list[tuple[str, list[str]]] = []
-    for line in text.splitlines():
-        found = _LINE.match(line)
-        if not line.strip() or line.strip(" .*").lower() == NOT_THERE:
-            continue
-        if found and found[1].upper() == "QUOTE":
+    for kind, said in _lines(text):
+        if kind == "QUOTE":
             if not out:
                 out.append(("", []))
-            quoted = quotes_in(found[2])
-            out[-1][1].extend(quoted or ([found[2].strip()] if found[2].strip() else []))
+            out[-1][1].extend(_quoted(said))
         else:
-            said = found[2].strip() if found else line.strip()
             out.append((said, list(quotes_in(said))))
     return out
+
+
+def _lines(text: str) -> list[tuple[str, str]]:
+    """(kind, content) of each line; a quote that was opened and not closed goes on in the next lines, up to a new STATEMENT or QUOTE."""
+    out: list[tuple[str, str]] = []
+    for line in text.splitlines():
+        found = _LINE.match(line)
+        if found:
+            out.append((found[1].upper(), found[2].strip()))
+        elif out and out[-1][0] == "QUOTE" and _open(out[-1][1]) and line.strip():
+            out[-1] = ("QUOTE", f"{out[-1][1]}\n{line.strip()}")
+        elif line.strip() and line.strip(" .*").lower() != NOT_THERE:
+            out.append(("STATEMENT", line.strip()))
+    return out
+
+
+def _open(said: str) -> bool:
+    return said[:1] in _CLOSES and not said[1:].rstrip(" .*").endswith(_CLOSES[said[0]])
+
+
+def _quoted(said: str) -> list[str]:
+    """What a QUOTE line quotes: all between its outer marks, and, where marks stand inside, what stands between those too."""
+    said = said.strip(" *")
+    if not said:
+        return []
+    closed = len(said) > 1 and said[0] in _CLOSES and said[-1] == _CLOSES[said[0]]
+    whole = said[1:-1].strip() if closed else said
+    return list(dict.fromkeys([whole, *quotes_in(said)])) if whole else []

@@ -35,117 +35,18 @@ GREEDY = Sampling()
 SHARED_WORDS, SHARED_SHARE = 2, 0.5
 RULE = (
     f"two points are the same when they share at least {SHARED_WORDS} content words (letters and digits, lower case, "
-    f"first six characters, function words left out), and these are at least {SHARED_SHARE:.0%} of the shorter point's"
+    f"first six characters, function words left out), these are at least {SHARED_SHARE:.0%} of the shorter point's, and both or "
+    "neither hold a word that denies"
 )
 _ITEM = re.compile(r"^\s{0,3}(?:[-*•]|\d{1,2}[.)])\s+(?P<text>\S.*)$")
-_COMMON = frozenset(
-    [
-        "a",
-        "about",
-        "above",
-        "after",
-        "again",
-        "all",
-        "also",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "because",
-        "been",
-        "being",
-        "both",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "each",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "here",
-        "how",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "just",
-        "like",
-        "made",
-        "make",
-        "may",
-        "might",
-        "more",
-        "most",
-        "much",
-        "must",
-        "no",
-        "nor",
-        "not",
-        "of",
-        "on",
-        "one",
-        "only",
-        "or",
-        "other",
-        "our",
-        "out",
-        "over",
-        "same",
-        "should",
-        "so",
-        "some",
-        "such",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "through",
-        "to",
-        "too",
-        "under",
-        "up",
-        "very",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "while",
-        "who",
-        "why",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-        "text",
-        "claim",
-        "author",
-        "says",
-        "said",
-        "point",
-    ]
-)
+_COMMON = frozenset(re.findall(
+    r"[a-z]+",
+    "a about above after again all also an and any are as at be because been being both but by can could did do does each for from had "
+    "has have here how if in into is it its just like made make may might more most much must no nor not of on one only or other our "
+    "out over same should so some such than that the their them then there these they this those through to too under up very was we "
+    "were what when where which while who why will with would you your text claim author says said point",
+))  # fmt: skip
+_NEGATIONS = re.compile(r"\b(?:no|not|never|none|nor|without|cannot|lacks?|fails?)\b|n['’]t\b", re.I)
 _REFUSALS = (
     "i can't", "i cannot", "i can not", "i'm sorry", "i am sorry", "i won't", "i will not", "i'm unable", "i am unable",
     "i'm not able", "i am not able", "as an ai",
@@ -220,7 +121,9 @@ def content_words(text: str) -> frozenset[str]:
 
 
 def same_point(a: str, b: str) -> bool:
-    """Whether two points say the same, by `RULE`: crude on purpose, so that a reader can redo it. It knows no negation."""
+    """Whether two points say the same, by `RULE`: crude on purpose, so that a reader can redo it."""
+    if bool(_NEGATIONS.search(a)) != bool(_NEGATIONS.search(b)):
+        return False
     one, other = content_words(a), content_words(b)
     shared = len(one & other)
     return shared >= SHARED_WORDS and shared >= SHARED_SHARE * min(len(one), len(other))
