@@ -10,7 +10,8 @@ from microtome.llm.chat import Reply
 class Scripted:
     """Answers by a function of the question's text, or from a list in order; remembers what it was asked."""
 
-    def __init__(self, answers, name="scripted", model=""):
+    def __init__(self, answers, name="scripted", model="", finish="stop"):
+        self.finish = finish
         self.name, self.answers, self.model, self.asked, self.samplings = name, answers, model or name, [], []
 
     def ask(self, messages, sampling=None, *, on_text=None):
@@ -18,7 +19,7 @@ class Scripted:
         self.samplings.append(sampling)
         question = messages[-1].content
         text = self.answers(question) if callable(self.answers) else self.answers[len(self.asked) - 1]
-        return Reply(text, self.model)
+        return Reply(text, self.model, self.finish)
 
 
 def between(question, name):

@@ -84,6 +84,19 @@ def test_a_verdict_without_its_null_is_refused(hole):
     )
 
 
+def test_a_verdict_that_was_not_repeated_is_refused():
+    def answer(question):
+        chat.n += question.startswith(NEUTRAL.opening)
+        return "no number" if question.startswith(NEUTRAL.opening) and chat.n == 2 else f"{LEAK}\nVERDICT: 3"
+
+    chat = Scripted(answer)
+    chat.n = 0
+    told = critique(chat, "A claim.")
+    assert told.unread == ("neutral, again",) and chat.samplings[-1].seed != chat.samplings[0].seed
+    with pytest.raises(ChatError, match="no verdict of neutral, again"):
+        told.shift()
+
+
 def test_broken_answers_are_no_points_and_no_verdict():
     told = critique(Scripted(lambda q: '{"points": ["It leaks'), "A claim.")
     assert all(a.broken for a in told.answers) and told.shared == () and len(told.unread) == 6

@@ -184,6 +184,13 @@ def test_a_number_out_of_the_scale_is_no_score(answer):
     assert scores.why == ("unreadable",)
 
 
+def test_an_answer_that_was_cut_off_is_no_score():
+    """ "ANSWER: 1" may have been the beginning of 10."""
+    judge = Judge(Scripted(["ANSWER: 1"], finish="length"), "Good.", Scale("numeric", 0, 10))
+    assert judge.score(["text"]).why == ("unreadable",)
+    assert math.isnan(replace(judge, chat=Scripted(["ANSWER: 1"], finish="length")).prefer("a", "b"))
+
+
 def test_the_generator_is_never_the_judge():
     with pytest.raises(ChatError, match="judges what Judge wrote"):
         report(generator="Judge")

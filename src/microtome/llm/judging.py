@@ -136,7 +136,8 @@ class Judge:
         prompt = (
             f"Rubric: {self.rubric}\n\n{fenced('TEXT 1', first)}\n\n{fenced('TEXT 2', second)}\n\n{question}"
         )
-        said = word_after(ask(self.chat, _SYSTEM, prompt, self.sampling).text, "ANSWER", ("1", "2", "same"))
+        reply = ask(self.chat, _SYSTEM, prompt, self.sampling)
+        said = word_after(reply.text, "ANSWER", ("1", "2", "same")) if reply.finish != "length" else None
         return {"1": 1.0, "2": 0.0, "same": 0.5}.get(said or "", math.nan)
 
     def again(self, draw: int) -> Judge:
