@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -105,6 +107,24 @@ def test_controls_that_passed_cover_failed_ones_are_seen_and_missing_ones_leave_
     assert "microtome tasks show ioi --model smollm2-135m-instruct" in lines and len(set(lines)) == len(lines)
 
 
+def test_a_name_in_a_claim_cannot_end_the_text_that_it_stands_in():
+    evil = replace(PATCHED, task="ioi'); evil('", model='x"); evil("', sites=("$(rm -rf x)",))
+    checks = red_team(ClaimText("x", evidence=(evil,))).checks()
+    for check in checks:
+        assert "evil" not in check.given
+        if check.line().startswith("mt."):
+            calls = [n.func for n in ast.walk(ast.parse(check.line())) if isinstance(n, ast.Call)]
+            assert len(calls) == 1
+        else:
+            assert shlex.split(check.line())[0] == "microtome" and "evil" not in shlex.split(check.line())
+    assert any(evil.task in shlex.split(c.line()) for c in checks if c.line().startswith("microtome"))
+
+
+def test_a_name_in_a_claim_cannot_become_an_option():
+    checks = red_team(ClaimText("x", evidence=(replace(PATCHED, task="--out=/etc"),))).checks()
+    assert not any("--out" in c.line() for c in checks) and any(" TASK" in c.line() for c in checks)
+
+
 def test_one_piece_of_evidence_without_the_control_leaves_it_open():
     bare = replace(PATCHED, controls=(), seeds=(0,), n=12, post_hoc=True, judged=True)
     found = status(red_team(ClaimText("x", evidence=(PATCHED, bare))))
@@ -197,8 +217,6 @@ def test_code_in_an_argument_stays_a_text():
     line = told.proposed[0].check.line()
     assert "task=\"__import__('os').system('x')\"" in line and "sites=\"L0.z'); evil('\"" in line
     compile(line, "check", "eval")
-    import ast
-
     assert len([n for n in ast.walk(ast.parse(line)) if isinstance(n, ast.Call)]) == 1
 
 

@@ -27,6 +27,7 @@ INSTRUMENTS = {
 """What a check may call besides techniques."""
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w{0,60}")
+_PLAIN = re.compile(r"[\w./:@ -]+")
 _BLANKS = {"{model}": "MODEL", "{task}": "TASK", "{site}": "SITE"}
 
 
@@ -102,16 +103,24 @@ def _written(value: Value) -> str:
 
 def filled(check: Check, *, model: str = "", task: str = "", site: str = "") -> Check:
     """The check with {model}, {task} and {site} put in; what is not known stands as MODEL, TASK, SITE for the reader to replace."""
-    known = {"{model}": model, "{task}": task, "{site}": site}
+    given_texts = {"{model}": model, "{task}": task, "{site}": site}
+    known = {
+        k: "" if v.startswith("-") else v for k, v in given_texts.items()
+    }  # it would be read as an option
 
     def fill(text: str) -> str:
         for blank, default in _BLANKS.items():
             text = text.replace(blank, known[blank] or default)
         return text
 
+    # it stands between quotation marks in a line that may be copied: a name with a mark in it would end them
+    plain = {blank: text if _PLAIN.fullmatch(text) else "" for blank, text in known.items()}
+    given = check.given
+    for blank, default in _BLANKS.items():
+        given = given.replace(blank, plain[blank] or default)
     run = check.run
     if isinstance(run, Command):
-        return replace(check, run=Command(tuple(fill(w) for w in run.words)))
+        return replace(check, given=given, run=Command(tuple(fill(w) for w in run.words)))
 
     def value(v: Value) -> Value:
         if isinstance(v, tuple):
@@ -121,7 +130,7 @@ def filled(check: Check, *, model: str = "", task: str = "", site: str = "") -> 
     return replace(
         check,
         run=Call(run.technique, tuple((k, value(v)) for k, v in run.arguments)),
-        given=fill(check.given),
+        given=given,
     )
 
 
