@@ -17,7 +17,8 @@ $(VENV)/.ready: $(SOURCES)
 $(VENV)/.ready-dev: $(SOURCES)
 	@$(PYTHON) tools/environment.py --venv $(VENV) --stamp $@ --extra dev
 
-dissect: $(VENV)/.ready ## set up if needed, then dissect ioi on the embedded model; ARGS="--pairs 4 ..."
+dissect: $(VENV)/.ready ## set up if needed, then dissect ioi on the embedded model, recorded; ARGS="--pairs 4 ..."
+	@test -e .microtome/lab.toml || $(BIN)/microtome lab init
 	@$(BIN)/microtome dissect ioi $(ARGS)
 
 test: lint types pytest ## lint, types and tests; at most 14 minutes

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +40,17 @@ def hygiene(request: pytest.FixtureRequest) -> Iterator[None]:
         ]
         assert not left, f"{name}: hooks left on {left}"
         assert tiny.state(hf) == before, name
+
+
+@pytest.fixture
+def fast_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: for tests that sync very often and never cut the power."""
+    memory = Path("/dev/shm")
+    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 def _same_numpy(before: tuple[object, ...]) -> None:

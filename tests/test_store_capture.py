@@ -10,6 +10,7 @@ import microtome as mt
 import tiny
 from microtome.activations import Store, layout
 from microtome.errors import ModelError, ResourceError, SiteError, TaskError
+from microtome.facade import Model
 from microtome.tasks.labelled import LabelledText
 
 SITES = ["L*.resid_post@-1", "L1.neurons", "L2.z@0", "L1H2.z@1:3", "embed", "final_resid@-1", "L0N5.neurons@-1"]  # fmt: skip
@@ -131,7 +132,7 @@ def worded():
     words = ["<unk>", "the", "cat", "sat", "on", "mat", "dog", "ran", "away", "."]
     inner = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    return mt.Model(load_module(tiny.model("llama"), tokenizer=PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")))  # fmt: skip
+    return Model(load_module(tiny.model("llama"), tokenizer=PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")))  # fmt: skip
 
 
 TEXTS = ("the cat sat on the mat .", "the dog ran away .", "the cat ran .")

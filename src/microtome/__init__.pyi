@@ -13,11 +13,12 @@ from microtome import metrics as metrics
 from microtome import zoo as zoo
 from microtome.activations.capturing import capture as store
 from microtome.directions.direction import Direction as Direction
-from microtome.facade import Model as Model
+from microtome.facade import Model
+from microtome.lab.expecting import expect as expect
+from microtome.lab.questions import query as query
+from microtome.lab.study import study as study
 from microtome.results import Result as Result
-from microtome.results import observe as observe
 from microtome.results import open_result as open
-from microtome.results import technique as technique
 from microtome.tasks.corpus import corpus as corpus
 from microtome.tasks.dataset import labelled as labelled
 from microtome.tasks.files import pairs as pairs
@@ -36,7 +37,6 @@ __all__ = [
     "Direction",
     "Edit",
     "Keep",
-    "Model",
     "Patch",
     "Remove",
     "Result",
@@ -45,16 +45,17 @@ __all__ = [
     "corpus",
     "dissect",
     "errors",
+    "expect",
     "labelled",
     "load",
     "methods",
     "metrics",
-    "observe",
     "open",
     "pairs",
+    "query",
     "store",
+    "study",
     "task",
-    "technique",
     "zoo",
 ]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import output, summary
+from microtome.cli import output, recorded, summary
 from microtome.cli.watch import Watch, watching
 from microtome.errors import MicrotomeError, ResultError
 
@@ -85,8 +85,8 @@ def say_origin(model: Any, *, to_stderr: bool) -> None:
 
 
 def run(measure: Callable[[], Result], place: Path) -> Result:
-    """Do it, with progress shown. What breaks off keeps its finished stages in `place`, and says so."""
-    with watching() as watch:
+    """Do it, with progress shown; in a project it is recorded. What breaks off keeps its finished stages in `place`, and says so."""
+    with recorded.here(), watching() as watch:
         try:
             return measure()
         except (KeyboardInterrupt, Exception) as stop:
@@ -136,6 +136,7 @@ def finish(result: Result, place: Path, line: str, *, json: bool, tables: Tables
                 "command": line,
                 "report": report,
                 "result": place / "result",
+                "run": recorded.keep(report),
             }  # fmt: skip
         )
         return
@@ -143,6 +144,8 @@ def finish(result: Result, place: Path, line: str, *, json: bool, tables: Tables
     for title, (head, rows) in (tables or {}).items():
         output.table(head, rows, title=title)
     output.say(f"report: {report}")
+    if (number := recorded.keep(report)) is not None:
+        output.say(f"record: run {number}   (microtome lab show {number})")
     output.say(f"result: {place / 'result'}   (in Python: mt.open({str(place / 'result')!r}))")
 
 

@@ -18,6 +18,7 @@ from microtome.cli import (
     examples,
     failures,
     heads,
+    lab,
     models,
     probe,
     steer,
@@ -79,6 +80,7 @@ app.command("heads")(heads.heads)
 app.command("probe")(probe.probe)
 app.command("steer")(steer.steer)
 app.command("vector")(vector.vector)
+app.add_typer(lab.app, name="lab")
 app.add_typer(models.app, name="models")
 app.add_typer(tasks.app, name="tasks")
 

@@ -82,9 +82,12 @@ class Panel:
 
 @dataclass
 class Sheet:
-    """Collects panels, traces and key entries; `figure()` lays them out."""
+    """Collects panels, traces and key entries; `figure()` lays them out.
 
-    result: Result
+    result: what is drawn; None for a picture of something else, which then has no verdict and no calibration.
+    """
+
+    result: Result | None
     title: str
     call: str = ""
     rows: list[list[Panel]] = field(default_factory=list)
@@ -168,12 +171,12 @@ class Sheet:
         import plotly.graph_objects as go
 
         title = ["<b>" + words(line) + "</b>" for line in wrap(self.title, TITLE)]
-        if self.result.verdict != SUPPORTED:
+        if self.result is not None and self.result.verdict != SUPPORTED:
             title.append("Verdict: " + inert(self.result.verdict.word))
         top, left = 16 + 19 * len(title), self._left()
         places, area = self._places()
-        said = ("", MUTED, f"Calibration: {self.result.calibration}")
-        keys, depth = self._keys(self.rows[-1], left, [*self.keys, said])
+        said = [] if self.result is None else [("", MUTED, f"Calibration: {self.result.calibration}")]
+        keys, depth = self._keys(self.rows[-1], left, [*self.keys, *said])
         bottom = max(p.below for p in self.rows[-1]) + depth
         layout: dict[str, Any] = {
             "template": {},
@@ -200,7 +203,7 @@ class Sheet:
             },
             "shapes": self.shapes,
             "annotations": [*self.notes, *keys],
-            "meta": {"python": python(self.call)},
+            "meta": {} if self.result is None else {"python": python(self.call)},
         }
         for row, (low, high) in zip(self.rows, places, strict=True):
             for p in row:

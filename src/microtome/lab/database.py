@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event, insert, inspect, text
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from microtome.errors import LabError, MicrotomeError, ResourceError
-from microtome.lab import schema
+from microtome.lab import forks, schema
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from microtome.lab.place import Place
 
 __all__ = ["Database"]
+
+_inherited: list[Engine] = []
 
 WAIT = 30.0
 """Seconds to wait for another writer."""
@@ -38,11 +41,27 @@ class Database:
         self._engines: dict[str, Engine] = {}
         self._process = os.getpid()
         self._lock = threading.Lock()
+        forks.watch(self)
 
     @property
     def sqlite(self) -> bool:
         """Whether it is a SQLite file."""
         return not self.place.url or self.place.url.startswith("sqlite")
+
+    @property
+    def path(self) -> Path:
+        """Where the SQLite file is."""
+        return Path(self.place.url.removeprefix("sqlite:///")) if self.place.url else self.place.database
+
+    @contextmanager
+    def driver(self) -> Iterator[Any]:
+        """A connection of the driver itself, in a transaction that is undone."""
+        with forks.passing(), self._told():
+            raw = self._engine("read").raw_connection()
+            try:
+                yield raw.driver_connection
+            finally:
+                raw.close()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -50,7 +69,7 @@ class Database:
 
         Raises LabError: no record there, one of another version, damaged, or out of reach.
         """
-        with self._told(), self._engine("read").connect() as connection, connection.begin():
+        with forks.passing(), self._told(), self._engine("read").connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -59,31 +78,41 @@ class Database:
 
         Raises LabError: locked for longer than half a minute, damaged, read-only; ResourceError: the disk is full.
         """
-        engine = self._engine("durable" if durable else "quick")
-        with self._told(), engine.connect() as connection, connection.begin():
+        kind = "durable" if durable else "quick"
+        with forks.passing(), self._told(), self._engine(kind).connect() as connection, connection.begin():
             yield connection
 
     def exists(self) -> bool:
         """Whether a record has been made here."""
         if self.sqlite and not self.place.url:
             return self.place.database.is_file() and self.place.database.stat().st_size > 0
-        with self._told(), self._raw("read").connect() as connection:
-            return inspect(connection).has_table("meta")
+        if self.sqlite and not self.path.exists():
+            return False  # connecting would make an empty file
+        engine = self._raw("read")
+        try:
+            with forks.passing(), self._told(), engine.connect() as connection:
+                return inspect(connection).has_table("meta")
+        finally:
+            engine.dispose()
 
     def close(self) -> None:
         """Give back every connection."""
         with self._lock:
             for engine in self._engines.values():
-                engine.dispose(close=self._process == os.getpid())
+                if self._process == os.getpid():
+                    engine.dispose()
             self._engines.clear()
 
     # ----------------------------------------------------------------------------------------- inside
 
     def _engine(self, kind: str) -> Engine:
         with self._lock:
-            if self._process != os.getpid():  # a connection must not cross a fork
-                for engine in self._engines.values():
-                    engine.dispose(close=False)
+            if (
+                self._process != os.getpid()
+            ):  # `forks` closed them, unless another thread was too long in a transaction
+                _inherited.extend(
+                    self._engines.values()
+                )  # never to be closed here: that would undo what the parent writes
                 self._engines, self._process = {}, os.getpid()
             known = self._engines.get(kind)
         if known is not None:
@@ -108,15 +137,14 @@ class Database:
     def _prepare(self, engine: Engine, kind: str) -> None:
         """Make the record where it may be made; refuse one of another version."""
         if kind == "read" and not self.exists():
-            raise LabError(
-                f"nothing was recorded yet in {self.place.shown}",
-                why="the database is made by the first thing that is recorded",
-                instead="run something in the project: microtome dissect ioi, or mt.study(...)",
-            )
+            raise _nothing(self.place)
         with engine.connect() as connection:
+            others = inspect(connection).get_table_names()  # first: another process may be making them
             revision = _revision(connection)
-        if revision is None and kind != "read":
+        if revision is None and not others and kind != "read":
             make(engine)
+        elif revision is None and not others:  # whoever made the file was killed before its tables
+            raise _nothing(self.place)
         elif revision is None:
             raise LabError(
                 f"{self.place.shown} is no record of Microtome's",
@@ -138,6 +166,14 @@ class Database:
             ) from error
         except DBAPIError as error:
             raise explain(error, self.place.shown) from error
+
+
+def _nothing(place: Place) -> LabError:
+    return LabError(
+        f"nothing was recorded yet in {place.shown}",
+        why="the database is made by the first thing that is recorded",
+        instead="run something in the project: microtome dissect ioi, or mt.study(...)",
+    )
 
 
 def make(engine: Engine) -> None:
@@ -179,9 +215,7 @@ def _other_version(place: Place, revision: str) -> None:
     )
 
 
-def _here() -> Any:
-    from pathlib import Path
-
+def _here() -> Path:
     return Path(__file__).parent
 
 
@@ -230,6 +264,12 @@ def explain(error: DBAPIError, where: str) -> MicrotomeError:
             why=said,
             instead="microtome lab doctor says what is left, and recovers it",
         )
+    if "disk i/o error" in low:
+        return LabError(
+            f"{where} cannot be written or read",
+            why=f"the operating system refused ({said}): a limit on the size of files, or a failing disk",
+            instead="see what the disk and its limits say; what was recorded before is untouched",
+        )
     if "readonly" in low or "read-only" in low or "permission" in low or "unable to open" in low:
         return LabError(
             f"{where} cannot be written to or opened", why=said, instead="mend its permissions, or the path"
@@ -238,5 +278,10 @@ def explain(error: DBAPIError, where: str) -> MicrotomeError:
         return LabError(
             f"{where} does not answer", why=said, instead="see that the database runs and the URL is right"
         )
-    kind = "refused what was written" if not isinstance(error, DatabaseError) else "has an error"
+    kind = "refused what was written" if never(error) else "has an error"
     return LabError(f"{where} {kind}", why=said, instead="microtome lab doctor")
+
+
+def never(error: BaseException | None) -> bool:
+    """Whether writing the same again would fail again: what was written broke a rule of the tables."""
+    return isinstance(error, (IntegrityError, DataError))

@@ -12,7 +12,8 @@ import errno
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,29 +42,49 @@ class Files:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, content: bytes, suffix: str = "") -> str:
-        """Store bytes; their key. Bytes that are there already are not written again.
+    def put(self, content: bytes, suffix: str = "", *, sync: bool = True) -> str:
+        """Store bytes; their key. Bytes that are there already are not written again; a damaged file is.
+
+        sync: whether the file's name is on the disk too; with False `sync` must come before a row that names it. Of several
+        files that is faster: a disk writes their names at once.
 
         Raises ResourceError when the disk is full, LabError when the place cannot be written to.
         """
         key = piece_digest(content) + suffix
         path = self.path(key)
         try:
-            if path.is_file() and path.stat().st_size == len(content):
-                os.utime(path)  # young again: a collection that runs now must not take it
-                return key
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f".{key}.{os.urandom(4).hex()}.new")
-            try:
-                _write(fresh, content)
-                os.rename(fresh, path)
-            except BaseException:
-                fresh.unlink(missing_ok=True)
-                raise
-            _sync(path.parent)
+            with _guarded(self.root, sweeping=False):
+                there = _same(path, content)
+                if there:
+                    os.utime(path)  # young again: a collection that runs now must not take it
+            if not there:
+                self._new(path, content)
         except OSError as error:
             raise _unwritten(self.root, error) from error
+        if sync:  # also of a file that was there: its writer may have been killed before it came to this
+            self.sync((key,))
         return key
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Have the names of files on the disk. Raises what `put` raises."""
+        folders = {self.path(key).parent for key in keys}
+        try:
+            for folder in sorted(folders):
+                _sync(folder)
+        except OSError as error:
+            raise _unwritten(self.root, error) from error
+
+    def _new(self, path: Path, content: bytes) -> None:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _sync(self.root)
+        fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}.new")
+        try:
+            _write(fresh, content)
+            os.replace(fresh, path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
 
     def get(self, key: str) -> bytes:
         """The bytes of a key, compared with it. Raises LabError when they are missing or damaged."""
@@ -98,27 +119,83 @@ class Files:
         """Whether the file is there (not whether it is whole)."""
         return self.path(key).is_file()
 
-    def keys(self) -> Iterator[tuple[str, os.stat_result]]:
+    def stored(self) -> Iterator[tuple[str, os.stat_result]]:
         """Every stored key with what the file system says of it."""
         for path in sorted(self.root.glob("??/*")):
             if _KEY.fullmatch(path.name):
                 yield path.name, path.stat()
 
+    @property
+    def register(self) -> Path:
+        """The file that names the records which use this folder."""
+        return self.root / ".records"
+
+    def records(self) -> set[str]:
+        """Ids of the records that use this folder: two projects may share one, by their settings."""
+        try:
+            return set(self.register.read_text(encoding="utf-8").split())
+        except FileNotFoundError:
+            return set()
+
+    def belong(self, record: str) -> None:
+        """Note that a record uses this folder. Raises what `put` raises."""
+        try:
+            if record not in self.records():
+                self.root.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self.register, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+                try:
+                    os.write(handle, f"{record}\n".encode())
+                finally:
+                    os.close(handle)
+        except OSError as error:
+            raise _unwritten(self.root, error) from error
+
     def sweep(self, used: Collection[str], *, grace: float = GRACE, remove: bool = True) -> Swept:
         """Remove what nothing uses and is older than `grace` seconds, leftovers of killed writers too."""
         before = time.time() - grace
         files = size = leftovers = 0
-        for key, stat in self.keys():
-            if key not in used and stat.st_mtime <= before:
-                files, size = files + 1, size + stat.st_size
-                if remove:
-                    self.path(key).unlink(missing_ok=True)
+        for key, _ in self.stored():
+            if key not in used and (gone := self._drop(self.path(key), before, remove)) is not None:
+                files, size = files + 1, size + gone
         for path in self.root.glob("??/.*.new"):
-            if path.stat().st_mtime <= before:
-                leftovers += 1
-                if remove:
-                    path.unlink(missing_ok=True)
+            leftovers += self._drop(path, before, remove) is not None
         return Swept(files, size, leftovers)
+
+    def _drop(self, path: Path, before: float, remove: bool) -> int | None:
+        """Remove a file unless it is young; its size, None where it stays."""
+        with _guarded(self.root, sweeping=True):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                return None
+            if stat.st_mtime > before:
+                return None
+            if remove:
+                path.unlink(missing_ok=True)
+            return stat.st_size
+
+
+@contextmanager
+def _guarded(root: Path, *, sweeping: bool) -> Iterator[None]:
+    """A collection never looks at a file's age while a writer makes it young. The lock ends with its process."""
+    if os.name == "nt" or not root.is_dir():
+        yield
+        return
+    import fcntl
+
+    handle = os.open(root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX if sweeping else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _same(path: Path, content: bytes) -> bool:
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except FileNotFoundError:
+        return False
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -143,7 +220,7 @@ def _sync(folder: Path) -> None:
 
 
 def _unwritten(root: Path, error: OSError) -> LabError | ResourceError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return ResourceError(
             f"no room to record in {root}",
             why=str(error),

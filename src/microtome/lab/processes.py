@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LOST", "Process", "called_from", "gone", "this"]
+__all__ = ["LOST", "Process", "called_from", "gone", "mine", "this"]
 
 LOST = "its process ended without a word (killed, or the machine stopped)"
 _COMMAND = 500  # characters of a command line that are kept
@@ -61,6 +61,11 @@ def gone(host: str, boot: str, pid: int, started: float) -> bool | None:
         return True
     now = _started(pid)
     return now is None or abs(now - started) > _SAME
+
+
+def mine(host: str, boot: str, pid: int, started: float) -> bool:
+    """Whether that process is this one."""
+    return pid == os.getpid() and gone(host, boot, pid, started) is False
 
 
 def called_from() -> str:

@@ -13,10 +13,12 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
-from microtome.errors import MicrotomeError
+from microtome.errors import LabError, MicrotomeError, ResourceError, ResultError
 from microtome.lab import keeping, schema
+from microtome.lab.arguments import sites_of
+from microtome.lab.database import never
 from microtome.lab.processes import called_from
 from microtome.results import pieces
 
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from microtome.lab.files import Files
     from microtome.results import Event, Result
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "storable"]
+
+_Pieces = tuple[str, tuple[tuple[str, str], ...]]
 
 BEAT = 30.0
 """Seconds between two signs of life of a process while something runs."""
@@ -38,6 +42,7 @@ class Recorder:
     """Records the events of one study, for one person and one process.
 
     after: called with (connection, number, result) in the transaction that ends a run: predictions are decided there.
+    last: the number of the last run that ended and that no other had called.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Recorder:
         self._waiting: list[Callable[[], None]] = []
         self._beat = time.monotonic()
         self._look: tuple[Any, int] | None = None
+        self.last: int | None = None
 
     def __call__(self, event: Event) -> None:
         """Record one event. Raises what keeps it from being written; it is tried again later."""
@@ -68,10 +74,7 @@ class Recorder:
                 self._looked(event)
             elif event.kind == "begin":
                 self._look = None
-                run = _Run.of(event, self._open.get(event.parent or ""))
-                run.call = keeping.call(event, self.files)
-                self._open[event.run] = run
-                self._do(lambda: self._begin(run))
+                self._began(event)
             elif event.run in self._open:
                 run = self._open.pop(event.run)
                 run.ended = event.at
@@ -83,10 +86,18 @@ class Recorder:
         return len(self._waiting)
 
     def flush(self) -> None:
-        """Write what could not be written before. Raises LabError or ResourceError when it still cannot."""
+        """Write what could not be written before. Raises LabError or ResourceError when it still cannot.
+
+        What can never be written (a result that no file format holds) is given up, or it would keep all others waiting.
+        """
         with self._lock:
             while self._waiting:
-                self._waiting[0]()
+                try:
+                    self._waiting[0]()
+                except Exception as error:
+                    if not isinstance(error, (LabError, ResourceError)) or never(error.__cause__):
+                        del self._waiting[0]
+                    raise
                 del self._waiting[0]
 
     # ---------------------------------------------------------------------------------------- writing
@@ -95,13 +106,36 @@ class Recorder:
         self._waiting.append(entry)
         try:
             self.flush()
-        except MicrotomeError as error:
+        except (LabError, ResourceError) as error:
             error.add_note(f"{len(self._waiting)} entries wait in memory and are tried again with the next")
             raise
 
+    def _began(self, event: Event) -> None:
+        run = _Run.of(event, self._open.get(event.parent or ""))
+        self._open[event.run] = run
+        fault: MicrotomeError | None = None
+        try:
+            run.call = keeping.call(event, self.files, self._recorded)
+        except MicrotomeError as error:  # the run is recorded all the same; it cannot be run again from here
+            fault = error
+            run.call = keeping.Call(
+                {"family": "", "arguments": None, "not_again": f"its arguments were not kept: {error.what}"}
+            )
+        self._do(lambda: self._begin(run))
+        if fault is not None:
+            raise fault
+
     def _begin(self, run: _Run) -> None:
         with self.database.writing(durable=False) as connection:
-            parent = run.parent.number if run.parent is not None else None
+            if run.tried:  # a connection may have been lost after the commit
+                known = connection.execute(
+                    select(schema.run.c.number).where(schema.run.c.id == run.row["id"])
+                ).scalar()
+                if known is not None:
+                    run.number = int(known)
+                    return
+            run.tried = True
+            parent = run.parent.number or None if run.parent is not None else None
             row = {**run.row, **run.call.row, "parent": parent, "study": self.study, "person": self.person,
                    "process": self.process, "state": "running"}  # fmt: skip
             run.number = _number(connection.execute(insert(schema.run), row))
@@ -110,16 +144,19 @@ class Recorder:
 
     def _end(self, run: _Run, event: Event) -> None:
         result = event.result
-        stored = self._stored.put(result, self.files) if result is not None else None
+        stored, unkept = self._keep(result)
         with self.database.writing() as connection:
+            if run.closing and _ended(connection, run.number):
+                return
+            run.closing = True
             values: dict[str, Any] = {
                 "state": STATES[event.kind], "ended_at": event.at, "seconds": event.seconds, "memory": _peak_memory(),
-                "error": event.error,
+                "error": storable(event.error) or (f"its result was not kept: {unkept}" if unkept is not None else ""),
             }  # fmt: skip
             sites = {*run.sites, *run.call.sites}
             if result is not None and stored is not None:
                 values |= {"result": stored[0], "verdict": str(result.verdict), "p": result.verdict.p}
-                sites |= keeping.sites_of(result)
+                sites |= set(sites_of(event.method, {}, result))
                 keeping.link(connection, run.number, "result", stored[1], self.files)
                 keeping.controls(connection, run.number, result)
             keeping.sites(connection, run.number, sites)
@@ -127,10 +164,27 @@ class Recorder:
             self._heard(connection)
             if result is not None and self.after is not None:
                 self.after(connection, run.number, result)
+        if run.parent is None:
+            self.last = run.number
+        if unkept is not None:
+            raise unkept
+
+    def _recorded(self, query: str) -> bool:
+        run = schema.run
+        with self.database.reading() as connection:
+            kept = select(run.c.number).where(run.c.query == query, run.c.result.is_not(None)).limit(1)
+            return connection.execute(kept).first() is not None
+
+    def _keep(self, result: Result | None) -> tuple[_Pieces | None, ResultError | None]:
+        """Where a result's pieces are; or why it can be in no file, which trying again would not change."""
+        try:
+            return (self._stored.put(result, self.files) if result is not None else None), None
+        except ResultError as error:
+            return None, error
 
     def _looked(self, event: Event) -> None:
         parent = self._open.get(event.parent or "")
-        sites = tuple(event.look.sites) if event.look is not None else ()
+        sites = (event.look.sites or ("logits",)) if event.look is not None else ()
         if parent is not None:  # a technique's own reading is part of what that technique saw
             parent.see(sites)
             return
@@ -177,6 +231,7 @@ class _Run:
         self.row, self.parent = row, parent
         self.number = 0
         self.ended = 0.0
+        self.tried = self.closing = False  # whether its begin, its end were written once, perhaps in vain
         self.sites: frozenset[str] = frozenset()
         self.call = keeping.Call()
 
@@ -212,7 +267,7 @@ class _Stored:
         names: list[tuple[str, str]] = []
 
         def put(name: str, content: bytes) -> str:
-            key = files.put(content, "." + name.rpartition(".")[2])
+            key = files.put(content, "." + name.rpartition(".")[2], sync=False)
             names.append((name, key))
             return key[:32]
 
@@ -224,6 +279,7 @@ class _Stored:
             return entry[1][:32]
 
         pieces.write(result, put, known)
+        files.sync(key for _, key in names)
         head = names[-1][1]
         mark = id(result)
         self._known[mark] = (
@@ -232,6 +288,11 @@ class _Stored:
             tuple(names),
         )
         return head, tuple(names)
+
+
+def _ended(connection: Connection, number: int) -> bool:
+    state = connection.execute(select(schema.run.c.state).where(schema.run.c.number == number)).scalar()
+    return state in STATES.values() and state != "interrupted"
 
 
 def _number(done: Any) -> int:
@@ -247,3 +308,8 @@ def _peak_memory() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def storable(text: str) -> str:
+    """Text with what no database keeps (lone surrogates, NUL) written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

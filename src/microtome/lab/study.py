@@ -12,14 +12,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from microtome.errors import LabError, MicrotomeError
 from microtome.lab import place as places
 from microtome.lab import processes, schema
 from microtome.lab.database import Database
 from microtome.lab.files import Files
-from microtome.lab.recorder import Recorder
+from microtome.lab.recorder import Recorder, storable
 from microtome.results.events import ObserverWarning, add_observer, remove_observer
 
 if TYPE_CHECKING:
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from microtome.lab.expecting import Expectation
+    from microtome.lab.predicting import Prediction
+    from microtome.lab.questions import Question
     from microtome.results import Event, Result
 
 __all__ = ["Study", "study"]
 
 _here: contextvars.ContextVar[str | None] = contextvars.ContextVar("microtome_study", default=None)
 _open: dict[str, Study] = {}  # studies that record in this process, by key
+_sharing: dict[str, list[Study]] = {}  # other objects for a study that is open
 _lock = threading.RLock()
 _process: dict[tuple[int, str], str] = {}  # (pid, database) -> id of this process there
 
@@ -61,6 +65,12 @@ def study(
         raise LabError(
             f"a study called {title!r}", why="studies are found by their title", instead="a few words"
         )
+    if storable(title) != title:
+        raise LabError(
+            f"a study called {title!r}",
+            why="it has characters that no database keeps as text",
+            instead="leave them out",
+        )
     found = places.find(folder)
     if found is None:
         found = places.init(folder)
@@ -87,21 +97,29 @@ class Study:
         self._recorder: Recorder | None = None
         self._entered: list[contextvars.Token[str | None]] = []
         self._owner = False
+        self._last: int | None = None
+        self._pid = 0
 
     # ------------------------------------------------------------------------------------------- life
 
     def open(self) -> Study:
         """Begin to record. Opening an open study changes nothing."""
         with _lock:
-            if self._recorder is not None:
+            if self._recorder is not None and self._pid == os.getpid():
                 return self
+            self._pid = os.getpid()
             with self.database.writing() as connection:
                 self.number, self.key = self._find(connection)
                 process = self._this_process(connection)
                 settle(connection)
+                mark = connection.execute(
+                    select(schema.meta.c.value).where(schema.meta.c.key == "id")
+                ).scalar()
+                self.files.belong(str(mark))
             other = _open.get(self.key)
             if other is not None:  # one study records once, however many objects stand for it
                 self._recorder, self._owner = other._recorder, False
+                _sharing.setdefault(self.key, []).append(self)
                 return self
             self._recorder = Recorder(
                 self.database, self.files, self.number, self.person, process, self._decide
@@ -118,17 +136,91 @@ class Study:
         closed again once there is room, and `rescue` saves the results elsewhere.
         """
         with _lock:
-            if self._recorder is None:
+            if self._recorder is None or self._pid != os.getpid():
+                self._recorder = None
                 return
-            if self._owner:
+            shared = _sharing.get(self.key, [])
+            if not self._owner:
+                shared.remove(self)
+            elif shared:  # it stays open for the others
+                _open[self.key] = heir = shared.pop()
+                heir._owner = True
+                add_observer(heir._hear)
+                remove_observer(self._hear)
+            else:
                 self._recorder.flush()
                 with self.database.writing() as connection:
                     at = schema.study.c.number == self.number
                     connection.execute(update(schema.study).where(at).values(closed_at=time.time()))
                 remove_observer(self._hear)
                 del _open[self.key]
-                self.database.close()
+                self._recorder.database.close()
+            self._last = self.last
             self._recorder, self._owner = None, False
+
+    @property
+    def last(self) -> int | None:
+        """The number of the last run that ended at the top of this study in this process."""
+        return self._recorder.last if self._recorder is not None else self._last
+
+    def attach(self, path: str | Path, role: str = "report") -> int | None:
+        """Keep a file with the last run that ended at the top of this study in this process; its number, None without a run.
+
+        Raises LabError for a file that cannot be read, and what writing raises.
+        """  # fmt: skip
+        number = self.last
+        if number is None:
+            return None
+        path = Path(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise LabError(
+                f"{path} cannot be read", why=error.strerror or str(error), instead="check the path"
+            ) from error
+        key = self.files.put(content, path.suffix.lower())
+        with self.database.writing() as connection:
+            same = (schema.run_file.c.run == number) & (schema.run_file.c.role == role)
+            connection.execute(delete(schema.run_file).where(same, schema.run_file.c.name == path.name))
+            row = {"run": number, "role": role, "name": path.name, "key": key, "bytes": len(content)}
+            connection.execute(insert(schema.run_file), row)
+        return number
+
+    def predict(
+        self,
+        statement: str,
+        probability: float,
+        about: Question,
+        holds: Expectation | None = None,
+        *,
+        claim: int | None = None,
+    ) -> Prediction:
+        """Predict what a run will show, before it runs: `study.predict("removing L9H6 costs 30-60 %", 0.7, about=mt.query(...),
+        holds=mt.expect("effects", site="L9H6.z", low=-0.6, high=-0.3))`.
+
+        Parameters
+        ----------
+        probability: that it comes true, between 0 and 1 and neither. about: which runs decide it. holds: what their result
+            must show; without it a person resolves it (`resolve`). claim: the number of the claim from which it follows.
+
+        What it gives back says whether it is post hoc: whether anything earlier in this record saw what it is about.
+
+        Raises LabError: see `microtome.lab.predicting.make`.
+        """  # fmt: skip
+        from microtome.lab.predicting import make
+
+        self._known()
+        return make(
+            self.database, self.number, self.person, statement=statement, probability=probability, about=about,
+            holds=holds, claim=claim,
+        )  # fmt: skip
+
+    def resolve(self, number: int, outcome: bool | None, *, reason: str) -> Prediction:
+        """Say how a prediction without `holds` turned out, and why one can tell; None makes it void."""
+        from microtome.lab.predicting import resolve
+
+        self._known()
+        return resolve(self.database, number, outcome, reason=reason, person=self.person)
 
     def __enter__(self) -> Study:
         self.open()
@@ -178,6 +270,9 @@ class Study:
 
     def _decide(self, connection: Connection, number: int, result: Result) -> None:
         """Predictions that this run decides, in the transaction that ends it."""
+        from microtome.lab.predicting import decide
+
+        decide(connection, number, result)
 
     def _find(self, connection: Connection) -> tuple[int, str]:
         person = select(schema.person).where(schema.person.c.name == self.person)
@@ -205,7 +300,10 @@ class Study:
 
     def _this_process(self, connection: Connection) -> str:
         mark = (os.getpid(), self.place.shown)
-        if mark not in _process:
+        known = select(schema.process.c.id).where(schema.process.c.id == _process.get(mark))
+        if (
+            connection.execute(known).first() is None
+        ):  # not yet, or rolled back, or in a database that is gone
             this = processes.this(self.place.folder)
             diff = self.files.put(this.diff, ".diff") if this.diff else None
             connection.execute(insert(schema.process), this.row(diff))
@@ -241,6 +339,7 @@ def _in_a_fork() -> None:
         remove_observer(one._hear)
         one._recorder, one._owner = None, False
     _open.clear()
+    _sharing.clear()
     _here.set(None)
 
 
@@ -248,19 +347,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_a_fork)
 
 
-def settle(connection: Connection) -> int:
-    """Mark runs whose process is gone as interrupted; how many."""
+def recording(place: places.Place) -> bool:
+    """Whether this process has a study open there."""
+    return any(one.place.shown == place.shown for one in _open.values())
+
+
+def settle(connection: Connection) -> tuple[int, ...]:
+    """Mark runs whose process is gone as interrupted; their numbers."""
     run, process = schema.run, schema.process
     rows = connection.execute(
         select(run.c.number, process)
         .join(process, run.c.process == process.c.id)
         .where(run.c.state == "running")
     ).all()
-    lost = [r.number for r in rows if processes.gone(r.host, r.boot, r.pid, r.started)]
+    lost = [int(r.number) for r in rows if processes.gone(r.host, r.boot, r.pid, r.started)]
     if lost:
         values = {
             "state": "interrupted",
-            "error": "its process ended without a word (killed, or the machine stopped)",
+            "error": processes.LOST,
         }
         connection.execute(update(run).where(run.c.number.in_(lost)).values(values))
-    return len(lost)
+    return tuple(lost)

@@ -1,0 +1,114 @@
+"""What commands run in a project is recorded, each command's runs in a study of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from microtome.cli import output
+from microtome.errors import MicrotomeError
+
+if TYPE_CHECKING:
+    from microtome.lab.study import Study
+
+__all__ = ["activity", "certified", "here", "keep", "title"]
+
+_last: list[Study] = []
+
+
+@contextmanager
+def here() -> Iterator[None]:
+    """Record what happens inside when the current folder is in a project.
+
+    A record that cannot be opened or written to does not stop the measurement: it is said on stderr, and what was asked for
+    is still saved in its own folder.
+    """
+    _last.clear()
+    study = _opened()
+    if study is None:
+        yield
+        return
+    _last.append(study)
+    try:
+        yield
+    finally:
+        try:
+            study.close()
+        except MicrotomeError as error:
+            _warn(error)
+
+
+@contextmanager
+def activity(name: str, parameters: Mapping[str, Any], model: Any = None) -> Iterator[None]:
+    """Something that is no technique (a calibration, a certificate) as a run of its own, without a verdict."""
+    from microtome.results.events import END, running
+    from microtome.results.query import Query
+    from microtome.results.stamp import content_hash, describe
+
+    given = {k: describe(v, f"{name}: {k}") for k, v in parameters.items()}
+    query = Query(name, "", model="" if model is None else content_hash(model), parameters=given)
+    with here(), running(name, query, {} if model is None else {"model": model}) as run:
+        yield
+        run.tell(END)
+
+
+def certified(model: Any) -> None:
+    """Keep a model's certificate, where its command was recorded."""
+    if not _last:
+        return
+    study = _last[-1]
+    from microtome.lab import keeping
+
+    try:
+        with study.database.writing() as connection:
+            keeping.subjects(connection, keeping.Call(models=tuple(keeping.models([model]))))
+    except MicrotomeError as error:
+        _warn(error)
+
+
+def keep(report: Path) -> int | None:
+    """Attach a report to the run that was just recorded; the run's number, None where nothing was recorded."""
+    if not _last:
+        return None
+    try:
+        return _last.pop().attach(report)
+    except MicrotomeError as error:
+        _warn(error)
+        return None
+
+
+def title() -> str:
+    """What the study of the present command is called: its words up to the first argument."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return "command line"
+    words = context.command_path.split()[1:]
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(parameter, click.Argument) and value:
+            first = value[0] if isinstance(value, list | tuple) else value
+            return " ".join([*words, Path(str(first)).stem])
+    return " ".join(words)
+
+
+def _opened() -> Study | None:
+    from microtome.lab import place
+
+    try:
+        found = place.find()
+        if found is None:
+            return None
+        from microtome.lab.study import study
+
+        return study(title(), folder=found.folder).open()
+    except MicrotomeError as error:
+        _warn(error)
+        return None
+
+
+def _warn(error: MicrotomeError) -> None:
+    output.stderr().print(output.visible(f"not recorded: {error}", keep="\n"), soft_wrap=True)

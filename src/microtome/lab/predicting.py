@@ -1,0 +1,293 @@
+"""Predictions: made before a run, decided by its result or by a person, never changed in between.
+
+A prediction with `holds` is decided by the first run that begins after it, answers its question and says what `holds`
+asks. One without stays open until a person resolves it with a reason. A prediction is post hoc when anything earlier in
+this record saw what it is about. The record cannot know what was seen elsewhere: in a paper, in another project, or in
+a process that did not record.
+"""  # fmt: skip
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, func, insert, select, text, update
+
+from microtome.errors import LabError
+from microtome.lab import schema, seals
+from microtome.lab.expecting import Expectation, evaluate
+from microtome.lab.questions import Question, seen
+from microtome.lab.scoring import Forecast, check_probability
+from microtome.results.frozen import dumps, loads
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from microtome.lab.database import Database
+    from microtome.results import Query, Result
+
+__all__ = ["Prediction", "decide", "forecasts", "make", "predictions", "resolve"]
+
+OPEN, TRUE, FALSE, VOID = "open", "true", "false", "void"
+_PAGE = 2000  # runs whose sites are read at once
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction as recorded; see the columns of the table `prediction`.
+
+    by: "person" or "agent". kind: "computed" when a result decides it, "judged" when a person does; post hoc ones are of a
+    kind of their own ("computed, post hoc"): they are scored apart.
+    """  # fmt: skip
+
+    number: int
+    study: int
+    person: str
+    by: str
+    statement: str
+    probability: float
+    about: Question
+    holds: Expectation | None
+    made_at: float
+    after_run: int
+    post_hoc: bool
+    why_post_hoc: str
+    state: str
+    run: int | None
+    observed: Any
+    reason: str
+    resolved_by: str | None
+    resolved_at: float | None
+    claim: int | None
+
+    @property
+    def kind(self) -> str:
+        """Which curve it belongs to."""
+        how = "judged" if self.holds is None else "computed"
+        return f"{how}, post hoc" if self.post_hoc else how
+
+    def __repr__(self) -> str:
+        said = f"<Prediction {self.number}: {self.statement!r} with {self.probability:g}, {self.state}"
+        return f"{said}; post hoc: {self.why_post_hoc}>" if self.post_hoc else f"{said}>"
+
+
+def make(
+    database: Database,
+    study: int,
+    person: str,
+    *,
+    statement: str,
+    probability: Any,
+    about: Question,
+    holds: Expectation | None = None,
+    claim: int | None = None,
+) -> Prediction:
+    """Register a prediction.
+
+    Raises LabError: no statement, a probability that is none (0 and 1, words), no question, a claim that is not there or
+    is withdrawn.
+    """
+    if not isinstance(statement, str) or not statement.strip():
+        raise LabError(
+            f"the statement is {statement!r}",
+            why="nobody could tell what was predicted",
+            instead="a sentence",
+        )
+    given = check_probability(probability)
+    if not isinstance(about, Question):
+        raise LabError(
+            f"about= is a {type(about).__name__}",
+            why="it says which runs the prediction is about",
+            instead='about=mt.query("ablation", task=task, sites="L9H6.z")',
+        )
+    if holds is not None and not isinstance(holds, Expectation):
+        raise LabError(
+            f"holds= is a {type(holds).__name__}",
+            why="it is data, compared with the stored result",
+            instead='holds=mt.expect("effects", site="L9H6.z", low=-0.6, high=-0.3)',
+        )
+    with database.writing() as connection:
+        _alone(connection)
+        if claim is not None:
+            _check_claim(connection, claim)
+        number, why = _sighting(connection, about)
+        row: dict[str, Any] = {
+            "key": os.urandom(8).hex(), "study": study, "person": person, "statement": statement.strip(),
+            "probability": given, "about": dumps(about.as_json()), "holds": None if holds is None else dumps(holds.as_json()),
+            "made_at": time.time(), "after_run": _newest(connection), "post_hoc": bool(why),
+            "why_post_hoc": f"run {number}: {why}" if why else "", "state": OPEN, "reason": "", "claim": claim,
+        }  # fmt: skip
+        row["seal"] = seals.seal(seals.last(connection), row)
+        done = connection.execute(insert(schema.prediction), row).inserted_primary_key
+        assert done is not None
+        return _one(connection, int(done[0]))
+
+
+def decide(connection: Connection, number: int, result: Result) -> tuple[int, ...]:
+    """Decide every open prediction that this run answers; their numbers. Called in the transaction that ends the run."""
+    run, p = schema.run, schema.prediction
+    row = connection.execute(
+        select(run.c.family, run.c.model, schema.model.c.name)
+        .outerjoin(schema.model, run.c.model == schema.model.c.hash)
+        .where(run.c.number == number)
+    ).one()
+    waiting = _predictions().where(p.c.state == OPEN, p.c.holds.is_not(None), p.c.after_run < number)
+    rows = connection.execute(waiting).mappings().all()
+    if not rows or result.query is None:
+        return ()
+    sites = tuple(
+        connection.execute(select(schema.run_site.c.site).where(schema.run_site.c.run == number)).scalars()
+    )
+    decided = []
+    for one in map(_prediction, rows):
+        given = ((result.query, row.name or "", family, sites) for family in row.family.split("+"))
+        if one.holds is None or not any(_answers(one.about, *each) for each in given):
+            continue
+        outcome = evaluate(one.holds, result)
+        values: dict[str, Any] = {"reason": f"run {number} did not tell: {outcome.why}"}
+        if outcome.held is not None:
+            values = {"state": TRUE if outcome.held else FALSE, "run": number, "observed": dumps(outcome.observed),
+                      "reason": outcome.why, "resolved_at": time.time()}  # fmt: skip
+            decided.append(one.number)
+        connection.execute(update(p).where(p.c.number == one.number, p.c.state == OPEN).values(values))
+    return tuple(decided)
+
+
+def _answers(about: Question, query: Query, name: str, family: str, sites: Sequence[str]) -> bool:
+    return about.matches(query, model_name=name, family=family, sites=sites) is None
+
+
+def resolve(database: Database, number: int, outcome: bool | None, *, reason: str, person: str) -> Prediction:
+    """A person says how a prediction without `holds` turned out; None: it cannot be told, and is not scored.
+
+    Raises LabError: no such prediction, one that is resolved already, one that a result decides (it can only be made void),
+    or no reason.
+    """
+    if not isinstance(reason, str) or not reason.strip():
+        raise LabError(
+            "no reason was given", why="nobody could check how it was judged", instead='reason="..."'
+        )
+    if outcome is not None and not isinstance(outcome, bool):
+        raise LabError(
+            f"the outcome is {outcome!r}", why="it came true or not", instead="True, False, or None"
+        )
+    p = schema.prediction
+    with database.writing() as connection:
+        one = _one(connection, number)
+        if one.state != OPEN:
+            raise LabError(
+                f"prediction {number} is {one.state} already", why=one.reason, instead="predict again"
+            )
+        if one.holds is not None and outcome is not None:
+            raise LabError(
+                f"prediction {number} is decided by a result",
+                why=f"it holds when {one.holds.text}",
+                instead="run what it is about; or make it void, with a reason",
+            )
+        state = VOID if outcome is None else TRUE if outcome else FALSE
+        values = {"state": state, "reason": reason.strip(), "resolved_by": person, "resolved_at": time.time()}
+        connection.execute(update(p).where(p.c.number == number).values(values))
+        return _one(connection, number)
+
+
+def predictions(
+    database: Database, *, study: int | None = None, state: str | None = None, person: str | None = None
+) -> tuple[Prediction, ...]:
+    """Predictions, the oldest first."""
+    query = _predictions()
+    for column, value in (("study", study), ("state", state), ("person", person)):
+        if value is not None:
+            query = query.where(schema.prediction.c[column] == value)
+    with database.reading() as connection:
+        return tuple(_prediction(row) for row in connection.execute(query).mappings().all())
+
+
+def forecasts(found: Sequence[Prediction]) -> list[Forecast]:
+    """Those that came true or not, as forecasts to score."""
+    return [
+        Forecast(p.probability, p.state == TRUE, p.person, p.kind) for p in found if p.state in (TRUE, FALSE)
+    ]
+
+
+def _sighting(connection: Connection, about: Question) -> tuple[int, str]:
+    """The first run that saw what a question is about, and what they share."""
+    for number, model, name, family, sites in _seen_runs(connection, about):
+        for one in family.split("+"):  # a run on several data is of each of their families
+            why = seen(about, model=model, model_name=name, family=one, sites=sites)
+            if why:
+                return number, why
+    return 0, ""
+
+
+def _seen_runs(
+    connection: Connection, about: Question
+) -> Iterator[tuple[int, str, str, str, tuple[str, ...]]]:
+    """Runs that finished (their numbers could be read), narrowed by what the database can compare."""
+    run, model, site = schema.run, schema.model, schema.run_site
+    query = (
+        select(run.c.number, run.c.model, func.coalesce(model.c.name, "").label("name"), run.c.family)
+        .outerjoin(model, run.c.model == model.c.hash)
+        .where(run.c.state == "finished")
+        .order_by(run.c.number)
+    )
+    if about.model and about.model_name:
+        query = query.where(
+            (run.c.model.startswith(about.model)) | (model.c.name == about.model_name) | (run.c.model == "")
+        )
+    rows = connection.execute(query).all()
+    for start in range(0, len(rows), _PAGE):
+        page = rows[start : start + _PAGE]
+        inside = site.c.run.between(page[0].number, page[-1].number)
+        sites: dict[int, list[str]] = {}
+        for at, name in connection.execute(select(site.c.run, site.c.site).where(inside)):
+            sites.setdefault(at, []).append(name)
+        yield from ((r.number, r.model, r.name, r.family, tuple(sites.get(r.number, ()))) for r in page)
+
+
+def _check_claim(connection: Connection, number: int) -> None:
+    claim = schema.claim
+    found = connection.execute(select(claim.c.withdrawn_at).where(claim.c.number == number)).first()
+    if found is None or found.withdrawn_at is not None:
+        state = "was withdrawn" if found is not None else "is not in this record"
+        raise LabError(
+            f"claim {number} {state}",
+            why="a prediction is made from a claim that stands",
+            instead="claim=None",
+        )
+
+
+def _alone(connection: Connection) -> None:
+    """Seals follow one another: on PostgreSQL writers of predictions take turns (SQLite's always do)."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("LOCK TABLE prediction IN EXCLUSIVE MODE"))
+
+
+def _newest(connection: Connection) -> int:
+    return int(connection.execute(select(func.max(schema.run.c.number))).scalar() or 0)
+
+
+def _predictions() -> Select[Any]:
+    p, who = schema.prediction, schema.person
+    return select(p, who.c.kind.label("by")).join(who, p.c.person == who.c.name).order_by(p.c.number)
+
+
+def _one(connection: Connection, number: int) -> Prediction:
+    found = connection.execute(_predictions().where(schema.prediction.c.number == number)).mappings().first()
+    if found is None:
+        raise LabError(
+            f"no prediction {number}",
+            why="the record has none of that number",
+            instead="microtome lab predict --list",
+        )
+    return _prediction(found)
+
+
+def _prediction(row: Any) -> Prediction:
+    values = {name: row[name] for name in Prediction.__dataclass_fields__}
+    values["about"] = Question.from_json(loads(values["about"]))
+    values["holds"] = None if values["holds"] is None else Expectation.from_json(loads(values["holds"]))
+    values["observed"] = None if values["observed"] is None else loads(values["observed"])
+    return Prediction(**values)
