@@ -258,7 +258,7 @@ class _Reader:
     def _bears(self, about: Mapping[str, Any], row: RunRow) -> tuple[str, bool]:
         """("" or why a run is not about the claim, whether it is of another model than the claim names)."""
         family, task = about.get("family", ""), about.get("task", "")
-        if family and row.family and not _same_family(family, row.family):
+        if family and row.family and not any(_same_family(family, one) for one in row.family.split("+")):
             return f"it is about {row.family}, the claim about {family}", False
         if task and not family and (row.task or row.data) and task not in (row.task, row.data):
             return "it is of other prompts than the claim names", False
@@ -347,16 +347,12 @@ def _another_model(about: Mapping[str, Any], row: RunRow) -> bool:
 
 
 def _overlaps(one: Sequence[str], other: Sequence[str]) -> Sequence[str]:
-    try:
-        from microtome.lab.overlap import addresses, overlap, parts
-    except ModuleNotFoundError:  # until it is there nothing is known of sites, and what is not known overlaps
-        return ("any part",)
+    from microtome.lab.overlap import addresses, overlap, parts
+
     return tuple(overlap(parts(addresses(one)), parts(addresses(other))))
 
 
 def _stale(record: Record, rows: Sequence[RunRow]) -> Mapping[int, Sequence[str]]:
-    try:
-        from microtome.lab.staleness import stale
-    except ModuleNotFoundError:
-        return {}
+    from microtome.lab.staleness import stale
+
     return stale(record, rows)
