@@ -529,9 +529,27 @@ def test_the_commands_refuse_with_a_reason(here):
     assert "no claim 3" in invoke(here, "show", "3", fails=True)
     assert "nothing to add" in invoke(here, "add", "3", fails=True)
     assert "a link names one thing" in invoke(here, "link", "3", fails=True)
-    assert "no study 'other'" in invoke(here, "new", "x", "--study", "other", fails=True)
+    assert "no study '7'" in invoke(here, "new", "x", "--study", "7", fails=True)
+    assert "no study 'other'" in invoke(here, "list", "--study", "other", fails=True)
     assert "run 44 is not in this record" in invoke(here, "new", "x", "--run", "44", fails=True)
     assert invoke(here, "new", "x", "--study", "names").startswith("claim 1: unsupported")
+
+
+def test_a_title_makes_a_study_and_several_studies_have_to_be_named(here):
+    said = invoke(here, "new", "x", "--study", "later", "--sites", "L9H6.z", "--model", "toy")
+    assert "claim 1: unsupported" in said and "in 'later', about toy; L9H6.z" in said
+    assert "which study" in invoke(here, "new", "y", fails=True)
+    assert json.loads(invoke(here, "list", "--study", "names", "--json")) == []
+    assert len(json.loads(invoke(here, "list", "--study", "later", "--json"))) == 1
+
+
+def test_commands_in_a_project_where_nothing_was_recorded_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("MICROTOME_PERSON", "ada")
+    place.init(tmp_path)
+    done = CliRunner().invoke(lab_claims.app, ["list", "--folder", str(tmp_path)])
+    assert isinstance(done.exception, LabError) and "nothing was recorded yet" in str(done.exception)
+    done = CliRunner().invoke(lab_claims.app, ["new", "x", "--study", "first", "--folder", str(tmp_path)])
+    assert done.exit_code == 0 and "claim 1: unsupported" in done.output
 
 
 def test_reading_claims_imports_neither_torch_nor_pandas():
