@@ -74,11 +74,10 @@ def call(event: Event, files: Files, recorded: Callable[[str], bool]) -> Call:
     recorded: whether the result of a query is in the record, so that a result among the arguments is a reference.
     """
     from microtome.lab import arguments as kept
-    from microtome.results.frozen import dumps
 
     arguments = event.arguments or {}
     made = kept.encode(arguments, files, recorded=recorded)
-    key = files.put(dumps(made.arguments).encode("ascii"), ".json")
+    key = files.put(made.text().encode("utf-8"), ".json")
     return Call(
         row={
             "family": kept.family_of(arguments),
