@@ -225,7 +225,7 @@ def record() -> str:
 def _column(column: Any) -> str:
     kind = {
         "TEXT": "text",
-        "VARCHAR": "text",
+        "STRING": "text",
         "FLOAT": "number",
         "INTEGER": "integer",
         "BIGINT": "integer",
