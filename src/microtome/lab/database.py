@@ -25,7 +25,21 @@ if TYPE_CHECKING:
 
     from microtome.lab.place import Place
 
-__all__ = ["Database"]
+__all__ = [
+    "VERSIONS",
+    "WAIT",
+    "Database",
+    "explain",
+    "make",
+    "never",
+    "nothing",
+    "other_version",
+    "revision",
+    "revisions",
+]
+
+VERSIONS = [Path(__file__).parent / "migrations" / "versions"]
+"""Folders of the steps from revision to revision."""
 
 _inherited: list[Engine] = []
 
@@ -56,7 +70,7 @@ class Database:
     @contextmanager
     def driver(self) -> Iterator[Any]:
         """A connection of the driver itself, in a transaction that is undone."""
-        with forks.passing(), self._told():
+        with forks.passing(), self.told():
             raw = self._engine("read").raw_connection()
             try:
                 yield raw.driver_connection
@@ -69,7 +83,7 @@ class Database:
 
         Raises LabError: no record there, one of another version, damaged, or out of reach.
         """
-        with forks.passing(), self._told(), self._engine("read").connect() as connection, connection.begin():
+        with forks.passing(), self.told(), self._engine("read").connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -79,7 +93,7 @@ class Database:
         Raises LabError: locked for longer than half a minute, damaged, read-only; ResourceError: the disk is full.
         """
         kind = "durable" if durable else "quick"
-        with forks.passing(), self._told(), self._engine(kind).connect() as connection, connection.begin():
+        with forks.passing(), self.told(), self._engine(kind).connect() as connection, connection.begin():
             yield connection
 
     def exists(self) -> bool:
@@ -88,9 +102,9 @@ class Database:
             return self.place.database.is_file() and self.place.database.stat().st_size > 0
         if self.sqlite and not self.path.exists():
             return False  # connecting would make an empty file
-        engine = self._raw("read")
+        engine = self.raw("read")
         try:
-            with forks.passing(), self._told(), engine.connect() as connection:
+            with forks.passing(), self.told(), engine.connect() as connection:
                 return inspect(connection).has_table("meta")
         finally:
             engine.dispose()
@@ -117,16 +131,17 @@ class Database:
             known = self._engines.get(kind)
         if known is not None:
             return known
-        engine = self._raw(kind)
-        with self._told():
+        engine = self.raw(kind)
+        with self.told():
             self._prepare(engine, kind)
         with self._lock:
             return self._engines.setdefault(kind, engine)
 
-    def _raw(self, kind: str) -> Engine:
+    def raw(self, kind: str) -> Engine:
+        """A new engine: read, quick, durable, or upgrade (durable, and foreign keys are not looked at)."""
         if not self.sqlite:
             options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
-            with self._told():
+            with self.told():
                 return create_engine(_postgres(self.place.url), **options)
         engine = create_engine(
             self.place.url or f"sqlite:///{self.place.database}", connect_args={"timeout": WAIT}
@@ -137,25 +152,26 @@ class Database:
     def _prepare(self, engine: Engine, kind: str) -> None:
         """Make the record where it may be made; refuse one of another version."""
         if kind == "read" and not self.exists():
-            raise _nothing(self.place)
+            raise nothing(self.place)
         with engine.connect() as connection:
             others = inspect(connection).get_table_names()  # first: another process may be making them
-            revision = _revision(connection)
-        if revision is None and not others and kind != "read":
+            found = revision(connection)
+        if found is None and not others and kind != "read":
             make(engine)
-        elif revision is None and not others:  # whoever made the file was killed before its tables
-            raise _nothing(self.place)
-        elif revision is None:
+        elif found is None and not others:  # whoever made the file was killed before its tables
+            raise nothing(self.place)
+        elif found is None:
             raise LabError(
                 f"{self.place.shown} is no record of Microtome's",
                 why="it has none of its tables",
                 instead="another database, or another folder",
             )
-        elif revision != schema.REVISION:
-            _other_version(self.place, revision)
+        elif found != schema.REVISION:
+            raise other_version(self.place, found)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def told(self) -> Iterator[None]:
+        """Inside it a driver's errors become errors in words."""
         try:
             yield
         except ImportError as error:
@@ -168,7 +184,8 @@ class Database:
             raise explain(error, self.place.shown) from error
 
 
-def _nothing(place: Place) -> LabError:
+def nothing(place: Place) -> LabError:
+    """The refusal where nothing was recorded."""
     return LabError(
         f"nothing was recorded yet in {place.shown}",
         why="the database is made by the first thing that is recorded",
@@ -181,7 +198,7 @@ def make(engine: Engine) -> None:
     with engine.connect() as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(6034528311)"))
-        if _revision(connection) is not None:
+        if revision(connection) is not None:
             return
         schema.metadata.create_all(connection)
         connection.execute(
@@ -194,29 +211,31 @@ def make(engine: Engine) -> None:
         connection.execute(insert(schema.meta), [{"key": k, "value": v} for k, v in said.items()])
 
 
-def _revision(connection: Connection) -> str | None:
+def revision(connection: Connection) -> str | None:
+    """The revision that a database is at, None for one without tables of ours."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _other_version(place: Place, revision: str) -> None:
-    known = {path.name.split("_")[0] for path in (_here() / "migrations" / "versions").glob("[0-9]*.py")}
-    if revision not in known:
-        raise LabError(
-            f"the record {place.shown} is of a newer version (schema {revision})",
+def revisions() -> set[str]:
+    """The revisions that this version knows the steps of."""
+    return {path.name.split("_")[0] for folder in VERSIONS for path in folder.glob("[0-9]*.py")}
+
+
+def other_version(place: Place, found: str) -> LabError:
+    """The refusal of a record whose tables are not those of this version."""
+    if found not in revisions():
+        return LabError(
+            f"the record {place.shown} is of a newer version (schema {found})",
             why=f"this Microtome writes schema {schema.REVISION}, and would damage what it does not know",
             instead="upgrade microtome",
         )
-    raise LabError(
-        f"the record {place.shown} is of an older version (schema {revision})",
+    return LabError(
+        f"the record {place.shown} is of an older version (schema {found})",
         why=f"this Microtome writes schema {schema.REVISION}",
         instead="microtome lab doctor --upgrade; it makes a copy first",
     )
-
-
-def _here() -> Path:
-    return Path(__file__).parent
 
 
 def _postgres(url: str) -> str:
@@ -234,8 +253,8 @@ def _listen(engine: Engine, kind: str) -> None:
             cursor.execute("PRAGMA query_only=ON")
         else:
             cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
+        cursor.execute(f"PRAGMA foreign_keys={'OFF' if kind == 'upgrade' else 'ON'}")
+        cursor.execute(f"PRAGMA synchronous={'NORMAL' if kind == 'quick' else 'FULL'}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
