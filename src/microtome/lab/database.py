@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, insert, inspect, text
+from sqlalchemy import URL, create_engine, event, insert, inspect, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from microtome.errors import LabError, MicrotomeError, ResourceError
@@ -143,9 +143,8 @@ class Database:
             options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
             with self.told():
                 return create_engine(_postgres(self.place.url), **options)
-        engine = create_engine(
-            self.place.url or f"sqlite:///{self.place.database}", connect_args={"timeout": WAIT}
-        )
+        # by its parts: a path may have any character
+        engine = create_engine(URL.create("sqlite", database=str(self.path)), connect_args={"timeout": WAIT})
         _listen(engine, kind)
         return engine
 
