@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,7 @@ class Database:
         self._process = os.getpid()
         self._lock = threading.Lock()
         forks.watch(self)
+        weakref.finalize(self, _dispose, self._engines, os.getpid()).atexit = False
 
     @property
     def sqlite(self) -> bool:
@@ -94,6 +96,9 @@ class Database:
         """
         kind = "durable" if durable else "quick"
         with forks.passing(), self.told(), self._engine(kind).connect() as connection, connection.begin():
+            if not self.sqlite:  # one writer at a time, as in SQLite: what is looked for first and then written is written once
+                connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT:.0f}s'"))
+                connection.execute(text("SELECT pg_advisory_xact_lock(6034528312)"))
             yield connection
 
     def exists(self) -> bool:
@@ -112,10 +117,7 @@ class Database:
     def close(self) -> None:
         """Give back every connection."""
         with self._lock:
-            for engine in self._engines.values():
-                if self._process == os.getpid():
-                    engine.dispose()
-            self._engines.clear()
+            _dispose(self._engines, self._process)
 
     # ----------------------------------------------------------------------------------------- inside
 
@@ -127,13 +129,18 @@ class Database:
                 _inherited.extend(
                     self._engines.values()
                 )  # never to be closed here: that would undo what the parent writes
-                self._engines, self._process = {}, os.getpid()
+                self._engines.clear()
+                self._process = os.getpid()
             known = self._engines.get(kind)
         if known is not None:
             return known
         engine = self.raw(kind)
-        with self.told():
-            self._prepare(engine, kind)
+        try:
+            with self.told():
+                self._prepare(engine, kind)
+        except MicrotomeError:
+            engine.dispose()
+            raise
         with self._lock:
             return self._engines.setdefault(kind, engine)
 
@@ -181,6 +188,13 @@ class Database:
             ) from error
         except DBAPIError as error:
             raise explain(error, self.place.shown) from error
+
+
+def _dispose(engines: dict[str, Engine], process: int) -> None:
+    if process == os.getpid():
+        for engine in engines.values():
+            engine.dispose()
+    engines.clear()
 
 
 def nothing(place: Place) -> LabError:
@@ -271,7 +285,7 @@ def explain(error: DBAPIError, where: str) -> MicrotomeError:
             why=said,
             instead="free some space; what was recorded before is untouched",
         )
-    if "locked" in low or "busy" in low:
+    if "locked" in low or "busy" in low or "lock timeout" in low:
         return LabError(
             f"{where} is locked", why=f"another process has been writing for {WAIT:.0f} s ({said})",
             instead="wait for it or end it; `fuser FILE` names it",
