@@ -30,7 +30,9 @@ _PRAGMAS = {"table_info", "table_xinfo", "table_list", "index_list", "index_info
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 
 
-_MODIFIES = re.compile(r'data-modifying|at or near "(INSERT|UPDATE|DELETE|MERGE|INTO)"', re.IGNORECASE)
+_MODIFIES = re.compile(
+    r'data-modifying|INTO is not allowed|at or near "(INSERT|UPDATE|DELETE|MERGE|INTO)"', re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
