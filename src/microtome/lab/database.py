@@ -6,6 +6,7 @@ done; another survives a kill of the process, not a power cut (it becomes durabl
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -30,6 +31,7 @@ __all__ = [
     "VERSIONS",
     "WAIT",
     "Database",
+    "beside",
     "explain",
     "make",
     "never",
@@ -195,6 +197,16 @@ def _dispose(engines: dict[str, Engine], process: int) -> None:
         for engine in engines.values():
             engine.dispose()
     engines.clear()
+
+
+def beside(path: Path, word: str) -> Path:
+    """A name beside a file, with a date, that nothing has yet."""
+    name = f"{path.name}.{word}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for count in itertools.count(1):
+        found = path.with_name(name + (f"-{count}" if count > 1 else ""))
+        if not found.exists():
+            return found
+    raise AssertionError
 
 
 def nothing(place: Place) -> LabError:

@@ -143,14 +143,14 @@ def _kept(path: Path) -> Path | None:
     """A copy of the damaged file, with what SQLite keeps beside it, under a dated name."""
     if not path.exists():
         return None
-    name = f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
+    damaged = databases.beside(path, "damaged")
     for suffix in ("-wal", ""):
-        source, target = path.with_name(path.name + suffix), path.with_name(name + suffix)
+        source, target = path.with_name(path.name + suffix), damaged.with_name(damaged.name + suffix)
         if source.exists():
             shutil.copy2(source, target)
             _sync(target)
     _sync(path.parent)
-    return path.with_name(name)
+    return damaged
 
 
 def _put(fresh: Path, path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +123,7 @@ def _alone(connection: Connection) -> None:
 
 
 def _copy(path: Path, before: str) -> Path:
-    target = path.with_name(f"{path.name}.{before}-{time.strftime('%Y%m%d-%H%M%S')}")
+    target = databases.beside(path, before)
     try:
         source, copy = sqlite3.connect(path), sqlite3.connect(target)
         try:
