@@ -304,17 +304,31 @@ def test_a_result_that_no_file_holds_does_not_keep_others_waiting(lab, monkeypat
     assert second.result and not second.error
 
 
-def test_listing_runs_imports_nothing_heavy(tmp_path):
+HEAVY = ["torch", "pandas", "alembic", "plotly", "pyarrow", "transformers", "scipy"]
+LISTS = """
+from microtome.lab.reading import open_record
+from microtome.lab import sql
+record = open_record()
+assert len(record.runs()) == 1 and record.studies() and record.run(1).about
+assert sql.query(record.place, "SELECT 1").rows == ((1,),)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        (LISTS, [*HEAVY, "numpy"]),
+        ("import microtome.lab.study, microtome.lab.doctor, microtome.cli.lab_care", HEAVY),
+    ],
+    ids=["listing", "recording"],
+)
+def test_what_is_light_imports_nothing_heavy(tmp_path, code, heavy):
     place = project(tmp_path)
     with opened(place):
         leaf(Model())
-    code = (
-        "import sys, json\n"
-        "from microtome.lab.reading import open_record\nimport microtome.lab.study\nfrom microtome.lab import doctor, sql\n"
-        "record = open_record()\nassert len(record.runs()) == 1 and record.studies()\n"
-        "assert sql.query(record.place, 'SELECT 1').rows == ((1,),)\n"
-        "print(json.dumps([m for m in ('torch', 'pandas', 'alembic', 'plotly', 'pyarrow', 'transformers') if m in sys.modules]))"
+    code += f"\nimport sys, json\nprint(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []

@@ -15,7 +15,6 @@ from microtome.lab import processes
 from microtome.lab.database import Database
 from microtome.lab.files import Files
 from microtome.lab.schema import control, model, person, process, run, run_file, run_site, study
-from microtome.results import pieces
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -230,6 +229,8 @@ class Record:
 
         Raises LabError: the run has none (it failed, was interrupted, is running, or was a look), or a file is missing.
         """
+        from microtome.results import pieces
+
         row = self.run(which)
         if row.result is None:
             raise LabError(
