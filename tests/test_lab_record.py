@@ -304,6 +304,20 @@ def test_a_result_that_no_file_holds_does_not_keep_others_waiting(lab, monkeypat
     assert second.result and not second.error
 
 
+def test_a_prediction_that_cannot_be_decided_does_not_undo_the_run(lab):
+    def undecided(connection, number, result):
+        connection.execute(schema.run.update().values(family="half done"))
+        raise KeyError("no such field")
+
+    with opened(lab) as one:
+        one._recorder.after = undecided
+        with pytest.warns(ObserverWarning, match="no such field"):
+            leaf(Model(), 1)
+        one._recorder.after = None
+        leaf(Model(), 2)
+    assert [(r.state, r.family) for r in runs(lab)] == [("finished", "")] * 2 and sound(lab)
+
+
 HEAVY = ["torch", "pandas", "alembic", "plotly", "pyarrow", "transformers", "scipy"]
 LISTS = """
 from microtome.lab.reading import open_record

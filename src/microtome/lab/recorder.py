@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from microtome.errors import LabError, MicrotomeError, ResourceError, ResultError
 from microtome.lab import keeping, schema
@@ -159,10 +160,24 @@ class Recorder:
             keeping.sites(connection, run.number, sites)
             connection.execute(update(schema.run).where(schema.run.c.number == run.number).values(values))
             self._heard(connection)
-            if result is not None and self.after is not None:
-                self.after(connection, run.number, result)
+            fault = self._after(connection, run.number, result) if result is not None else None
         if unkept is not None:
             raise unkept
+        if fault is not None:
+            raise fault
+
+    def _after(self, connection: Connection, number: int, result: Result) -> Exception | None:
+        """Decide what the run decides. The run has ended all the same when that cannot be done: why, to be said after the commit."""
+        if self.after is None:
+            return None
+        try:
+            with connection.begin_nested():
+                self.after(connection, number, result)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and not never(error):
+                raise  # nothing was written: all of it is tried again
+            return error
+        return None
 
     def _keep(self, result: Result | None) -> tuple[_Pieces | None, ResultError | None]:
         """Where a result's pieces are; or why it can be in no file, which trying again would not change."""
@@ -204,6 +219,9 @@ class Recorder:
 
     def _alive(self) -> None:
         if time.monotonic() - self._beat > BEAT:
+            self._beat = (
+                time.monotonic()
+            )  # also when it fails: a locked database must not be waited for at every step
             with self.database.writing(durable=False) as connection:
                 self._heard(connection)
 
