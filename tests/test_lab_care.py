@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import threading
 import time
 
 import pytest
@@ -97,6 +98,33 @@ def test_garbage_goes_and_nothing_else(place):
     swept = collect(place, now=True)
     assert (swept.files, swept.leftovers) == (1, 1) and sound(place) == used
     assert {key for key, _ in files.stored()} == used
+
+
+def test_a_file_that_is_put_while_a_collection_runs_stays(fast_path):
+    """Old and unused, it is about to go; whoever puts it again must find it afterwards, whichever came first."""
+    files = Files(fast_path)
+    kept = files.put(b"x" * 100)
+    both = threading.Barrier(2, timeout=30)
+    swept = []
+
+    def sweep():
+        for _ in range(300):
+            both.wait()
+            swept.append(files.sweep(set(), grace=60.0).files)
+            both.wait()
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    for i in range(300):
+        files.put(b"x" * 100)
+        os.utime(files.path(kept), (0, 0))
+        both.wait()
+        time.sleep(0.00002 * (i % 15))
+        files.put(b"x" * 100)
+        both.wait()
+        assert files.get(kept) == b"x" * 100
+    thread.join()
+    assert 0 < sum(swept) < 300  # both orders happened
 
 
 def test_everything_is_collected_only_where_nobody_records(place):

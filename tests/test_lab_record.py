@@ -126,6 +126,24 @@ def test_a_writer_that_is_killed_loses_nothing_that_was_finished(lab):
     assert examine(lab, deep=True).findings == ()
 
 
+def test_a_connection_that_the_server_ends_is_made_again(lab):
+    with opened(lab) as one:
+        leaf(Model(), 1)
+        if lab.url:
+            import psycopg
+
+            with psycopg.connect(lab.url.replace("+psycopg", "", 1), autocommit=True) as connection:
+                mine = "datname = current_database() AND pid <> pg_backend_pid()"
+                ended = connection.execute(
+                    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {mine}"
+                ).fetchall()
+            assert ended
+        else:
+            one.database.close()
+        leaf(Model(), 2)
+    assert [r.state for r in runs(lab)] == ["finished"] * 2
+
+
 def test_eight_writers_lose_nothing(lab):
     with opened(lab, "warm"):
         leaf(Model())
