@@ -34,9 +34,9 @@ def work(folder):
 
     with study("kills", folder=folder, person="ada"):
         add_observer(say)
-        mt.methods.logit_lens(model, task)
+        mt.methods.direct_logit_attribution(model, task, seed=1)
         model.run("When Mary and John", capture=["L0.resid_pre"])
-        mt.methods.direct_logit_attribution(model, task)
+        mt.methods.direct_logit_attribution(model, task, seed=2)
 
 print("ready", flush=True)
 for line in sys.stdin:  # each study in a process of its own, which has everything imported

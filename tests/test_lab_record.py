@@ -126,6 +126,21 @@ def test_a_writer_that_is_killed_loses_nothing_that_was_finished(lab):
     assert examine(lab, deep=True).findings == ()
 
 
+def test_a_reader_sees_one_moment_and_cannot_write(lab):
+    with opened(lab):
+        leaf(Model(), 1)
+        record = Record(lab)
+        with record.database.reading() as connection:
+            count = "SELECT count(*) FROM run"
+            assert connection.execute(text(count)).scalar() == 1
+            leaf(Model(), 2)
+            assert connection.execute(text(count)).scalar() == 1
+        with pytest.raises(LabError), record.database.reading() as connection:
+            connection.execute(text("DELETE FROM run"))
+        assert len(record.runs()) == 2
+        record.close()
+
+
 def test_a_connection_that_the_server_ends_is_made_again(lab):
     with opened(lab) as one:
         leaf(Model(), 1)

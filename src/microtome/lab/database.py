@@ -98,9 +98,8 @@ class Database:
         """
         kind = "durable" if durable else "quick"
         with forks.passing(), self.told(), self._engine(kind).connect() as connection, connection.begin():
-            if not self.sqlite:  # one writer at a time, as in SQLite: what is looked for first and then written is written once
-                connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT:.0f}s'"))
-                connection.execute(text("SELECT pg_advisory_xact_lock(6034528312)"))
+            if not self.sqlite:
+                _one_at_a_time(connection, durable)
             yield connection
 
     def exists(self) -> bool:
@@ -125,12 +124,10 @@ class Database:
 
     def _engine(self, kind: str) -> Engine:
         with self._lock:
-            if (
-                self._process != os.getpid()
-            ):  # `forks` closed them, unless another thread was too long in a transaction
-                _inherited.extend(
-                    self._engines.values()
-                )  # never to be closed here: that would undo what the parent writes
+            if self._process != os.getpid():
+                # `forks` closed them, unless a transaction of another thread lasted too long; then they are kept, for ever: to
+                # close them here would undo what the parent writes
+                _inherited.extend(self._engines.values())
                 self._engines.clear()
                 self._process = os.getpid()
             known = self._engines.get(kind)
@@ -150,6 +147,11 @@ class Database:
         """A new engine: read, quick, durable, or upgrade (durable, and foreign keys are not looked at)."""
         if not self.sqlite:
             options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+            if kind == "read":
+                options |= {
+                    "isolation_level": "REPEATABLE READ",
+                    "execution_options": {"postgresql_readonly": True},
+                }
             with self.told():
                 return create_engine(_postgres(self.place.url), **options)
         # by its parts: a path may have any character
@@ -261,6 +263,14 @@ def other_version(place: Place, found: str) -> LabError:
         why=f"this Microtome writes schema {schema.REVISION}",
         instead="microtome lab doctor --upgrade; it makes a copy first",
     )
+
+
+def _one_at_a_time(connection: Connection, durable: bool) -> None:
+    """One writer, as in SQLite: what is looked for first and then written is written once."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT:.0f}s'"))
+    if not durable:
+        connection.execute(text("SET LOCAL synchronous_commit = off"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(6034528312)"))
 
 
 def _postgres(url: str) -> str:
