@@ -259,7 +259,7 @@ def test_a_locked_database_is_said_and_what_waits_is_written_later(fast_path, mo
         leaf(Model(), 1)
         other = sqlite3.connect(place.database, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with told("is locked"):
+        with told("1 entries wait in memory and are tried again"):
             assert leaf(Model(), 2).tensors["values"].tolist() == [2.0, 3.0, 4.0, 5.0]
             tree(Known(), 3)
         assert len(runs(place)) == 1  # a reader does not wait
@@ -270,6 +270,24 @@ def test_a_locked_database_is_said_and_what_waits_is_written_later(fast_path, mo
     kept = runs(place)
     assert [r.state for r in kept] == ["finished"] * 5 and kept[3].parent == kept[2].number
     sound(place)
+
+
+def test_a_locked_database_does_not_hold_up_every_step(fast_path, monkeypatch):
+    monkeypatch.setattr(database, "WAIT", 0.5)
+    place = project(fast_path)
+    tries = []
+    with opened(place) as study:
+        flush = study._recorder.flush
+        monkeypatch.setattr(study._recorder, "flush", lambda: tries.append(1) or flush())
+        other = sqlite3.connect(place.database, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with told("is locked"):
+            for n in range(100):
+                leaf(Model(), n)
+        other.execute("ROLLBACK")
+        other.close()
+        assert len(tries) < 50 and study._recorder.waiting == 200
+    assert values(place) == list(range(100))
 
 
 def test_what_still_waits_is_written_on_closing_or_named(fast_path, monkeypatch):

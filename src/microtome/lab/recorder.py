@@ -1,7 +1,7 @@
 """From events to rows: the observer through which everything that runs in a study is recorded.
 
 A run is a row when it begins. When it ends, its files come first and the row that names them after. What cannot be
-written now (a full disk, a locked database) is kept in memory and tried again with the next event and on closing.
+written now (a full disk, a locked database) is kept in memory and tried again with later events and on closing.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Recorder:
         self._open: dict[str, _Run] = {}
         self._stored = _Stored()
         self._waiting: list[Callable[[], None]] = []
+        self._next = 0.0  # when it is tried again
         self._beat = time.monotonic()
         self._look: tuple[Any, int] | None = None
 
@@ -102,11 +103,16 @@ class Recorder:
 
     def _do(self, entry: Callable[[], None]) -> None:
         self._waiting.append(entry)
+        began = time.monotonic()
+        if began < self._next:
+            return  # it was said that entries wait
         try:
             self.flush()
         except (LabError, ResourceError) as error:
-            error.add_note(f"{len(self._waiting)} entries wait in memory and are tried again with the next")
-            raise
+            # a locked database keeps a writer for half a minute: at most a tenth of a measurement's time goes into that
+            self._next = time.monotonic() + 9 * (time.monotonic() - began)
+            waits = f"{len(self._waiting)} entries wait in memory and are tried again"
+            raise type(error)(error.what, why=error.why, instead=f"{error.instead}; {waits}") from error
 
     def _began(self, event: Event) -> None:
         run = _Run.of(event, self._open.get(event.parent or ""))
