@@ -27,7 +27,7 @@ from microtome.lab.doctor import examine
 from microtome.lab.files import Files
 from microtome.lab.reading import Record, Wanted
 from microtome.lab.study import Study
-from microtome.results import ObserverWarning, observe
+from microtome.results import ObserverWarning, observe, open_result
 
 
 @pytest.fixture(autouse=True)
@@ -300,10 +300,12 @@ def test_what_still_waits_is_written_on_closing_or_named(fast_path, monkeypatch)
         leaf(Model(), 1)
     with pytest.raises(LabError, match="is locked"):
         study.close()
+    (saved,) = study.rescue(fast_path / "elsewhere")
+    assert open_result(saved).tensors["values"].tolist() == [1.0, 2.0, 3.0, 4.0]
     other.execute("ROLLBACK")
     other.close()
     study.close()
-    assert [r.state for r in runs(place)] == ["finished"]
+    assert [r.state for r in runs(place)] == ["finished"] and study.rescue(fast_path / "none") == ()
 
 
 def test_a_full_database_is_said_and_what_waits_is_written_later(fast_path):

@@ -59,7 +59,7 @@ class Recorder:
         self._lock = threading.RLock()
         self._open: dict[str, _Run] = {}
         self._stored = _Stored()
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[tuple[Callable[[], None], Result | None]] = []
         self._next = 0.0  # when it is tried again
         self._beat = time.monotonic()
         self._look: tuple[Any, int] | None = None
@@ -77,12 +77,18 @@ class Recorder:
             elif event.run in self._open:
                 run = self._open.pop(event.run)
                 run.ended = event.at
-                self._do(lambda: self._end(run, event))
+                self._do(lambda: self._end(run, event), event.result)
 
     @property
     def waiting(self) -> int:
         """How many entries could not be written yet."""
         return len(self._waiting)
+
+    @property
+    def unwritten(self) -> tuple[Result, ...]:
+        """Results that are in no record yet."""
+        with self._lock:
+            return tuple(result for _, result in self._waiting if result is not None)
 
     def flush(self) -> None:
         """Write what could not be written before. Raises LabError or ResourceError when it still cannot.
@@ -92,7 +98,7 @@ class Recorder:
         with self._lock:
             while self._waiting:
                 try:
-                    self._waiting[0]()
+                    self._waiting[0][0]()
                 except Exception as error:
                     if not isinstance(error, (LabError, ResourceError)) or never(error.__cause__):
                         del self._waiting[0]
@@ -101,8 +107,8 @@ class Recorder:
 
     # ---------------------------------------------------------------------------------------- writing
 
-    def _do(self, entry: Callable[[], None]) -> None:
-        self._waiting.append(entry)
+    def _do(self, entry: Callable[[], None], result: Result | None = None) -> None:
+        self._waiting.append((entry, result))
         began = time.monotonic()
         if began < self._next:
             return  # it was said that entries wait

@@ -153,6 +153,15 @@ class Study:
                 self._recorder.database.close()
             self._recorder, self._owner = None, False
 
+    def rescue(self, folder: str | Path) -> tuple[Path, ...]:
+        """Save results that could not be recorded into a folder, each as `mt.open` reads it; their folders.
+
+        Raises what `Result.save` raises.
+        """
+        waiting = self._recorder.unwritten if self._recorder is not None else ()
+        at = Path(folder).expanduser()
+        return tuple(result.save(at / f"{i:03d}-{result.kind}") for i, result in enumerate(waiting, 1))
+
     def __enter__(self) -> Study:
         self.open()
         self._entered.append(_here.set(self.key))
