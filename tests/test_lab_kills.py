@@ -23,7 +23,7 @@ from microtome.lab.study import study
 from microtome.results import add_observer
 
 model = mt.load()
-task = mt.task("ioi", model, n=4, seed=0)
+task = mt.task("ioi", model, n=2, seed=0)
 
 def work(folder):
     said = os.open(folder + "/said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
