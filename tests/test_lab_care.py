@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from lab_faults import forked
+from lab_faults import Moments, forked
 from lab_tools import Known, Model, leaf, opened, predict, project, runs, sound, sqlite, tree
 from microtome.errors import LabError
 from microtome.lab import rebuilding, salvage, seals
@@ -286,6 +286,47 @@ def test_a_result_of_which_a_piece_is_gone_is_not_made_a_run(place):
     assert any("doctor --recover" in f.instead for f in examine(place).findings)
     done = salvage.recover(place)
     assert done.damaged is None and done.rebuilt == () and len(done.unreadable) >= 1
+
+
+def test_a_recovery_that_is_killed_anywhere_is_made_again(place):
+    many(place, 60)
+    pages = leaves(place, "run")
+    page(place, pages[-1] if pages else 40)
+    original = {p.name: p.read_bytes() for p in place.home.glob("lab.db*")}
+    whole = Moments()
+
+    def recover(say, moment=whole):
+        with moment.watched():
+            salvage.recover(place)
+        say(str(moment.count))
+
+    def restore():
+        for path in place.home.glob("lab.db*"):
+            path.unlink()
+        for name, content in original.items():
+            (place.home / name).write_bytes(content)
+
+    moments = int(forked(recover)[1][0])
+    want = [(r.id, r.number) for r in runs(place)]
+    assert moments > 8 and len(want) > 3
+    for at in range(moments):
+        for after in (False, True):
+            restore()
+            moment = Moments(at, after=after)
+            assert forked(lambda say, moment=moment: recover(say, moment))[0] == -9
+            if not examine(place).ok:
+                salvage.recover(place)
+            got = [(r.id, r.number) for r in runs(place)]
+            assert [g for g in got if g[0].startswith("x")] == [w for w in want if w[0].startswith("x")]
+            assert len(got) == len(want) and examine(place, deep=True).ok
+            assert original["lab.db"] in [p.read_bytes() for p in place.home.glob("lab.db.damaged*")]
+
+
+def test_a_postgres_record_is_not_for_this_doctor_to_recover(place, monkeypatch):
+    monkeypatch.setenv("MICROTOME_LAB_URL", "postgresql://nobody@127.0.0.1:1/none")
+    with pytest.raises(LabError, match="PostgreSQL database"):
+        salvage.recover(project(place.folder))
+    assert any("does not answer" in what for what in grave(project(place.folder)))
 
 
 def test_a_log_of_the_damaged_file_does_not_get_into_the_new_one(place):

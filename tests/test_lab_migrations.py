@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, inspect
 
 import microtome.lab.place as places
+from lab_faults import Moments, forked
 from lab_tools import Model, leaf, opened, project, runs, sound
 from microtome.errors import LabError
 from microtome.lab import database, migrations, schema
@@ -146,6 +147,35 @@ def test_a_step_that_fails_leaves_the_record_as_it_was(stored, second, more):
         migrations.upgrade(stored)
     assert list(connection.iterdump()) == before
     connection.close()
+
+
+def test_an_upgrade_that_is_killed_anywhere_is_all_or_nothing(stored, second):
+    second()
+    original = stored.database.read_bytes()
+    whole = Moments()
+
+    def upgrade(say, moment=whole):
+        with moment.watched():
+            migrations.upgrade(stored)
+        say(str(moment.count))
+
+    def restore():
+        for path in stored.home.glob("lab.db*"):
+            path.unlink()
+        stored.database.write_bytes(original)
+
+    moments = int(forked(upgrade)[1][0])
+    assert moments >= 3
+    seen = set()
+    for at in range(moments):
+        for after in (False, True):
+            restore()
+            moment = Moments(at, after=after)
+            assert forked(lambda say, moment=moment: upgrade(say, moment))[0] == -9
+            done = migrations.upgrade(stored)
+            seen.add(done.before)
+            assert done.after == "0002" and len(runs(stored)) == 5 and sound(stored)
+    assert seen == {"0001", "0002"}
 
 
 def test_a_record_of_a_newer_version_is_refused_and_left_alone(stored):

@@ -85,7 +85,11 @@ def recover(place: Place) -> Recovered:
         _needed(path, files, place)
         damaged = _kept(path)
         fresh = path.with_name(f"{path.name}.recovering")
-        fresh.unlink(missing_ok=True)
+        for suffix in (
+            "-journal",
+            "",
+        ):  # of an attempt that was killed: SQLite would roll its journal back into the new file
+            fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
         engine = _engine(fresh)
         try:
             databases.make(engine)
