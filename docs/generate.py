@@ -228,7 +228,7 @@ def _column(column: Any) -> str:
         "STRING": "text",
         "FLOAT": "number",
         "INTEGER": "integer",
-        "BIGINT": "integer",
+        "BIG_INTEGER": "integer",
         "BOOLEAN": "boolean",
     }
     words = [kind[str(column.type.__visit_name__).upper()]]

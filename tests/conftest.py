@@ -56,6 +56,29 @@ def fast_path(tmp_path: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server, started when the first test asks for it."""
+    import lab_servers
+
+    with lab_servers.server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def lab(request: pytest.FixtureRequest, fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A project whose record is a SQLite file, and one whose record is in PostgreSQL."""
+    import lab_servers
+    import lab_tools
+
+    if request.param == "sqlite":
+        yield lab_tools.project(fast_path)
+        return
+    with lab_servers.database(request.getfixturevalue("postgres")) as url:
+        monkeypatch.setenv("MICROTOME_LAB_URL", url)  # a password may be in it
+        yield lab_tools.project(fast_path)
+
+
 def _same_numpy(before: tuple[object, ...]) -> None:
     after = np.random.get_state()  # noqa: NPY002
     assert after[0] == before[0] and np.array_equal(after[1], before[1]) and after[2:] == before[2:]
