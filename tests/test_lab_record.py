@@ -196,6 +196,12 @@ def test_sql_reads(lab):
     answer = query(lab, "-- mine\nSELECT number, method FROM run ORDER BY number;", limit=1)
     assert (answer.columns, answer.rows, answer.more) == (("number", "method"), ((1, "toy_leaf"),), True)
     assert query(lab, "WITH x AS (SELECT 'a;b%s' AS y) SELECT y FROM x").rows == (("a;b%s",),)
+    if not lab.url:
+        inner = "SELECT j.value FROM run, json_each(run.question, '$.parameters') AS j WHERE run.number = 2 AND j.key = 'value'"
+        assert query(lab, inner).rows == ((2,),)
+        assert query(lab, "SELECT count(*) FROM pragma_table_info('meta')").rows == ((2,),)
+        with pytest.raises(LabError, match="sqlite_master may not be modified"):
+            query(lab, "UPDATE sqlite_master SET sql = ''")
     for wrong in (0, -1, True, 10**9, "5"):
         with pytest.raises(LabError, match="limit="):
             query(lab, "SELECT 1", limit=wrong)
