@@ -343,6 +343,24 @@ def test_a_result_that_no_file_holds_does_not_keep_others_waiting(lab, monkeypat
     assert second.result and not second.error
 
 
+def test_arguments_that_cannot_be_kept_do_not_lose_the_run(lab, monkeypatch):
+    from microtome.errors import ResourceError
+    from microtome.lab import keeping
+
+    def full(*_):
+        raise ResourceError("no room to record in files")
+
+    with opened(lab):
+        with monkeypatch.context() as patch:
+            patch.setattr(keeping, "call", full)
+            with pytest.warns(ObserverWarning, match="no room to record"):
+                leaf(Model(), 1)
+        leaf(Model(), 2)
+    first, second = runs(lab)
+    assert (first.state, second.state) == ("finished", "finished")
+    assert first.not_again == "its arguments were not kept: no room to record in files" and first.result
+
+
 def test_a_prediction_that_cannot_be_decided_does_not_undo_the_run(lab):
     def undecided(connection, number, result):
         connection.execute(schema.run.update().values(family="half done"))
