@@ -131,9 +131,11 @@ class Recorder:
             run.call = keeping.call(event, self.files, self._recorded)
         except MicrotomeError as error:  # the run is recorded all the same; it cannot be run again from here
             fault = error
-            run.call = keeping.Call(
-                {"family": "", "arguments": None, "not_again": f"its arguments were not kept: {error.what}"}
-            )
+            why = f"its arguments were not kept: {error.what}"
+            family = keeping.family_of(
+                event.arguments or {}
+            )  # by which later predictions are found to be post hoc
+            run.call = keeping.Call({"family": family, "arguments": None, "not_again": why})
         self._do(lambda: self._begin(run))
         if fault is not None:
             raise fault
@@ -242,9 +244,7 @@ class Recorder:
 
     def _alive(self) -> None:
         if time.monotonic() - self._beat > BEAT:
-            self._beat = (
-                time.monotonic()
-            )  # also when it fails: a locked database must not be waited for at every step
+            self._beat = time.monotonic()  # now, or a locked database would be waited for at every step
             with self.database.writing(durable=False) as connection:
                 self._heard(connection)
 
