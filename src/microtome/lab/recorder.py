@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from microtome.errors import LabError, MicrotomeError, ResourceError, ResultError
 from microtome.lab import keeping, schema
-from microtome.lab.arguments import sites_of
+from microtome.lab.arguments import family_of, sites_of
 from microtome.lab.database import never
 from microtome.lab.processes import called_from
 from microtome.results import pieces
@@ -132,9 +132,7 @@ class Recorder:
         except MicrotomeError as error:  # the run is recorded all the same; it cannot be run again from here
             fault = error
             why = f"its arguments were not kept: {error.what}"
-            family = keeping.family_of(
-                event.arguments or {}
-            )  # by which later predictions are found to be post hoc
+            family = family_of(event.arguments or {})  # by which later predictions are found to be post hoc
             run.call = keeping.Call({"family": family, "arguments": None, "not_again": why})
         self._do(lambda: self._begin(run))
         if fault is not None:
