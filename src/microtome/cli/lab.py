@@ -34,6 +34,8 @@ Folder = Annotated[
 ]
 Which = Annotated[str, typer.Argument(metavar="RUN", help="A run's number, or the first digits of its id.")]
 
+HIGHEST = 2**31 - 1  # number that a database's column holds
+STATES = ("running", "finished", "failed", "interrupted")
 SHORT = 60  # characters of a run's parameters in a list
 
 
@@ -86,7 +88,8 @@ def runs(
     person: Annotated[str | None, typer.Option(help="Who ran it.", show_default=False)] = None,
     below: Annotated[str | None, typer.Option(help="Runs that this run called.", show_default=False)] = None,
     before: Annotated[
-        int | None, typer.Option(help="Only runs with a lower number.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=HIGHEST, help="Only runs with a lower number.", show_default=False),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="At most so many.")] = 30,
     nested: Annotated[bool, typer.Option("--nested", help="Runs that other runs called, too.")] = False,
@@ -96,6 +99,8 @@ def runs(
     """List runs, the newest first."""
     from microtome.lab.reading import Wanted, open_record
 
+    if state is not None and state not in STATES:
+        raise typer.BadParameter(f"{state!r}: {', '.join(STATES)}", param_hint="--state")
     record = open_record(folder)
     wanted = Wanted(
         study=_study(record, study), method=method, family=task, model=model, state=state, verdict=verdict,
@@ -229,7 +234,9 @@ def when(at: float | None) -> str:
 def compare(
     first: Which,
     second: Annotated[str, typer.Argument(metavar="RUN", help="The run to compare it with.")],
-    n: Annotated[int, typer.Option("-n", min=1, help="Cells shown, sign flips and the largest first.")] = 15,
+    n: Annotated[
+        int, typer.Option("-n", min=1, help="Cells shown; sure differences, sign flips, the largest first.")
+    ] = 15,
     folder: Folder = None,
     json: Json = False,
 ) -> None:
@@ -248,6 +255,8 @@ def compare(
         output.say("both asked the same, with the same code")
     if found.why:
         output.say(f"note: {found.why}")
+    if found.same and not found.paired:
+        output.say("every number is the same, to the bit")
     if found.paired:
         _cells(found, n)
 
@@ -258,11 +267,16 @@ def _cells(found: Any, n: int) -> None:
     if found.same:
         output.say(f"every number is the same, to the bit ({len(found.cells)} cells, {found.paired} prompts)")
         return
+    if not found.cells:
+        output.say("no cell is measured in both")
+        return
     names = list(found.cells[0].cell)
     rows = [(*(_cell(c.cell[k]) for k in names), output.number(c.first), output.number(c.second), output.number(c.difference),
-             output.interval(c.low, c.high), f"±{output.number(c.null)}", output.number(c.p)) for c in found.cells[:n]]  # fmt: skip
+             output.interval(c.low, c.high), f"±{output.number(c.null)}" if c.null == c.null else "", output.number(c.p)) for c in found.cells[:n]]  # fmt: skip
     head = (*names, f"run {found.first}", f"run {found.second}", "difference", "interval", "null", "p")
-    output.table(head, rows, title=f"Differences on {found.paired} prompts, sign flips first")
+    output.table(
+        head, rows, title=f"Differences on {found.paired} prompts, those at {ALPHA} and sign flips first"
+    )
     flips = sum(c.flipped for c in found.cells)
     sure = sum(c.p <= ALPHA for c in found.cells)
     output.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+HIGHEST = 2**31 - 1  # number that a database's column holds
+
 app = typer.Typer(no_args_is_help=True, help="Predict before a run; be scored after it.")
 
 Folder = Annotated[
@@ -23,8 +26,9 @@ Folder = Annotated[
     typer.Option("--folder", help="Of the project; default: the one around here.", show_default=False),
 ]
 Study = Annotated[str, typer.Option("--study", help="Title of the study it belongs to.")]
-Number = Annotated[int, typer.Argument(metavar="NUMBER", help="The prediction's number.")]
+Number = Annotated[int, typer.Argument(metavar="NUMBER", max=HIGHEST, help="The prediction's number.")]
 
+STATES = ("open", "true", "false", "void")
 WIDTH = 70  # characters of a statement in a list
 
 
@@ -61,7 +65,7 @@ def new(
     ] = None,
     how: Annotated[str, typer.Option(help="Of several rows: one, every, any, mean, max, min.")] = "one",
     claim: Annotated[
-        int | None, typer.Option(help="The claim from which it follows.", show_default=False)
+        int | None, typer.Option(max=HIGHEST, help="The claim from which it follows.", show_default=False)
     ] = None,
     study: Study = "predictions",
     folder: Folder = None,
@@ -76,7 +80,7 @@ def new(
     place.here(folder)
     about = query(method, model=model, task=task, sites=tuple(sites or ()))
     at: int | str | None = (
-        int(position) if position is not None and position.lstrip("-").isdigit() else position
+        int(position) if position is not None and re.fullmatch(r"-?\d{1,9}", position) else position
     )
     holds = _holds(
         field, {"site": site, "position": at, "metric": metric, "low": low, "high": high}, equals, how
@@ -105,6 +109,8 @@ def listed(
     from microtome.lab.predicting import predictions
     from microtome.lab.reading import open_record
 
+    if state is not None and state not in STATES:
+        raise typer.BadParameter(f"{state!r}: {', '.join(STATES)}", param_hint="--state")
     found = predictions(open_record(folder).database, state=state, person=person)
     if json:
         output.print_json([_data(p) for p in found])
@@ -238,9 +244,13 @@ def _draw(folder: Path, found: dict[tuple[str, str], Any]) -> list[Path]:
     from microtome.figures.forecasts import draw
 
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
+    made: list[Path] = []
     for (who, kind), score in found.items():
-        path = folder / f"{slug(who)}-{slug(kind)}.svg"
+        name = f"{slug(who)}-{slug(kind)}"
+        taken = sum(
+            p.stem == name or p.stem.startswith(f"{name}.") for p in made
+        )  # "a b" and "a-b" are two people
+        path = folder / (f"{name}.{taken + 1}.svg" if taken else f"{name}.svg")
         path.write_text(static_svg(draw(score, f"{who}, {kind}"), width=640) + "\n", encoding="utf-8")
         made.append(path)
     return made

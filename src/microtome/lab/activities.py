@@ -12,6 +12,7 @@ from sqlalchemy import insert
 
 from microtome.lab.notebook.timeline import Activity
 from microtome.lab.reading import Wanted
+from microtome.lab.recorder import storable
 from microtome.lab.schema import page
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def _activity(row: RunRow) -> Activity:
 def keep_index(record: Record, pages: Sequence[Page]) -> None:
     """Write what was found in the notebook into the record's table `page`: the files are what counts, this is for queries."""
     rows = [
-        {"path": p.path[:500], "kind": p.kind[:40], "title": p.title, "dated": _dated(p), "digest": p.digest[:32],
-         "fields": json.dumps(p.fields, default=str, sort_keys=True), "problems": json.dumps(list(p.problems), default=str),
+        {"path": storable(p.path)[:500], "kind": storable(p.kind)[:40], "title": storable(p.title), "dated": _dated(p),
+         "digest": p.digest[:32], "fields": json.dumps(p.fields, default=str, sort_keys=True), "problems": json.dumps(list(p.problems), default=str),
          "indexed_at": time.time()}
         for p in pages
     ]  # fmt: skip

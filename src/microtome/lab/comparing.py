@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from microtome.errors import LabError
+from microtome.results.frozen import dumps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +58,8 @@ class Changed:
 class Comparison:
     """Two runs compared.
 
-    asked: what differs in the question, the code, the numerics. cells: those in both, sign flips first, then by size of the
-    difference. only_first, only_second: how many cells the other lacks. paired: prompts that both have, 0 where the two asked
+    asked: what differs in the question, the code, the numerics. cells: those in both, differences at ALPHA first, and of
+    these and of the rest the changes of sign before the others, each by size. only_first, only_second: how many cells the other lacks. paired: prompts that both have, 0 where the two asked
     about different prompts (then there are no cells). same: whether every paired number is equal to the bit. why: a sentence
     on what could not be compared.
     """  # fmt: skip
@@ -90,10 +91,11 @@ def compare(record: Record, first: int | str, second: int | str, *, seed: int = 
     empty = Comparison(a.number, b.number, asked, (), 0, 0, 0, False, math.nan, "")
     why = _apart(a, b, one, two)
     if why or one.effects is None or two.effects is None:
+        inner = "; the runs that they called may have them (microtome lab show)" if one.children else ""
         return _with(
             empty,
-            why=why or "there are no effects per prompt to pair",
-            same=not why and one.tables == two.tables,
+            why=why or f"there are no effects per prompt to pair{inner}",
+            same=not why and _equal(one, two),
         )
     return _paired(empty, one.effects, two.effects, seed)
 
@@ -104,7 +106,8 @@ def parameters(a: RunRow, b: RunRow) -> tuple[Difference, ...]:
     names = [*mine, *(name for name in theirs if name not in mine)]
     missing = "(not there)"
     found = ((n, mine.get(n, missing), theirs.get(n, missing)) for n in names)
-    return tuple(Difference(n, x, y) for n, x, y in found if x != y)
+    # as JSON: True is not 1 there, and NaN is NaN
+    return tuple(Difference(n, x, y) for n, x, y in found if dumps(x) != dumps(y))
 
 
 def _flat(row: RunRow) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def _flat(row: RunRow) -> dict[str, Any]:
         "task": f"{row.family} {row.task[:12]}".strip() if row.task else "", "data": row.data[:12], "seed": row.seed,
     }  # fmt: skip
     flat |= {f"numerics.{k}": v for k, v in asked.get("numerics", {}).items()}
-    flat |= dict(asked.get("parameters", {}))
+    flat |= {f"parameter {k}" if k in flat else k: v for k, v in asked.get("parameters", {}).items()}
     return {**flat, "code": row.code[:12]}
 
 
@@ -128,6 +131,13 @@ def _apart(a: RunRow, b: RunRow, one: Result, two: Result) -> str:
     return ""
 
 
+def _equal(one: Result, two: Result) -> bool:
+    """Whether all numbers are equal, whatever was asked."""
+    from microtome.lab.rerunning import agree
+
+    return agree(one, two).largest == 0
+
+
 def _with(base: Comparison, **values: Any) -> Comparison:
     from dataclasses import replace
 
@@ -138,7 +148,8 @@ def _paired(base: Comparison, one: Labelled, two: Labelled, seed: int) -> Compar
     import numpy as np
 
     dims = one.dims
-    both = {d: [x for x in one.coords[d] if x in set(two.coords[d])] for d in dims}
+    theirs = {d: set(two.coords[d]) for d in dims}
+    both = {d: [x for x in one.coords[d] if x in theirs[d]] for d in dims}
     if not all(both.values()):
         gap = next(d for d in dims if not both[d])
         return _with(base, why=f"they have no {gap} in common")
@@ -179,8 +190,8 @@ def _cells(
     first, second = x.mean(axis=1), y.mean(axis=1)
     rows = [
         Changed(cell, float(first[i]), float(second[i]), float(low[i]), float(high[i]), float(p[i]), float(band[i]),
-                bool(first[i] * second[i] < 0))
+                bool(np.sign(first[i]) * np.sign(second[i]) < 0))
         for i, cell in enumerate(labels)
     ]  # fmt: skip
-    rows.sort(key=lambda row: (not row.flipped, -abs(row.difference)))
+    rows.sort(key=lambda row: (not row.p <= ALPHA, not row.flipped, -abs(row.difference)))
     return tuple(rows), smallest

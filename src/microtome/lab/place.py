@@ -63,8 +63,8 @@ def find(start: str | Path | None = None) -> Place | None:
 
     Raises LabError for settings that cannot be read.
     """
-    at = Path(start or Path.cwd()).expanduser().absolute()
-    ceiling = {Path(one) for one in os.environ.get(CEILING, "").split(os.pathsep) if one}
+    at = _folder(start)
+    ceiling = {_folder(one) for one in os.environ.get(CEILING, "").split(os.pathsep) if one}
     for folder in (at, *at.parents):
         if folder in ceiling:
             return None
@@ -77,7 +77,7 @@ def here(start: str | Path | None = None) -> Place:
     """The project that `start` is in. Raises LabError where there is none."""
     found = find(start)
     if found is None:
-        at = Path(start or Path.cwd()).expanduser().absolute()
+        at = _folder(start)
         raise LabError(
             f"no project in {at} or above it",
             why=f"none of these folders has {HOME}/{_SETTINGS}",
@@ -94,7 +94,7 @@ def init(folder: str | Path | None = None, *, url: str = "", name: str = "") -> 
     Raises LabError: the folder cannot be written to, a URL with a password (it would lie in a file; give it in the
     environment or in ~/.pgpass), or a project there with another database.
     """
-    place = Path(folder or Path.cwd()).expanduser().absolute()
+    place = _folder(folder)
     settings = place / HOME / _SETTINGS
     if settings.is_file():
         found = _read(place)
@@ -135,8 +135,17 @@ def person(place: Place) -> str:
 
 
 def hidden(url: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)
+    """A URL without its passwords. What might be part of one is hidden too: a password may hold "@" and "/"."""
+    shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(?i)([?&](?:ssl)?password=)[^&]*", r"\1***", shown)
+
+
+def _folder(given: str | Path | None) -> Path:
+    """A folder's full path without "..". Raises LabError for a home (`~name`) that nobody has."""
+    try:
+        return Path(os.path.abspath(Path(given or Path.cwd()).expanduser()))
+    except (RuntimeError, ValueError) as error:
+        raise LabError(f"{given} is no folder", why=str(error), instead="write the path in full") from error
 
 
 def _read(folder: Path) -> Place:
@@ -153,7 +162,9 @@ def _read(folder: Path) -> Place:
                 instead="mend it",
             )
     url = os.environ.get(URL, "").strip()
-    if not url and settings.get("url"):
+    if url:
+        _check_kind(url)
+    elif settings.get("url"):
         url = settings["url"]
         _check_url(url, path)
     files = Path(settings["files"]).expanduser() if settings.get("files") else folder / HOME / "files"
@@ -162,13 +173,17 @@ def _read(folder: Path) -> Place:
     )
 
 
-def _check_url(url: str, where: Path) -> None:
+def _check_kind(url: str) -> None:
     if not re.match(r"(postgresql(\+psycopg)?|sqlite)://", url):
         raise LabError(
             f"{hidden(url)} is no database that a record can be in",
             why="PostgreSQL and SQLite are tested",
             instead="postgresql+psycopg://USER@HOST/NAME, or no URL",
         )
+
+
+def _check_url(url: str, where: Path) -> None:
+    _check_kind(url)
     if hidden(url) != url:
         raise LabError(
             "the database's URL carries a password",
@@ -180,4 +195,6 @@ def _check_url(url: str, where: Path) -> None:
 def _quoted(text: str) -> str:
     import json
 
-    return json.dumps(text)  # a TOML basic string
+    # a TOML basic string: its escapes are JSON's, but for characters beyond 16 bits and halves of them
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,9 +1,10 @@
 """Predictions: made before a run, decided by its result or by a person, never changed in between.
 
-A prediction with `holds` is decided by the first run that begins after it, answers its question and says what `holds`
-asks. One without stays open until a person resolves it with a reason. A prediction is post hoc when anything earlier in
-this record saw what it is about. The record cannot know what was seen elsewhere: in a paper, in another project, or in
-a process that did not record.
+A prediction with `holds` is decided by the first run to end among those that began after it, answer its question and say
+what `holds` asks. One without stays open until a person resolves it with a reason. A prediction is post hoc when anything
+earlier in this record saw what it is about: a run that finished, a run that it called, a raw look, whoever ran it. A run that
+failed gave nobody a result and does not count, nor does what measures no effect (a certificate, a calibration). The record
+cannot know what was seen elsewhere: in a paper, in another project, or in a process that did not record.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, func, insert, select, text, update
+from sqlalchemy import Select, func, insert, or_, select, text, update
 
-from microtome.errors import LabError
+from microtome.errors import LabError, MicrotomeError
 from microtome.lab import schema, seals
 from microtome.lab.expecting import Expectation, evaluate
 from microtome.lab.questions import Question, seen
+from microtome.lab.recorder import storable
 from microtome.lab.scoring import Forecast, check_probability
 from microtome.results.frozen import dumps, loads
 
@@ -96,6 +98,7 @@ def make(
             why="nobody could tell what was predicted",
             instead="a sentence",
         )
+    _check_text("the statement", statement)
     given = check_probability(probability)
     if not isinstance(about, Question):
         raise LabError(
@@ -130,7 +133,7 @@ def decide(connection: Connection, number: int, result: Result) -> tuple[int, ..
     """Decide every open prediction that this run answers; their numbers. Called in the transaction that ends the run."""
     run, p = schema.run, schema.prediction
     row = connection.execute(
-        select(run.c.family, run.c.model, schema.model.c.name)
+        select(run.c.family, run.c.begun_at, schema.model.c.name)
         .outerjoin(schema.model, run.c.model == schema.model.c.hash)
         .where(run.c.number == number)
     ).one()
@@ -142,18 +145,32 @@ def decide(connection: Connection, number: int, result: Result) -> tuple[int, ..
         connection.execute(select(schema.run_site.c.site).where(schema.run_site.c.run == number)).scalars()
     )
     decided = []
-    for one in map(_prediction, rows):
-        given = ((result.query, row.name or "", family, sites) for family in row.family.split("+"))
-        if one.holds is None or not any(_answers(one.about, *each) for each in given):
-            continue
-        outcome = evaluate(one.holds, result)
-        values: dict[str, Any] = {"reason": f"run {number} did not tell: {outcome.why}"}
-        if outcome.held is not None:
-            values = {"state": TRUE if outcome.held else FALSE, "run": number, "observed": dumps(outcome.observed),
-                      "reason": outcome.why, "resolved_at": time.time()}  # fmt: skip
-            decided.append(one.number)
-        connection.execute(update(p).where(p.c.number == one.number, p.c.state == OPEN).values(values))
+    for stored in rows:
+        try:
+            one = _prediction(stored)
+            given = ((result.query, row.name or "", family, sites) for family in row.family.split("+"))
+            if one.holds is None or not any(_answers(one.about, *each) for each in given):
+                continue
+            values = _outcome(one, one.holds, number, row.begun_at, result)
+        except MicrotomeError as error:  # one that was edited must not keep the others open
+            values = {"reason": storable(f"run {number} could not decide it: {error.what}")}
+        if "state" in values:
+            decided.append(stored["number"])
+        connection.execute(update(p).where(p.c.number == stored["number"], p.c.state == OPEN).values(values))
     return tuple(decided)
+
+
+def _outcome(
+    one: Prediction, holds: Expectation, number: int, begun_at: float, result: Result
+) -> dict[str, Any]:
+    """What changes in the row of a prediction that a run answers."""
+    if begun_at < one.made_at:  # its row came late: the database was locked when it began
+        return {"reason": f"run {number} began before it was made, and decides nothing"}
+    outcome = evaluate(holds, result)
+    if outcome.held is None:
+        return {"reason": storable(f"run {number} did not tell: {outcome.why}")}
+    return {"state": TRUE if outcome.held else FALSE, "run": number, "observed": dumps(outcome.observed),
+            "reason": storable(outcome.why), "resolved_at": time.time()}  # fmt: skip
 
 
 def _answers(about: Question, query: Query, name: str, family: str, sites: Sequence[str]) -> bool:
@@ -170,6 +187,7 @@ def resolve(database: Database, number: int, outcome: bool | None, *, reason: st
         raise LabError(
             "no reason was given", why="nobody could check how it was judged", instead='reason="..."'
         )
+    _check_text("the reason", reason)
     if outcome is not None and not isinstance(outcome, bool):
         raise LabError(
             f"the outcome is {outcome!r}", why="it came true or not", instead="True, False, or None"
@@ -225,18 +243,22 @@ def _sighting(connection: Connection, about: Question) -> tuple[int, str]:
 def _seen_runs(
     connection: Connection, about: Question
 ) -> Iterator[tuple[int, str, str, str, tuple[str, ...]]]:
-    """Runs that finished (their numbers could be read), narrowed by what the database can compare."""
+    """Runs that finished with something to read, narrowed to those of the model; one that had it as its second model counts."""
     run, model, site = schema.run, schema.model, schema.run_site
+    empty = (run.c.result.is_(None)) & (run.c.method != "look") & (run.c.error == "")  # a certificate
     query = (
         select(run.c.number, run.c.model, func.coalesce(model.c.name, "").label("name"), run.c.family)
         .outerjoin(model, run.c.model == model.c.hash)
-        .where(run.c.state == "finished")
+        .where(run.c.state == "finished", ~empty)
         .order_by(run.c.number)
     )
-    if about.model and about.model_name:
-        query = query.where(
-            (run.c.model.startswith(about.model)) | (model.c.name == about.model_name) | (run.c.model == "")
-        )
+    mine: dict[str, str] = {}
+    if about.model or about.model_name:
+        known = connection.execute(select(model.c.hash, model.c.name)).all()
+        mine = {m.hash: m.name for m in known if _is(about, m.hash, m.name)}
+        beside = [run.c.question.contains(mark, autoescape=True) for mark in mine]
+        of_it = [run.c.model.startswith(about.model, autoescape=True)] if about.model else []
+        query = query.where(or_(run.c.model.in_([*mine, ""]), *beside, *of_it))
     rows = connection.execute(query).all()
     for start in range(0, len(rows), _PAGE):
         page = rows[start : start + _PAGE]
@@ -244,7 +266,25 @@ def _seen_runs(
         sites: dict[int, list[str]] = {}
         for at, name in connection.execute(select(site.c.run, site.c.site).where(inside)):
             sites.setdefault(at, []).append(name)
-        yield from ((r.number, r.model, r.name, r.family, tuple(sites.get(r.number, ()))) for r in page)
+        for r in page:
+            beside_another = mine and r.model and not _is(about, r.model, r.name)
+            mark, called = next(iter(mine.items())) if beside_another else (r.model, r.name)
+            yield r.number, mark, called, r.family, tuple(sites.get(r.number, ()))
+
+
+def _is(about: Question, mark: str, name: str) -> bool:
+    """Whether a model is the one that is asked about: by its hash, or by its name (another dtype has another hash)."""
+    same = bool(about.model_name) and about.model_name.casefold() == name.casefold()
+    return same or (bool(about.model) and mark.startswith(about.model))
+
+
+def _check_text(what: str, text: str) -> None:
+    if storable(text) != text:
+        raise LabError(
+            f"{what} is {text!r}",
+            why="it has characters that no database keeps as text",
+            instead="leave them out",
+        )
 
 
 def _check_claim(connection: Connection, number: int) -> None:

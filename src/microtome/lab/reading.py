@@ -131,8 +131,8 @@ class FileRow:
 class Wanted:
     """Which runs: fields left out do not matter.
 
-    below: children of that run; None: runs that no other called, unless `nested`. text: in the method or family.
-    looks: raw looks too. before: only runs with a lower number (for paging).
+    below: children of that run; None: runs that no other called, unless `nested`. model: its name, its hash, or the first
+    eight digits of that or more. looks: raw looks too. before: only runs with a lower number (for paging).
     """
 
     study: int | None = None
@@ -174,9 +174,11 @@ class Record:
     def runs(self, wanted: Wanted = Wanted(), limit: int | None = 30) -> tuple[RunRow, ...]:
         """The runs that are wanted, the newest first, at most `limit`."""
         query = _where(_runs(), wanted).order_by(run.c.number.desc())
+        cut_off = wanted.state in ("running", "interrupted")  # which of the two, the processes say
         with self.database.reading() as connection:
-            rows = connection.execute(query.limit(limit)).mappings().all()
-        return tuple(_run(row) for row in rows)
+            rows = connection.execute(query.limit(None if cut_off else limit)).mappings().all()
+        found = tuple(_run(row) for row in rows)
+        return tuple(row for row in found if row.state == wanted.state)[:limit] if cut_off else found
 
     def run(self, which: int | str) -> RunRow:
         """One run, by its number or the first digits of its id.
@@ -184,6 +186,10 @@ class Record:
         Raises LabError when there is none, or several.
         """
         number = _as_number(which)
+        if number is None and not str(which):
+            raise LabError(
+                "no run was named", why="the text is empty", instead="microtome lab runs lists them"
+            )
         by = (
             run.c.number == number if number is not None else run.c.id.startswith(str(which), autoescape=True)
         )
@@ -300,13 +306,22 @@ def _runs() -> Select[Any]:
 
 
 def _where(query: Select[Any], wanted: Wanted) -> Select[Any]:
-    same = {"study": wanted.study, "method": wanted.method, "family": wanted.family, "state": wanted.state,
+    same = {"study": wanted.study, "method": wanted.method, "family": wanted.family,
             "verdict": wanted.verdict, "person": wanted.person}  # fmt: skip
+    if wanted.state in ("running", "interrupted"):
+        query = query.where(run.c.state.in_(("running", "interrupted")))
+    elif wanted.state is not None:
+        query = query.where(run.c.state == wanted.state)
     for name, value in same.items():
         if value is not None:
             query = query.where(run.c[name] == value)
     if wanted.model is not None:
-        query = query.where((model.c.name == wanted.model) | (run.c.model == wanted.model))
+        given = (
+            run.c.model.startswith(wanted.model, autoescape=True)
+            if len(wanted.model) >= 8
+            else run.c.model == wanted.model
+        )
+        query = query.where((model.c.name == wanted.model) | given)
     if wanted.since is not None:
         query = query.where(run.c.begun_at >= wanted.since)
     if wanted.before is not None:
@@ -332,7 +347,7 @@ def _run(row: Any) -> RunRow:
 def _as_number(which: int | str) -> int | None:
     if isinstance(which, int) and not isinstance(which, bool):
         return which
-    return int(which) if isinstance(which, str) and which.isdigit() and len(which) < 10 else None
+    return int(which) if isinstance(which, str) and which.isdecimal() and len(which) < 10 else None
 
 
 def _short(value: Any) -> str:

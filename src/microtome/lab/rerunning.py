@@ -12,6 +12,9 @@ from microtome.errors import LabError
 from microtome.lab.schema import run
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
     from microtome.facade import Model
     from microtome.lab.reading import Record
     from microtome.results import Result
@@ -27,8 +30,9 @@ other versions: float32 sums in another order, on a model of thirty layers. On t
 class Agreement:
     """How two results of one question agree.
 
-    equal: to the bit, tables, controls and verdict included. largest: the largest difference of two numbers of the effects
-    and tensors, relative to the largest number of their array; None where shapes or labels differ. verdict: whether both have the same.
+    equal: to the bit, tables, controls and verdict included. largest: the largest difference of two numbers of the effects,
+    tensors and tables, of the stages too, relative to the largest number of their array or column; None where shapes, labels,
+    texts or counts differ. verdict: whether both have the same.
     """  # fmt: skip
 
     equal: bool
@@ -66,44 +70,69 @@ def again(
         )
     kept = record.files.get(row.arguments).decode("utf-8")
     return run_again(
-        row.method, kept, record.files, load_model=load_model, result_of=lambda query: _result(record, query)
+        row.method,
+        kept,
+        record.files,
+        load_model=load_model,
+        result_of=lambda query: _result(record, query, row.number),
     )
 
 
 def agree(one: Result, two: Result) -> Agreement:
     """Compare two results of one question number by number."""
+    return Agreement(one == two, _largest(one, two), str(one.verdict) == str(two.verdict))
+
+
+def _largest(one: Result, two: Result) -> float | None:
+    """The largest relative difference of two results and of their stages; None where they are not laid out alike."""
+    names = (set(one.tensors), set(one.tables), one.effects is None, len(one.children), one.kind)
+    if names != (set(two.tensors), set(two.tables), two.effects is None, len(two.children), two.kind):
+        return None
+    gaps = [_gap(one.tensors[name], two.tensors[name]) for name in one.tensors]
+    gaps += [_of_tables(one.tables[name], two.tables[name]) for name in one.tables]
+    gaps += [_largest(a, b) for a, b in zip(one.children, two.children, strict=True)]
+    if one.effects is not None and two.effects is not None:
+        alike = one.effects.dims == two.effects.dims and one.effects.coords == two.effects.coords
+        gaps.append(_gap(one.effects.values, two.effects.values) if alike else None)
+    known = [gap for gap in gaps if gap is not None]
+    return max(known, default=0.0) if len(known) == len(gaps) else None
+
+
+def _of_tables(one: pd.DataFrame, two: pd.DataFrame) -> float | None:
+    if list(one.columns) != list(two.columns) or len(one) != len(two):
+        return None
+    gaps = [_gap(one[name].to_numpy(), two[name].to_numpy()) for name in one.columns]
+    known = [gap for gap in gaps if gap is not None]
+    return max(known, default=0.0) if len(known) == len(gaps) else None
+
+
+def _gap(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Largest difference of two arrays relative to the first's largest number. What is no float (ids, counts, texts) must be equal."""
     import numpy as np
 
-    same = one == two
-    pairs = [(one.tensors.get(name), two.tensors.get(name)) for name in {*one.tensors, *two.tensors}]
-    if one.effects is not None or two.effects is not None:
-        pairs.append(
-            (
-                None if one.effects is None else one.effects.values,
-                None if two.effects is None else two.effects.values,
-            )
-        )
-    largest: float | None = 0.0
-    for a, b in pairs:
-        if a is None or b is None or a.shape != b.shape:
-            largest = None
-            break
-        if a.size == 0 or a.dtype.kind not in "fiu":
-            continue
-        x, y = a.astype(np.float64), b.astype(np.float64)
-        if not np.array_equal(np.isfinite(x), np.isfinite(y)):
-            largest = None
-            break
-        ok = np.isfinite(x)
-        gap = np.abs(x - y)[ok].max(initial=0.0) / max(np.abs(x)[ok].max(initial=0.0), 1e-30)
-        largest = max(largest or 0.0, float(gap))
-    return Agreement(same, largest, str(one.verdict) == str(two.verdict))
+    if a.shape != b.shape:
+        return None
+    if a.dtype.kind not in "fc" or b.dtype.kind not in "fc":
+        return 0.0 if a.dtype.kind == b.dtype.kind and _alike(a, b) else None
+    wide = np.complex128 if "c" in (a.dtype.kind, b.dtype.kind) else np.float64
+    x, y = a.astype(wide), b.astype(wide)
+    ok = np.isfinite(x)
+    if not np.array_equal(ok, np.isfinite(y)) or not np.array_equal(x[~ok], y[~ok], equal_nan=True):
+        return None
+    return float(np.abs(x - y)[ok].max(initial=0.0) / max(np.abs(x)[ok].max(initial=0.0), 1e-30))
 
 
-def _result(record: Record, query: str) -> Result:
+def _alike(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.dtype.kind != "O":
+        return bool((a == b).all())
+    return all(x is y or x == y or (x != x and y != y) for x, y in zip(a.ravel(), b.ravel(), strict=True))
+
+
+def _result(record: Record, query: str, before: int) -> Result:
+    """The result that an argument was: of its query, and recorded before the run that used it."""
     wanted = (
         select(run.c.number)
-        .where(run.c.query == query, run.c.result.is_not(None))
+        .where(run.c.query == query, run.c.result.is_not(None), run.c.number < before)
         .order_by(run.c.number.desc())
     )
     with record.database.reading() as connection:

@@ -1,7 +1,9 @@
 """Which runs are out of date: their code, model or data are not what they were.
 
 The code of a technique is its module and every module that decides its numbers (`microtome.results.source.reach_hash`).
-Reading it takes a second for all techniques, so it is kept beside the record until one of the package's files changes.
+Reading it takes a second for all techniques, so it is kept beside the record until one of the package's files changes;
+that of a technique of another package is read each time. A model has changed when what is loaded in the same way (name,
+revision, dtype, seed and options of the zoo) has another hash in a later run.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ def stale(record: Record, rows: Sequence[RunRow]) -> dict[int, tuple[str, ...]]:
             said.append(f"the technique {row.method} is not installed here")
         elif row.code and now != row.code:
             said.append(f"the code of {row.method} has changed")
-        latest = models.get(row.model_name, row.model)
-        if row.model and latest != row.model:
+        latest = models.get(row.model, row.model)
+        if latest != row.model:
             said.append(f"{row.model_name} has other weights now ({latest[:12]})")
         said += [why for mark in (row.task, row.data) if (why := data.get(mark))]
         if said:
@@ -65,8 +67,17 @@ def _code(record: Record, methods: Iterable[str]) -> Mapping[str, str]:
         from microtome.results.calibration import technique_hash
 
         known |= {name: technique_hash(name) for name in missing}
-        _keep(path, {"mark": mark, "code": known})
+        _keep(path, {"mark": mark, "code": {name: code for name, code in known.items() if _ours(name)}})
     return known
+
+
+def _ours(method: str) -> bool:
+    """Whether a technique is in the package whose files `_mark` looks at."""
+    try:
+        home = registry.module_of("techniques", method)
+    except MicrotomeError:
+        return False  # a plug-in may be installed later
+    return home is not None and home.partition(".")[0] == __package__.partition(".")[0]
 
 
 def _keep(path: Path, value: object) -> None:
@@ -95,21 +106,26 @@ def _mark() -> str:
 
 
 def _models(record: Record, names: set[str]) -> dict[str, str]:
-    """Name of a model -> the hash that it had in its latest run."""
+    """Hash of a model -> the hash that what is loaded in the same way had in its latest run."""
     if not names:
         return {}
-    latest = (
-        select(model.c.name, func.max(run.c.number).label("number"))
+    used = (
+        select(model.c.hash, model.c.name, model.c.recipe, func.max(run.c.number).label("number"))
         .join(run, run.c.model == model.c.hash)
         .where(model.c.name.in_(names))
-        .group_by(model.c.name)
-        .subquery()
+        .group_by(model.c.hash, model.c.name, model.c.recipe)
+        .order_by(func.max(run.c.number))
     )
     with record.database.reading() as connection:
-        rows = connection.execute(
-            select(latest.c.name, run.c.model).join(run, run.c.number == latest.c.number)
-        ).all()
-    return {str(row[0]): str(row[1]) for row in rows}
+        rows = [(str(r.hash), (r.name, _way(r.recipe))) for r in connection.execute(used)]
+    latest = {way: mark for mark, way in rows}
+    return {mark: latest[way] for mark, way in rows}
+
+
+def _way(recipe: str | None) -> str:
+    """How a model is loaded, without what changes no weight."""
+    kept = {} if recipe is None else json.loads(recipe)
+    return json.dumps({k: v for k, v in kept.items() if k not in ("device", "attention")}, sort_keys=True)
 
 
 def _data(record: Record, marks: set[str]) -> dict[str, str]:

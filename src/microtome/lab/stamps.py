@@ -20,15 +20,15 @@ def stamp(given: object) -> dict[str, Any] | None:
     """
     if not isinstance(given, str) or not given or len(given) > 1000 or "\n" in given:
         return None
-    path = Path(given).expanduser().absolute()
     try:
+        path = Path(given).expanduser().absolute()
         if path.is_file():
             stat = path.stat()
             digest = _digest(path) if stat.st_size <= LARGE else ""
             return {"path": str(path), "size": stat.st_size, "time": stat.st_mtime_ns, "digest": digest}
         if path.is_dir() and path != Path.cwd():
             return {"path": str(path), "size": -1, "time": 0, "digest": _folder(path)}
-    except OSError:
+    except (OSError, RuntimeError, ValueError):  # not readable; a home of nobody ("~x"); a NUL
         return None
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextvars
 import os
+import re
 import sys
 import threading
 import time
@@ -180,11 +181,13 @@ class Study:
             raise LabError(
                 f"{path} cannot be read", why=error.strerror or str(error), instead="check the path"
             ) from error
-        key = self.files.put(content, path.suffix.lower())
+        suffix = path.suffix.lower()  # of a key, which has few characters
+        key = self.files.put(content, suffix if re.fullmatch(r"\.[a-z0-9]{1,12}", suffix) else "")
         with self.database.writing() as connection:
+            name = storable(path.name)
             same = (schema.run_file.c.run == number) & (schema.run_file.c.role == role)
-            connection.execute(delete(schema.run_file).where(same, schema.run_file.c.name == path.name))
-            row = {"run": number, "role": role, "name": path.name, "key": key, "bytes": len(content)}
+            connection.execute(delete(schema.run_file).where(same, schema.run_file.c.name == name))
+            row = {"run": number, "role": role, "name": name, "key": key, "bytes": len(content)}
             connection.execute(insert(schema.run_file), row)
         return number
 
