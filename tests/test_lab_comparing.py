@@ -43,7 +43,7 @@ def record(fast_path, monkeypatch):
         yield Record(place)
 
 
-def noise(seed, sites=len(MANY), n=N, scale=0.1):
+def noise(seed, sites=36, n=N, scale=0.1):
     return np.random.default_rng(seed).normal(0, scale, (sites, n))
 
 
@@ -88,7 +88,9 @@ def test_the_differences_are_of_prompts_that_have_a_partner_whatever_their_order
     base = noise(0, sites=2, n=6)
     order = [4, 2, 0, 5, 1, 3]
     given(Model(), Task(), values=base, sites=("L0H0.z", "L0H1.z"))
-    given(Model(), Task(), values=(base + 0.25)[::-1, order], sites=("L0H1.z", "L0H0.z"), prompts=tuple(order))
+    given(
+        Model(), Task(), values=(base + 0.25)[::-1, order], sites=("L0H1.z", "L0H0.z"), prompts=tuple(order)
+    )
     given(Model(), Task(), values=base[:1, 2:5], sites=("L0H0.z",), prompts=(2, 3, 4))
     found = compare(record, 1, 2)
     assert found.paired == 6 and [c.difference for c in found.cells] == pytest.approx([0.25, 0.25])
@@ -124,7 +126,11 @@ def test_with_few_prompts_nothing_can_be_told_and_that_is_said(record):
     given(Model(), Task(), values=single, sites=SITES, seed=1)
     given(Model(), Task(), values=-single, sites=SITES, seed=1)
     one = compare(record, 3, 4)
-    assert one.paired == 1 and math.isnan(one.smallest_p) and all(math.isnan(c.p) and c.flipped for c in one.cells)
+    assert (
+        one.paired == 1
+        and math.isnan(one.smallest_p)
+        and all(math.isnan(c.p) and c.flipped for c in one.cells)
+    )
 
 
 def test_cells_that_are_not_measured_everywhere_are_left_out_and_counted(record):
@@ -132,7 +138,9 @@ def test_cells_that_are_not_measured_everywhere_are_left_out_and_counted(record)
     base[3, 5] = after[8, 0] = math.nan
     after[9] = math.nan
     found = pair(record, base, after)
-    assert len(found.cells) == len(MANY) - 3 and found.why.startswith("3 cells are not measured on every prompt")
+    assert len(found.cells) == len(MANY) - 3 and found.why.startswith(
+        "3 cells are not measured on every prompt"
+    )
     assert not {MANY[3], MANY[8], MANY[9]} & {c.cell["site"] for c in found.cells}
 
 
@@ -158,7 +166,11 @@ def test_other_prompts_have_no_partner(record, task):
     given(Model(), Task(), values=noise(0))
     given(Model(), task, values=noise(0))
     found = compare(record, 1, 2)
-    assert (found.cells, found.paired, found.same) == ((), 0, False) and "no prompt has a partner" in found.why
+    assert (found.cells, found.paired, found.same) == (
+        (),
+        0,
+        False,
+    ) and "no prompt has a partner" in found.why
     assert [d.name for d in found.asked] == ["task"]
 
 
@@ -167,7 +179,13 @@ def test_other_kinds_and_layouts_are_not_paired(record):
     measure(Model(), Task())
     leaf(Model())
     assert "have no cell in common" in compare(record, 1, 2).why and not compare(record, 1, 2).same
-    given(Model(), Task(), values=noise(0, 3, 4), sites=("L0H0.z", "L0H1.z", "L0H2.z"), prompts=(100, 101, 102, 103))
+    given(
+        Model(),
+        Task(),
+        values=noise(0, 3, 4),
+        sites=("L0H0.z", "L0H1.z", "L0H2.z"),
+        prompts=(100, 101, 102, 103),
+    )
     assert compare(record, 1, 4).why == "they have no prompt in common"
     given(Model(), Task(), values=noise(0, 1, N), sites=("L30.mlp_out",))
     assert compare(record, 1, 5).why == "they have no site in common"
@@ -175,7 +193,9 @@ def test_other_kinds_and_layouts_are_not_paired(record):
 
 def test_without_effects_the_numbers_are_still_compared(record):
     table(Model()), table(Model()), table(Model(), values=(1.0, 2.5))
-    assert compare(record, 1, 2).same and compare(record, 1, 2).why == "there are no effects per prompt to pair"
+    assert (
+        compare(record, 1, 2).same and compare(record, 1, 2).why == "there are no effects per prompt to pair"
+    )
     assert not compare(record, 1, 3).same
     stages(Model(), Task()), stages(Model(), Task()), stages(Model(), Task(), size=0.1)
     assert compare(record, 4, 6).same and not compare(record, 4, 8).same
@@ -196,7 +216,11 @@ def test_of_what_was_asked_only_the_difference_is_named(record):
     # 1 and True, 1 and 1.0 are other questions, and NaN is the same as NaN
     for layer in (1, True, 1.0, math.nan, math.nan):
         table(Model(), layer=layer)
-    assert [d.name for d in compare(record, 4, 5).asked] == ["layer"] == [d.name for d in compare(record, 4, 6).asked]
+    assert (
+        [d.name for d in compare(record, 4, 5).asked]
+        == ["layer"]
+        == [d.name for d in compare(record, 4, 6).asked]
+    )
     assert compare(record, 7, 8).asked == ()
 
 
@@ -218,5 +242,10 @@ def test_the_other_way_round_is_the_same_with_the_other_sign(record):
     both = {c.cell["site"]: c for c in other.cells}
     for cell in one.cells:
         back = both[cell.cell["site"]]
-        assert (back.first, back.second, back.p, back.flipped) == (cell.second, cell.first, cell.p, cell.flipped)
+        assert (back.first, back.second, back.p, back.flipped) == (
+            cell.second,
+            cell.first,
+            cell.p,
+            cell.flipped,
+        )
         assert (back.low, back.high) == pytest.approx((-cell.high, -cell.low))

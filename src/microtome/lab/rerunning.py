@@ -32,7 +32,7 @@ class Agreement:
 
     equal: to the bit, tables, controls and verdict included. largest: the largest difference of two numbers of the effects,
     tensors and tables, of the stages too, relative to the largest number of their array or column; None where shapes, labels,
-    texts or counts differ. verdict: whether both have the same.
+    texts, counts or outcomes of controls differ. verdict: whether both have the same.
     """  # fmt: skip
 
     equal: bool
@@ -85,8 +85,7 @@ def agree(one: Result, two: Result) -> Agreement:
 
 def _largest(one: Result, two: Result) -> float | None:
     """The largest relative difference of two results and of their stages; None where they are not laid out alike."""
-    names = (set(one.tensors), set(one.tables), one.effects is None, len(one.children), one.kind)
-    if names != (set(two.tensors), set(two.tables), two.effects is None, len(two.children), two.kind):
+    if _layout(one) != _layout(two):
         return None
     gaps = [_gap(one.tensors[name], two.tensors[name]) for name in one.tensors]
     gaps += [_of_tables(one.tables[name], two.tables[name]) for name in one.tables]
@@ -96,6 +95,18 @@ def _largest(one: Result, two: Result) -> float | None:
         gaps.append(_gap(one.effects.values, two.effects.values) if alike else None)
     known = [gap for gap in gaps if gap is not None]
     return max(known, default=0.0) if len(known) == len(gaps) else None
+
+
+def _layout(result: Result) -> tuple[Any, ...]:
+    controls = [(c.name, c.passed) for c in result.controls]
+    return (
+        result.kind,
+        set(result.tensors),
+        set(result.tables),
+        result.effects is None,
+        len(result.children),
+        controls,
+    )
 
 
 def _of_tables(one: pd.DataFrame, two: pd.DataFrame) -> float | None:
@@ -119,7 +130,8 @@ def _gap(a: np.ndarray, b: np.ndarray) -> float | None:
     ok = np.isfinite(x)
     if not np.array_equal(ok, np.isfinite(y)) or not np.array_equal(x[~ok], y[~ok], equal_nan=True):
         return None
-    return float(np.abs(x - y)[ok].max(initial=0.0) / max(np.abs(x)[ok].max(initial=0.0), 1e-30))
+    x, y = x[ok], y[ok]
+    return float(np.abs(x - y).max(initial=0.0) / max(np.abs(x).max(initial=0.0), 1e-30))
 
 
 def _alike(a: np.ndarray, b: np.ndarray) -> bool:
