@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+import typer
 
 from microtome.cli import output
 from microtome.errors import MicrotomeError
@@ -85,16 +86,22 @@ def keep(report: Path) -> int | None:
 
 def title() -> str:
     """What the study of the present command is called: its words up to the first argument."""
-    context = click.get_current_context(silent=True)
+    context = _context()
     if context is None:
         return "command line"
     words = context.command_path.split()[1:]
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
-        if isinstance(parameter, click.Argument) and value:
+        if parameter.param_type_name == "argument" and value:
             first = value[0] if isinstance(value, list | tuple) else value
             return " ".join([*words, Path(str(first)).stem])
     return " ".join(words)
+
+
+def _context() -> Any:
+    """The context of the present command, None outside any; from the click that Typer uses, which may be a copy of its own."""
+    package = typer.Context.__mro__[1].__module__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.globals").get_current_context(silent=True)
 
 
 def _opened() -> Study | None:
