@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import pytest
 
 import cli_toys
@@ -16,6 +17,8 @@ from microtome.lab.predicting import predictions
 from microtome.lab.questions import Question
 from microtome.lab.reading import Record
 from microtome.lab.study import study
+
+CSV = "clean,corrupt,answer,wrong\na b,a c, x, y\n"
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +58,8 @@ def test_a_dissection_in_a_project_is_recorded_with_its_stages_and_its_report(to
     told = json.loads(run("dissect", "ioi", "--json", "--out", "o2").stdout)
     assert told["run"] == 4 and [s.title for s in record.studies()] == ["dissect ioi"]
     assert record.studies()[0].closed_at and record.studies()[0].runs == 2
-    run("dissect", "other", "--out", "o3")
-    assert [s.title for s in record.studies()] == ["dissect ioi", "dissect other"]
+    run("dissect", "induction", "--out", "o3")
+    assert [s.title for s in record.studies()] == ["dissect ioi", "dissect induction"]
 
 
 def test_outside_a_project_nothing_is_recorded_nor_said_of_it(toys, tmp_path, monkeypatch):
@@ -119,10 +122,13 @@ def test_a_record_that_cannot_be_written_does_not_stop_a_measurement(toys, place
 
 
 def test_names_that_no_study_can_have_do_not_stop_a_measurement(toys, place):
-    done = run("dissect", "i\udc80oi", "--out", "o")
-    assert done.exit_code == 0 and "not recorded: " in done.stderr and "\\udc80" in done.stderr
-    done = run("dissect", "evil\x1b[31m", "--out", "o2")
-    assert done.exit_code == 0 and runs(place)[0].title == "dissect evil\x1b[31m"
+    for number, name in enumerate(("half \udc80", "evil\x1b[31m")):
+        path = place.folder / "below" / f"{name}.csv"
+        path.write_text(CSV, encoding="utf-8")
+        done = run("dissect", path, "--out", f"o{number}")
+        assert done.exit_code == 0, done.stderr
+        assert ("not recorded: " in done.stderr and "\\udc80" in done.stderr) == (number == 0)
+    assert runs(place)[0].title == "dissect evil\x1b[31m"
     assert "\x1b" not in run("lab", "runs").stdout + run("lab", "show", "1").stdout
 
 
@@ -166,7 +172,10 @@ def test_a_certificate_is_kept_with_its_model_and_makes_no_prediction_post_hoc(m
     model = worded.with_words(one_head())
     monkeypatch.setattr(inputs, "load", lambda *_: model)
     done = run("models", "check", "toy", "--json")
-    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert done.exit_code == 1 and not told["passed"], (
+        done.stderr
+    )  # writes to what is nothing change nothing in this model
     (row,) = runs(place)
     assert (row.method, row.state, row.model, row.result, row.verdict) == (
         "certificate",
@@ -175,7 +184,7 @@ def test_a_certificate_is_kept_with_its_model_and_makes_no_prediction_post_hoc(m
         None,
         None,
     )
-    assert Record(place).certificate(model.hash)["failed"] == json.loads(done.stdout)["failed"]
+    assert Record(place).certificate(model.hash)["checks"] == told["checks"]
     one = study("mine", folder=place.folder)
     asked = Question(model=model.hash, model_name=model.name, family="ioi", sites=("L1H2.z",))
     assert not one.predict("it hurts", 0.9, asked).post_hoc
@@ -221,6 +230,7 @@ def test_a_title_is_the_commands_words_and_its_first_argument(toys, place, monke
     titles = []
     monkeypatch.setattr(recorded, "_opened", lambda: titles.append(recorded.title()))
     run("dissect", "ioi", "--out", "o1")
-    run("dissect", "/far/away/mine.csv", "--out", "o2")
+    (place.folder / "mine.csv").write_text(CSV, encoding="utf-8")
+    run("dissect", "../mine.csv", "--out", "o2")
     run("dissect", "--clean", "a", "--corrupt", "b", "--answer", "c", "--wrong", "d", "--out", "o3")
     assert titles == ["dissect ioi", "dissect mine", "dissect"] and recorded.title() == "command line"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import socket
@@ -78,7 +79,10 @@ def called_from() -> str:
     name = frame.f_code.co_filename
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is not None and ("ipykernel_" in name or name.startswith("<ipython-input")):
-        return f"cell {shell.execution_count}, line {frame.f_lineno}"
+        # the number of the cell whose code this is: the shell's own counter may be at the next already
+        told = shell.compile.format_code_name(name)
+        number = re.search(r"\d+", told[1]) if told else None
+        return f"cell {number.group() if number else '?'}, line {frame.f_lineno}"
     return f"{name}:{frame.f_lineno}"
 
 
