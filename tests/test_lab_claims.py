@@ -6,15 +6,18 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import pandas as pd
 import pytest
 from sqlalchemy import delete, insert, text, update
 from typer.testing import CliRunner
 
+import toy_results
 from microtome.cli import lab_claims
 from microtome.errors import LabError, SiteError
 from microtome.lab import claiming, place, schema
+from microtome.lab.cells import AtSites, at_sites
 from microtome.lab.claim_rows import list_claims, read
 from microtome.lab.claim_telling import as_dict, as_text, lines, steps
 from microtome.lab.claiming import Link
@@ -510,3 +513,77 @@ def test_reading_claims_imports_neither_torch_nor_pandas():
     code = "import sys, microtome.lab.claiming, microtome.lab.claim_rows, microtome.lab.claim_telling, microtome.cli.lab_claims\nprint([m for m in ('torch', 'pandas', 'plotly', 'alembic') if m in sys.modules])"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# ------------------------------------------------------------------------------------------------- which cells
+
+
+def same(one, other):
+    """Overlap of addresses as they are written; an empty list is not known."""
+    return sorted({*one} & {*other}) if one and other else ("any part",)
+
+
+def test_only_the_cells_at_the_sites_of_the_claim_count():
+    swept = toy_results.heads()  # L15H3, L18H6, L29H1 and L16H0 are planted
+    assert at_sites(swept, ["L15H3.z"], same) == AtSites()
+    assert at_sites(swept, ["L15H3.z", "L2H0.z"], same) == AtSites(nothing=("L2H0.z",))
+    assert at_sites(swept, ["L40H0.z"], same) == AtSites()  # of what was not swept nothing is known
+    donors = pd.DataFrame({"donor": ["real", "noise"], "site": ["L15H3.z", "L18H6.z"]})
+    swept = replace(swept, tables={**swept.tables, "donors": donors})
+    assert at_sites(swept, ["L15H3.z", "L18H6.z", "L2H0.z"], same) == AtSites(("L2H0.z",), ("L18H6.z",))
+
+
+def test_of_a_dissection_the_stages_that_change_something_count():
+    strong, lens = toy_results.heads(), toy_results.lens()
+    whole = Result("dissect", children=(lens, strong))
+    assert at_sites(whole, ["L15H3.z", "L2H0.z"], same) == AtSites(nothing=("L2H0.z",))
+    assert (
+        at_sites(whole, ["L29.resid_post"], same) == AtSites()
+    )  # only the lens saw it, and it changed nothing
+    weak = replace(strong, controls=(), verdict=verdict(()))
+    assert at_sites(Result("dissect", children=(weak,)), ["L2H0.z"], same) == AtSites()
+
+
+def test_labels_that_are_no_addresses_and_results_without_cells_say_nothing():
+    assert at_sites(Result("ablation"), ["L2H0.z"], same) == AtSites()
+    frame = pd.DataFrame({"site": ["set of 5"], "metric": ["logit_diff"], "value": [0.0], "n": [4], "low": [0.0], "high": [0.0],
+                          "null_low": [-1.0], "null_high": [1.0]})  # fmt: skip
+    assert (
+        at_sites(Result("component_set", tables={"cells": frame}), ["L2H0.z"], lambda a, b: ("any",))
+        == AtSites()
+    )
+
+
+def _sweep():
+    @technique("activation_patching", "9", controls=CONTROLS, mandatory=("identity", "noise"))
+    def swept(model, task):
+        """A sweep whose planted heads are L15H3, L18H6, L29H1 and L16H0; its donors ran on the first."""
+        found = toy_results.heads()
+        donors = pd.DataFrame({"donor": ["real"], "site": ["L15H3.z"]})
+        return replace(_result("activation_patching", dict.fromkeys(ALL, True), 0.0002), effects=found.effects,
+                       tables={"cells": found.tables["cells"], "donors": donors})  # fmt: skip
+
+    return swept
+
+
+swept_toy = _sweep()
+
+
+@pytest.mark.parametrize(("site", "name", "said"), [("L15H3.z", "causal on held-out prompts", ""), ("L18H6.z", "observed", "ran on other cells than L18H6.z"),
+                                                    ("L2H0.z", "unsupported", "no effect beyond its null at L2H0.z")])  # fmt: skip
+def test_a_sweep_does_not_support_a_claim_about_another_cell(here, site, name, said):
+    row = claim(here, about={"sites": [site]})
+    link(here, row, swept_toy(Model(), Task()))
+    row = again(here, row, overlaps=same)
+    assert row.rung.name == name and said in reasons(row)
+
+
+def test_a_result_that_cannot_be_read_supports_no_claim_about_a_site(here):
+    row = claim(here, about={"sites": ["L15H3.z"]})
+    link(here, row, swept_toy(Model(), Task()))
+    record = Record(here.place)
+    for f in record.files_of(1, "result"):
+        record.files.path(f.key).write_bytes(b"damaged")
+    record.close()
+    row = again(here, row, overlaps=same)
+    assert row.rung.name == "unsupported" and "is damaged" in reasons(row)

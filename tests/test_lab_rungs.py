@@ -36,12 +36,18 @@ from microtome.lab.rungs import (
     Stated,
     climb,
 )
+from microtome.results.verdicts import VERDICTS
 
 WHOLE = Stated(alternatives=1, falsifiers=1, inside=True)
 
 
 def run(n=1, level=CAUSAL, held_out=False, method="activation_patching", inside=True, **more):
-    more = {"supported": True, "model": "aa", "model_name": "A", **more}
+    more = {
+        "model": "aa",
+        "model_name": "A",
+        "verdict": "supported" if more.pop("supported", True) else "unchecked",
+        **more,
+    }
     return Piece(f"run {n}", f"question {n}", Shown(level, held_out, inside, (method,)), **more)
 
 
@@ -191,7 +197,8 @@ def test_another_model_replicates_and_does_not_establish():
     ({"stale": "the code of ablation has changed"}, OBSERVED, "out of date: the code of ablation has changed"),
     ({"null_again": ("run 7",)}, OBSERVED, "came out as its null in run 7"), ({"post_hoc": "it began before the claim was made"}, HERE, "post hoc"),
     ({"about": "it is about greater_than, the claim about ioi"}, UNSUPPORTED, "counts for nothing: it is about greater_than"),
-    ({"inside": False}, OBSERVED, "changed prompts"), ({"elsewhere": True, "model_name": "B"}, UNSUPPORTED, "it is of B"),
+    ({"inside": False}, OBSERVED, "changed prompts"), ({"nothing_at": ("L9H6.z",)}, UNSUPPORTED, "no effect beyond its null at L9H6.z"),
+    ({"untested_at": ("L9H6.z",)}, OBSERVED, "ran on other cells than L9H6.z"), ({"elsewhere": True, "model_name": "B"}, UNSUPPORTED, "it is of B"),
 ])  # fmt: skip
 def test_every_cap_on_a_piece_bites_and_is_shown(change, at, said):
     assert rung(held()).name == HELD_OUT
@@ -203,6 +210,12 @@ def test_every_cap_on_a_piece_bites_and_is_shown(change, at, said):
     assert found.name == at
     assert any(said in reason for reason in why(found, "run 1"))
     assert all(c.instead for c in found.caps)
+
+
+def test_an_underpowered_run_asks_for_more_prompts():
+    shown = shows(Ran("ablation", "underpowered"))
+    found = rung(Piece("run 1", "q", shown, "underpowered"))
+    assert found.name == OBSERVED and found.caps[0].instead == "more prompts, of more templates or entities"
 
 
 def test_big_if_true_lifts_when_it_is_supported():
@@ -258,9 +271,9 @@ SHOWN = st.builds(Shown, st.sampled_from(LEVELS), st.booleans(), st.booleans(),
                   st.lists(st.sampled_from(["ablation", "activation_patching", "steering"]), min_size=1, max_size=2, unique=True).map(tuple),
                   st.just(("its reason",))).map(lambda s: s if s.level == CAUSAL else replace(s, held_out=False))  # fmt: skip
 REASON = st.sampled_from(["", "", "a reason"])
-PIECES = st.builds(Piece, st.integers(1, 30).map("run {}".format), st.sampled_from("abcd"), SHOWN, st.booleans(), st.sampled_from(WEIGHTS),
+PIECES = st.builds(Piece, st.integers(1, 30).map("run {}".format), st.sampled_from("abcd"), SHOWN, st.sampled_from([*VERDICTS, None]), st.sampled_from(WEIGHTS),
                    st.booleans(), st.sampled_from(["", "aa", "bb"]), st.sampled_from(["", "A", "B"]), REASON, st.booleans(), REASON, REASON,
-                   st.sampled_from([(), (), ("run 99",)]))  # fmt: skip
+                   st.sampled_from([(), (), ("run 99",)]), st.sampled_from([(), (), ("L9H6.z",)]), st.sampled_from([(), (), ("L9H6.z",)]))  # fmt: skip
 TOLD = st.builds(Foretold, st.integers(1, 30).map("prediction {}".format), st.sampled_from(["open", "true", "false", "void"]), st.sampled_from([0.2, 0.5, 0.9]),
                  REASON, REASON, st.booleans(), st.sampled_from(["supported", "unchecked", None]), st.booleans(), st.sampled_from(WEIGHTS), REASON)  # fmt: skip
 MANY = st.lists(st.one_of(PIECES, TOLD), max_size=6)
@@ -278,7 +291,7 @@ def test_the_order_of_pieces_does_not_matter(pieces, stated, rng):
 @settings(max_examples=150, deadline=None)
 @given(MANY, PIECES, STATED)
 def test_supporting_evidence_never_lowers(pieces, more, stated):
-    more = replace(more, supports=True, supported=True, null_again=())
+    more = replace(more, supports=True, verdict="supported", null_again=())
     assert climb([*pieces, more], stated).place >= climb(pieces, stated).place
 
 
@@ -298,7 +311,9 @@ def test_a_failed_control_never_raises_a_claim(pieces, stated, at, mandatory, ga
 
     def claim(controls):
         shown = shows(Ran(method, "supported", controls))
-        return climb([*pieces, Piece("run 50", "new", shown, True, model="aa", model_name="A")], stated).place
+        return climb(
+            [*pieces, Piece("run 50", "new", shown, "supported", model="aa", model_name="A")], stated
+        ).place
 
     assert claim((*(c for c in checks if c.name != failed.name), failed)) <= claim(checks)
 

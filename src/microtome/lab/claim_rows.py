@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from microtome.errors import LabError
 from microtome.lab import schema
+from microtome.lab.cells import AtSites, Overlaps, at_sites
 from microtome.lab.evidence import Check, Ran, Shown, shows
 from microtome.lab.rungs import STRONG, Foretold, Piece, Rung, Stated, climb
 from microtome.results.verdicts import NULL, SUPPORTED
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ClaimRow", "Linked", "Overlaps", "Stale", "TextRow", "list_claims", "read"]
 
-Overlaps = Callable[[Sequence[str], Sequence[str]], Sequence[str]]
-"""What two lists of addresses share; nothing where they share nothing. An empty list is not known, and shares anything."""
 Stale = Callable[["Record", Sequence["RunRow"]], Mapping[int, Sequence[str]]]
 """Number of a run -> what changed since it ran; runs of which nothing changed are left out."""
 _REPEATS = ("version", "seed", "numerics")  # in which two runs of one question may differ
@@ -135,6 +134,7 @@ class _Reader:
         self.record, self.overlaps, self.stale = record, overlaps, stale
         self._runs: dict[int, RunRow | None] = {}
         self._old: dict[int, Sequence[str]] = {}
+        self._cells: dict[tuple[int, tuple[str, ...]], AtSites] = {}
 
     def claim(self, row: Any) -> ClaimRow:
         number, about = int(row["number"]), dict(json.loads(row["about"]))
@@ -166,7 +166,7 @@ class _Reader:
         if told is not None:
             piece: Piece | Foretold = self._foretold(case, link, told, row)
         elif row is None:
-            piece = Piece(f"run {run}", f"run {run}", Shown("nothing"), False, about="the run is not in the record any more")  # fmt: skip
+            piece = Piece(f"run {run}", f"run {run}", Shown("nothing"), None, about="the run is not in the record any more")  # fmt: skip
         else:
             piece = self._piece(case, row)
         piece = replace(piece, weight=weight, supports=supports)
@@ -201,10 +201,12 @@ class _Reader:
         about, elsewhere = self._bears(case.about, row)
         same = self._same_question(row)
         nulls = tuple(f"run {r.number}" for r in same if r.verdict == NULL and r.code == row.code and r.number != row.number)  # fmt: skip
+        at = AtSites() if about or elsewhere else self._at(row, tuple(case.about.get("sites", ())))
         return Piece(
-            name=f"run {row.number}", question=_question(row), shown=shows(self._ran(row)), supported=row.verdict == SUPPORTED,
+            name=f"run {row.number}", question=_question(row), shown=shows(self._ran(row)), verdict=row.verdict,
             model=row.model, model_name=row.model_name, about=about, elsewhere=elsewhere, post_hoc=case.post_hoc(row, same),
             stale=self._out_of_date(row) if row.method != "look" else "", null_again=nulls,
+            nothing_at=at.nothing, untested_at=at.untested,
         )  # fmt: skip
 
     def _ran(self, row: RunRow) -> Ran:
@@ -231,6 +233,18 @@ class _Reader:
         with self.record.database.reading() as connection:
             rows = connection.execute(query).all()
         return [one for one in rows if _asked(json.loads(one.question)) == _question(row)]
+
+    def _at(self, row: RunRow, sites: tuple[str, ...]) -> AtSites:
+        """What a supported run found at the sites that a claim names; a result that cannot be read shows nothing there."""
+        if not sites or row.verdict != SUPPORTED:
+            return AtSites()
+        key = (row.number, sites)
+        if key not in self._cells:
+            try:
+                self._cells[key] = at_sites(self.record.result(row.number), sites, self.overlaps)
+            except LabError as error:
+                self._cells[key] = AtSites(nothing=(f"{', '.join(sites)} ({error.what})",))
+        return self._cells[key]
 
     def _bears(self, about: Mapping[str, Any], row: RunRow) -> tuple[str, bool]:
         """("" or why a run is not about the claim, whether it is of another model than the claim names)."""

@@ -47,7 +47,7 @@ def lines(claim: ClaimRow) -> list[str]:
         told.append(f"  reached by {', '.join(rung.by)}" + (f"; the evidence alone reaches {rung.evidence}" if rung.evidence != rung.name else ""))  # fmt: skip
     if rung.skipped:
         told.append(f"  without: {', '.join(rung.skipped)}")
-    told += _listed("why not higher", [_cap(c) for c in rung.caps])
+    told += _listed("why not higher", _caps(rung.caps))
     told += _listed("what would lift it", steps(claim))
     for name, texts in (("what else could explain it", claim.alternatives), ("what would show it wrong", claim.falsifiers),
                         ("what it does not say", claim.limitations)):  # fmt: skip
@@ -66,6 +66,7 @@ def steps(claim: ClaimRow) -> tuple[str, ...]:
         return tuple(dict.fromkeys(c.instead.replace(" N ", f" {number} ") for c in limits))
     found = [c.instead.replace(" N ", f" {number} ") for c in limits]
     found += [f"{c.piece}: {c.instead}" for c in rung.caps if c.piece and c.instead and not c.against and c.at == rung.evidence]  # fmt: skip
+    mending = bool(found)
     after = "" if claim.falsifiers else ", after something is written that would show it wrong"
     link = f"then microtome lab claim link {number} RUN"
     used = {m for p in claim.pieces if isinstance(p.piece, Piece) for m in p.piece.shown.methods}
@@ -83,7 +84,8 @@ def steps(claim: ClaimRow) -> tuple[str, ...]:
         HELD_OUT: [predict, f"or its replication on another model or by another technique (mt.methods.{fresh[0] if fresh else 'ablation'}), {link}"],
         PREDICTIVE: [f"the same on another model, or by a technique that it does not rest on yet (mt.methods.{fresh[0] if fresh else 'ablation'}), {link}"],
     }  # fmt: skip
-    return tuple(dict.fromkeys(found + needs.get(rung.evidence, [])))
+    low = RUNGS.index(rung.evidence) < RUNGS.index(HERE)
+    return tuple(dict.fromkeys(found if mending and low else found + needs.get(rung.evidence, [])))
 
 
 def as_text(claim: ClaimRow) -> dict[str, Any]:
@@ -114,8 +116,13 @@ def _listed(name: str, items: Sequence[str]) -> list[str]:
     return [f"  {name}:", *(f"    - {item}" for item in items)] if items else []
 
 
-def _cap(cap: Cap) -> str:
-    return (f"{cap.piece}: " if cap.piece else "") + cap.why + ("" if cap.at == REPLICATED else f" (at most {cap.at})")  # fmt: skip
+def _caps(caps: Sequence[Cap]) -> list[str]:
+    """A line per piece and rung that it is held at, in the order of the caps."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for cap in caps:
+        lines.setdefault((cap.piece, cap.at), []).append(cap.why)
+    return [(f"{piece}: " if piece else "") + "; ".join(why) + ("" if at == REPLICATED else f" (at most {at})")
+            for (piece, at), why in lines.items()]  # fmt: skip
 
 
 def _about(about: Mapping[str, Any]) -> str:

@@ -166,9 +166,13 @@ def _least(*levels: str) -> str:
 def _left(ran: Ran) -> tuple[str, tuple[str, ...]]:
     """(the most that the verdict and the controls leave, why)."""
     mandatory = [c for c in ran.checks if c.mandatory or c.gates]
-    idle = [f"the mandatory control {c.name} did not run" + (f": {c.detail}" if c.detail else "") for c in mandatory if c.passed is None]  # fmt: skip
-    failed = [f"the {'deterministic check' if c.gates else 'mandatory control'} {c.name} failed" for c in mandatory if c.passed is False]  # fmt: skip
-    said = tuple(failed + idle)
+    failed = [c for c in mandatory if c.passed is False]
+    idle = [c for c in mandatory if c.passed is None]
+    said = _named("deterministic check", [c for c in failed if c.gates], "failed")
+    said += _named("mandatory control", [c for c in failed if not c.gates], "failed")
+    said += tuple(
+        f"the mandatory control {c.name} did not run" + (f": {c.detail}" if c.detail else "") for c in idle
+    )
     broken = any(c.gates and c.passed is False for c in mandatory)
     if ran.verdict is None:
         return NOTHING, ("it has no result", *said)
@@ -179,10 +183,17 @@ def _left(ran: Ran) -> tuple[str, tuple[str, ...]]:
     if ran.verdict == UNCHECKED or idle:
         return OBSERVATIONAL, said or ("it is unchecked: no test against a null was made",)
     if ran.verdict == UNDERPOWERED:
-        return OBSERVATIONAL, (*said, "it is underpowered: no outcome of it could have been called an effect")
+        return OBSERVATIONAL, ("it is underpowered: no outcome of it could have been called an effect", *said)
     if ran.verdict != SUPPORTED:
         return NOTHING, (f"its verdict {ran.verdict!r} is not known here",)
     return CAUSAL, ()
+
+
+def _named(what: str, checks: Sequence[Check], outcome: str) -> tuple[str, ...]:
+    """The checks in one sentence, none for none."""
+    if not checks:
+        return ()
+    return (f"the {what}{'s' if len(checks) > 1 else ''} {', '.join(c.name for c in checks)} {outcome}",)
 
 
 def _level(kind: Kind, ran: Ran) -> tuple[str, tuple[str, ...]]:

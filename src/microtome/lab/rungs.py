@@ -19,8 +19,8 @@ What each rung needs, of evidence that is about the claim and was typed neither 
 Caps, the lowest of which holds: a claim without alternatives or without anything that would show it wrong is at most
 observed; so is one that a supported run contradicts (one of weak weight: causal on this prompt set; one on another
 model: predictive), and a false prediction leaves at most causal on this prompt set. Caps on a single piece: not about
-the claim, weak or sanity, not supported, out of date, post hoc, about prompts where the claim is about the inside, or
-null when the same question was asked with another seed.
+the claim, weak or sanity, not supported, out of date, post hoc, about prompts where the claim is about the inside,
+without an effect (or without controls) at the sites that the claim names, or null when the same question was asked with another seed.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from microtome.lab.evidence import LEVELS, Shown
+from microtome.results.verdicts import NULL, SUPPORTED, UNDERPOWERED
 
 __all__ = ["RUNGS", "WEIGHTS", "Cap", "Foretold", "Piece", "Rung", "Stated", "climb"]
 
@@ -40,7 +41,7 @@ UNSUPPORTED, OBSERVED, CORRELATIONAL, HERE, HELD_OUT, PREDICTIVE, REPLICATED = R
 STRONG, BIG_IF_TRUE, SANITY, WEAK = WEIGHTS = ("strong", "big_if_true", "sanity", "weak")
 LIKELY = 0.5
 """A prediction below this probability was not expected to come true: its outcome speaks neither for nor against the claim."""
-_SOUND = ("supported", "not distinguishable from its null")  # verdicts whose numbers may decide a prediction
+_SOUND = (SUPPORTED, NULL)  # verdicts whose numbers may decide a prediction
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,16 @@ class Piece:
     """A run that a claim rests on.
 
     name: how people name it ("run 12"). question: the same text for the same question, whatever the seed.
-    shown: what it shows. supported: whether its verdict is. about: "" or why it is not about the claim. elsewhere: it is
+    shown: what it shows. verdict: its verdict. about: "" or why it is not about the claim. elsewhere: it is
     of another model than the claim names. post_hoc, stale: "" or why. null_again: runs that asked the same and came out
-    as their null.
+    as their null. nothing_at, untested_at: sites that the claim names at which it found no effect beyond its null, or
+    an effect that its controls did not test.
     """
 
     name: str
     question: str
     shown: Shown
-    supported: bool
+    verdict: str | None
     weight: str = STRONG
     supports: bool = True
     model: str = ""
@@ -66,6 +68,13 @@ class Piece:
     post_hoc: str = ""
     stale: str = ""
     null_again: tuple[str, ...] = ()
+    nothing_at: tuple[str, ...] = ()
+    untested_at: tuple[str, ...] = ()
+
+    @property
+    def supported(self) -> bool:
+        """Whether its verdict is."""
+        return self.verdict == SUPPORTED
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,10 @@ def _height(p: Piece, stated: Stated, nulls: tuple[str, ...]) -> tuple[int, list
         )
     if p.weight == BIG_IF_TRUE and not p.supported:
         caps.append(Cap(UNSUPPORTED, "it was linked as big if true, and is not supported", p.name, _mend(p)))
+    if p.nothing_at:
+        caps.append(Cap(UNSUPPORTED, f"it found no effect beyond its null at {', '.join(p.nothing_at)}", p.name, "a claim about the sites that it did find"))  # fmt: skip
+    if p.untested_at:
+        caps.append(Cap(OBSERVED, f"its controls with other donors ran on other cells than {', '.join(p.untested_at)}", p.name, f"a run of these sites alone: sites={list(p.untested_at)!r}"))  # fmt: skip
     if stated.inside and not p.shown.inside:
         caps.append(Cap(OBSERVED, "it changed prompts, and the claim is about the inside of the model", p.name, "a run that changes the inside, such as activation_patching"))  # fmt: skip
     if p.stale:
@@ -215,6 +228,8 @@ def _height(p: Piece, stated: Stated, nulls: tuple[str, ...]) -> tuple[int, list
 
 
 def _mend(p: Piece) -> str:
+    if p.verdict == UNDERPOWERED:
+        return "more prompts, of more templates or entities"
     if not p.supported:
         return f"microtome lab show {_number(p.name)} says which controls failed or did not run; give them what they need"
     return ""  # the next rung's requirement says what shows more
