@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import toy_results as toy
 from microtome.lab import claiming
@@ -12,12 +14,16 @@ from microtome.results import Control, emit_look, technique, verdict
 
 CONTROLS = ("identity", "noise", "irrelevant", "held_out")
 MANDATORY = ("identity", "noise")
-WORDS = {"alternatives": ["any head of that layer does it"], "falsifiers": ["removing it costs less than 10 %"]}
+WORDS = {
+    "alternatives": ["any head of that layer does it"],
+    "falsifiers": ["removing it costs less than 10 %"],
+}
 
 
 class Model:
     def __init__(self, name="toy", mark="abcd" * 8):
-        self.name, self.hash = name, mark
+        self.name, self.hash, self.card = name, mark, "a toy"
+        self.facts = SimpleNamespace(family="toy")
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,7 @@ def fill(study, *, tokens=toy.TOKENS, name="L3H3 carries the name"):
     claiming.link(study.database, row.number, claiming.Link(second), study.person)
     behaviour(model, task)
     behaviour(model, task, p=0.4)
-    try:
+    with contextlib.suppress(ValueError):
         behaviour(model, task, broken=True)
-    except ValueError:
-        pass
     emit_look(model, ["a prompt"], ["L0.resid_pre"])
     return row

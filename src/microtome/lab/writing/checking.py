@@ -40,10 +40,15 @@ def _seals(record: Record) -> str:
         found = connection.execute(select(p).order_by(p.c.number)).mappings().all()
     if not found:
         return "No prediction was registered in this record."
-    broken = seals.broken(found)
+    broken = seals.broken([dict(row) for row in found])
     if broken:
         return f"The seals of the predictions {', '.join(map(str, broken))} do not fit what is recorded: they were changed after they were made, or one is gone."  # fmt: skip
-    return f"All {len(found)} predictions of the record carry the seal of what was predicted and of the one before: none was changed or removed since."  # fmt: skip
+    many = (
+        "The one prediction of the record carries"
+        if len(found) == 1
+        else f"All {len(found)} predictions of the record carry"
+    )
+    return f"{many} the seal of what was predicted and of the one before: none was changed or removed since."  # fmt: skip
 
 
 def _again(record: Record, rows: Sequence[RunRow], results: Mapping[int, Result | None]) -> list[str]:

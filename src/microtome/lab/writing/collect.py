@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -247,8 +248,14 @@ def _environment(record: Record, rows: Sequence[RunRow]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
     for text in texts:
         for name, version in json.loads(text).items():
-            found.setdefault(name, set()).add(str(version))
+            found.setdefault(name, set()).add(_system(str(version)) if name == "platform" else str(version))
     return {name: ", ".join(sorted(found[name])) for name in _VERSIONS if name in found}
+
+
+def _system(platform: str) -> str:
+    """ "Linux x86_64": the name of a kernel can tell whose machine it is."""
+    machine = re.search(r"x86_64|amd64|aarch64|arm64|riscv64|ppc64le|s390x", platform, re.IGNORECASE)
+    return " ".join([platform.partition("-")[0], *([machine[0]] if machine else [])])
 
 
 def _dates(rows: Sequence[RunRow]) -> tuple[str, str]:

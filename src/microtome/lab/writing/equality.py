@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,10 @@ class Equality:
 
 
 def compared(first: Result, second: Result, tolerance: float = TOLERANCE) -> Equality:
-    """Compare the numbers, the outcomes of the controls and the verdicts of two results, their children's too."""
+    """Compare the numbers, the words, the outcomes of the controls and the verdicts of two results, their children's too.
+
+    How long something took (columns called seconds) is no result.
+    """
     shape = _shape(first, second)
     if shape:
         return Equality(False, False, math.inf, shape, shape)
@@ -42,53 +45,94 @@ def compared(first: Result, second: Result, tolerance: float = TOLERANCE) -> Equ
         same = same and equal
         if apart > largest:
             largest, where = apart, name
-    if same and first == second:
-        return Equality(True, True, 0.0, "", "every number is equal to the bit")
+    for name, x, y in _words(first, second):
+        apart = _far(x, y)
+        same = same and apart == 0.0
+        if apart > largest:
+            largest, where = apart, name
     judged = _judged(first, second)
     if judged:
         return Equality(False, False, largest, where, judged)
+    if same:
+        return Equality(True, True, 0.0, "", "every number is equal to the bit")
+    if largest == math.inf:
+        return Equality(False, False, largest, where, f"{where} says something else")
+    size = f"by {largest:.2g} of its largest number (the tolerance is {tolerance:g})"
     if largest > tolerance:
-        return Equality(False, False, largest, where, f"{where} differs by {largest:.2g} of its largest number (the tolerance is {tolerance:g})")  # fmt: skip
-    text = f"{where} differs most, by {largest:.2g} of its largest number" if where else "all numbers are equal, and words of its tables or examples differ"  # fmt: skip
-    return Equality(False, True, largest, where, f"{text} (the tolerance is {tolerance:g}); verdict and controls agree")  # fmt: skip
+        return Equality(False, False, largest, where, f"{where} differs {size}")
+    return Equality(False, True, largest, where, f"{where or 'a type'} differs most, {size}; verdict and controls agree")  # fmt: skip
 
 
 def _shape(a: Result, b: Result, at: str = "") -> str:
     """What is laid out differently; "" where all numbers have a partner."""
     if a.kind != b.kind or (a.effects is None) != (b.effects is None):
         return f"{at}one is a {a.kind}, the other a {b.kind}"
-    if a.effects is not None and b.effects is not None:
-        if (a.effects.dims, dict(a.effects.coords)) != (b.effects.dims, dict(b.effects.coords)):
-            return f"{at}the effects have other labels"
-    for name, x, y in (("tensors", a.tensors, b.tensors), ("tables", a.tables, b.tables)):
-        if set(x) != set(y):
-            return f"{at}the {name} are not the same: {', '.join(sorted(set(x) ^ set(y)))}"
-    for key in a.tensors:
-        if a.tensors[key].shape != b.tensors[key].shape:
+    if a.effects is not None and b.effects is not None and _labels(a.effects) != _labels(b.effects):
+        return f"{at}the effects have other labels"
+    for name, mine, theirs in (("tensors", set(a.tensors), set(b.tensors)), ("tables", set(a.tables), set(b.tables))):  # fmt: skip
+        if mine != theirs:
+            return f"{at}the {name} are not the same: {', '.join(sorted(mine ^ theirs))}"
+    for key, tensor in a.tensors.items():
+        if tensor.shape != b.tensors[key].shape:
             return f"{at}the tensor {key} has another shape"
-    for key in a.tables:
-        x, y = a.tables[key], b.tables[key]
-        if list(x.columns) != list(y.columns) or len(x) != len(y):
+    for key, table in a.tables.items():
+        other = b.tables[key]
+        if list(table.columns) != list(other.columns) or len(table) != len(other):
             return f"{at}the table {key} has other rows or columns"
     if len(a.children) != len(b.children):
         return f"{at}one has {len(a.children)} stages, the other {len(b.children)}"
-    found = (_shape(x, y, f"{at}{x.kind}: ") for x, y in zip(a.children, b.children, strict=True))
+    found = (_shape(c, d, f"{at}{c.kind}: ") for c, d in zip(a.children, b.children, strict=True))
     return next(filter(None, found), "")
+
+
+def _labels(effects: Any) -> Any:
+    return effects.dims, dict(effects.coords)
 
 
 def _arrays(a: Result, b: Result, at: str = "") -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     if a.effects is not None and b.effects is not None:
         yield f"{at}effects", a.effects.values, b.effects.values
-    for name in a.tensors:
-        yield f"{at}tensor {name}", a.tensors[name], b.tensors[name]
-    for name in a.tables:
-        x, y = a.tables[name], b.tables[name]
-        for column in x.columns:
-            # how long something took is no result
-            if x[column].dtype.kind in "fiub" and y[column].dtype.kind in "fiub" and column != "seconds":
-                yield f"{at}{name}.{column}", x[column].to_numpy(), y[column].to_numpy()
-    for i, (x, y) in enumerate(zip(a.children, b.children, strict=True)):
-        yield from _arrays(x, y, f"{at}{x.kind} {i + 1}: ")
+    for name, tensor in a.tensors.items():
+        yield f"{at}tensor {name}", tensor, b.tensors[name]
+    for name, table in a.tables.items():
+        other = b.tables[name]
+        for column in table.columns:
+            if _numeric(table[column]) and _numeric(other[column]) and column != "seconds":
+                yield f"{at}{name}.{column}", table[column].to_numpy(), other[column].to_numpy()
+    for i, (c, d) in enumerate(zip(a.children, b.children, strict=True)):
+        yield from _arrays(c, d, f"{at}{c.kind} {i + 1}: ")
+
+
+def _words(a: Result, b: Result, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """What is no array: columns of text and lists, and the raw examples."""
+    for name, table in a.tables.items():
+        other = b.tables[name]
+        for column in table.columns:
+            if not (_numeric(table[column]) and _numeric(other[column])) and column != "seconds":
+                yield f"{at}{name}.{column}", table[column].tolist(), other[column].tolist()
+    yield f"{at}raw examples", a.raw_examples, b.raw_examples
+    for i, (c, d) in enumerate(zip(a.children, b.children, strict=True)):
+        yield from _words(c, d, f"{at}{c.kind} {i + 1}: ")
+
+
+def _numeric(column: Any) -> bool:
+    return column.dtype.kind in "fiub"
+
+
+def _far(a: Any, b: Any) -> float:
+    """How far two JSON-like values are apart: 0 equal, infinity for other words or another layout, else of their numbers."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        keys = set(a) | set(b)
+        return max((_far(a.get(k), b.get(k)) for k in keys if k != "seconds"), default=0.0)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return max(map(_far, a, b), default=0.0) if len(a) == len(b) else math.inf
+    if isinstance(a, float) and isinstance(b, float):
+        if a == b or (a != a and b != b):
+            return 0.0
+        apart = abs(a - b) / max(abs(a), abs(b), 1.0)  # a probability near 0 is not judged by itself
+        return apart if math.isfinite(apart) else math.inf
+    same = a == b or type(a).__name__ == type(b).__name__ == "NAType"
+    return 0.0 if same else math.inf
 
 
 def _apart(a: Any, b: Any) -> tuple[bool, float]:

@@ -136,7 +136,7 @@ def _claim(part: ClaimPart, i: int, gallery: _Gallery) -> Html:
     return tag(
         "section",
         tag("h2", tag("span", f"Claim {i}. ", cls="no"), telling.plain(c.statement)),
-        tag("p", _rung(part.rung), tag("span", telling.rung(part).removeprefix(part.rung) + f" · claim {c.number} of the record", cls="aside"), cls="judgement"),
+        tag("p", _rung(part.rung), tag("span", telling.rung(part).removeprefix(part.rung).lstrip(",; ") + f" · claim {c.number} of the record", cls="aside"), cls="judgement"),
         tag("dl", facts, cls="claim"),
         [_experiment(e, c.number, gallery) for e in part.experiments],
         [tag("h3", "Other predictions that bear on it"), others] if part.foretold else None,
@@ -152,18 +152,18 @@ def _experiment(e: Experiment, claim: int, gallery: _Gallery) -> Html:
 
     told = [tag("li", telling.prediction(p)) for p in e.predictions]
     hypothesis = tag("ul", told, cls="plain items") if told else "No prediction was made before it."
-    done = [tag("div", tag("dt", k), tag("dd", telling.plain(v, 600))) for k, v in e.what]
+    done = [tag("div", tag("dt", k), tag("dd", telling.plain(v, 600)), cls="wide" if len(v) > 60 else None) for k, v in e.what]  # fmt: skip
     verdict = badge(e.verdict) if e.result is not None else tag("span", e.verdict, cls="verdict unchecked")
     numbers = cards([replace(n, anchor="") for n in e.numbers]) or tag("p", "No headline number: its result has the whole.", cls="absent")  # fmt: skip
     parts = [
         tag("h3", tag("span", f"Experiment {e.number}. ", cls="no"), telling.plain(e.question, 600)),
-        tag("p", f"{e.name.capitalize()}: {telling.evidence(e, claim)}", cls="aside"),
+        tag("p", telling.evidence(e, claim), cls="aside"),
         tag("h4", "Hypothesis"), tag("div", hypothesis),
         tag("h4", "What was done"), tag("dl", done, cls="done"),
         tag("h4", "Result"), tag("p", verdict, " ", tag("span", "; ".join(map(telling.plain, e.reasons))), cls="judgement"),
         numbers,
         gallery.show(drawn(e.result)) if e.result is not None else None,
-        [tag("h4", "Controls"), controls(e.result)] if e.result is not None else None,
+        controls(e.result) if e.result is not None else None,
         tag("p", f"Calibration: {e.calibration}", cls="aside") if e.calibration else None,
         _examples(e),
         tag("h4", "Why it bears on the claim"),
@@ -234,14 +234,13 @@ def _left_out(write_up: WriteUp) -> Html:
 
 
 def _closing(write_up: WriteUp) -> Html:
-    from microtome.report.markup import tag
+    from microtome.report.markup import join, tag
 
     versions = [tag("div", tag("dt", k), tag("dd", v)) for k, v in write_up.environment.items()]
-    return tag(
+    spots = tag(
         "section",
         tag("h2", "What the techniques cannot show"),
         tag("ul", [tag("li", x) for x in write_up.blind_spots]),
-        tag("h2", "With what it was made"),
-        tag("dl", versions, cls="done"),
         id="techniques",
     )
+    return join(spots, tag("section", tag("h2", "With what it was made"), tag("dl", versions, cls="done"), id="environment"))  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from microtome.lab.evidence import CAUSAL, KINDS
+from microtome.lab.rungs import Piece
 from microtome.results.verdicts import NULL, UNCHECKED, UNDERPOWERED
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _breadth(experiments: Sequence[Experiment]) -> list[str]:
         said.append(f"One kind of prompts only: {families[0]}.")
     if len(methods) == 1 and experiments:
         said.append(f"One technique only: {methods[0]}.")
-    if experiments and not any(getattr(e.link.piece, "shown", None) and e.link.piece.shown.held_out for e in experiments):  # fmt: skip
+    shown = [p.shown for p in (e.link.piece for e in experiments) if isinstance(p, Piece)]
+    if experiments and not any(one.held_out for one in shown):
         said.append("Nothing was shown on held-out prompts.")
     if experiments and not any(_causal(e) for e in experiments):
         said.append("Nothing was changed in the model: what is seen may not be what causes the behaviour.")

@@ -109,6 +109,7 @@ def sections(write_up: WriteUp) -> Iterator[Section]:
         for e in part.experiments:
             key = f"{part.claim.number}.{e.row.number}"
             yield Section(f"experiment {key}", _experiment(e, part.claim.number), experiment=e)
+            yield Section(f"heading why {key}", "**Why it bears on the claim.**")
             yield Section(f"why {key}", e.why, computed=False)
         if part.foretold:
             text = ["### Other predictions that bear on it", _list(telling.prediction(p) for p in part.foretold)]  # fmt: skip
@@ -138,14 +139,16 @@ def _claim(part: ClaimPart, i: int) -> str:
 def _experiment(e: Experiment, claim: int) -> str:
     out = [
         f"### Experiment {e.number}: {escape(e.question)}",
-        f"{escape(e.name.capitalize())}, {escape(telling.evidence(e, claim))}",
+        escape(telling.evidence(e, claim)),
         "**Hypothesis.** " + ("" if e.predictions else "No prediction was made before it."),
     ]
     if e.predictions:
         out.append(_list(telling.prediction(p) for p in e.predictions))
     out += ["**What was done.**", _table(("", ""), e.what)]
     out.append(f"**Result: {escape(e.verdict)}.** {escape('; '.join(e.reasons))}")
-    out.append(_list([telling.number_text(n) for n in e.numbers] or ["No headline number: see the result itself."]))
+    out.append(
+        _list([telling.number_text(n) for n in e.numbers] or ["No headline number: see the result itself."])
+    )
     rows = telling.controls(e)
     if rows:
         out += ["**Controls.**", _table(("control", "needed", "rules out", "expected", "observed", "outcome", "n"), rows)]  # fmt: skip
@@ -154,7 +157,6 @@ def _experiment(e: Experiment, claim: int) -> str:
     if e.result is not None:
         out.append(escape(telling.examples_head(e)))
         out += [_fenced(row) for row in e.examples.rows]
-    out.append("**Why it bears on the claim.**")
     return "\n\n".join(out)
 
 
@@ -187,7 +189,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _fenced(row: Mapping[str, Any]) -> str:
     """An example as JSON in a fence that nothing in it can close."""
-    text = json.dumps(_shown(row), ensure_ascii=True, indent=1)
+    lines = [f" {json.dumps(str(k))}: {json.dumps(_shown(v), ensure_ascii=True)}" for k, v in row.items()]
+    text = "{\n" + ",\n".join(lines) + "\n}"
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}json\n{text}\n{fence}"
@@ -203,5 +206,3 @@ def _shown(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if value == value and abs(value) != float("inf") else str(value)
     return value
-
-

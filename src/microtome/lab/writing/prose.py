@@ -1,4 +1,4 @@
-"""The author's own words: a little Markdown (paragraphs, lists, **bold**, `code`) as HTML, and made harmless as Markdown."""
+"""The author's own words: a little Markdown (paragraphs, lists, **bold**, *emphasis*, `code`) as HTML, and made harmless as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["as_html", "as_markdown", "escape"]
 
 _BULLET = re.compile(r"\s*(?:[-*]|\d{1,3}[.)])\s+")
 _NUMBERED = re.compile(r"\s*\d{1,3}[.)]\s+")
-_INLINE = re.compile(r"(`[^`\n]+`|\*\*[^*\n]+\*\*)")
+_INLINE = re.compile(r"(`[^`\n]+`|\*\*[^*\n]+\*\*|(?<![\w*])\*[^*\s][^*\n]*\*(?![\w*]))")
 _SPECIAL = re.compile(r"([\\`*_\[\]|~#!])")
 _HEADING = re.compile(r"#{1,6}\s+")
 
@@ -58,6 +58,8 @@ def _inline(text: str) -> Html:
             made.append(tag("code", part[1:-1]))
         elif part.startswith("**") and len(part) > 4:
             made.append(tag("strong", part[2:-2]))
+        elif part.startswith("*") and part.endswith("*") and len(part) > 2:
+            made.append(tag("em", part[1:-1]))
         else:
             made.append(part)
     return join(made)

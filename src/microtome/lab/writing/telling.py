@@ -42,9 +42,13 @@ def prediction(p: Prediction) -> str:
     """What was predicted, by whom, with what probability, and how it turned out; post hoc first where it is."""
     mark = "Post hoc: " if p.post_hoc else ""
     who = f"{p.person}{' (an agent)' if p.by == 'agent' else ''}"
-    how = "" if p.holds is not None else "; judged by a person" if p.resolved_by else "; for a person to judge"
+    how = (
+        "" if p.holds is not None else "; judged by a person" if p.resolved_by else "; for a person to judge"
+    )
     run = f" by run {p.run}" if p.run is not None else ""
-    said = f"{mark}prediction {p.number} by {who}, with probability {p.probability:g}: “{plain(p.statement)}” "
+    said = (
+        f"{mark}prediction {p.number} by {who}, with probability {p.probability:g}: “{plain(p.statement)}” "
+    )
     said += f"It {_OUTCOMES[p.state]}{run}{how}."
     if p.reason:
         said += f" {plain(p.reason, 300)}" + ("" if p.reason.rstrip().endswith(".") else ".")
@@ -52,15 +56,17 @@ def prediction(p: Prediction) -> str:
 
 
 def evidence(e: Experiment, claim: int) -> str:
-    """How the run is linked: its weight, its direction, whether it is post hoc, what it counts as."""
-    link = e.link
+    """Which run it is and how it is linked: its weight, its direction, whether it is post hoc, what it counts as."""
+    link, row = e.link, e.row
+    of = " ".join(x for x in (f"of {row.family}" if row.family else "", f"in {row.model_name}" if row.model_name else "") if x)  # fmt: skip
+    name = f"Run {row.number}, {row.method} {of}".rstrip()
     if link.prediction is not None:
-        return f"It decided prediction {link.prediction}, which bears on claim {claim}; it is not linked as evidence itself."
+        return f"{name}. It decided prediction {link.prediction}, which bears on claim {claim}; it is not linked as evidence itself."
     side = "for" if link.supports else "AGAINST"
     shown = getattr(link.piece, "shown", None)
     counts = f", shows: {shown.level}{' on held-out prompts' if shown.held_out else ''}" if shown else ""
     late = f"; post hoc: {link.piece.post_hoc}" if link.piece.post_hoc else ""
-    return f"{_WEIGHTS.get(link.weight, link.weight)} {side} claim {claim}{counts}{late}."
+    return f"{name}: {_WEIGHTS.get(link.weight, link.weight)} {side} claim {claim}{counts}{late}."
 
 
 def controls(e: Experiment) -> list[tuple[str, ...]]:
@@ -122,7 +128,11 @@ def left_out(write_up: WriteUp) -> tuple[str, list[tuple[str, ...]]]:
     where = ", ".join(f"“{plain(t, 100)}”" for t in write_up.studies)
     used = len(write_up.runs)
     said = f"In {where}: {used} run{'s are' if used != 1 else ' is'} in this write-up, {total} {'are' if total != 1 else 'is'} not"
-    said += f", and models were looked at raw {write_up.looks} times." if write_up.looks else "."
+    said += (
+        f", and models were looked at raw {write_up.looks} time{'s' if write_up.looks > 1 else ''}."
+        if write_up.looks
+        else "."
+    )
     return said, [_row(x) for x in write_up.left_out]
 
 
