@@ -43,6 +43,7 @@ from microtome.tasks.word_pairs import word_pairs
 from microtome.trace.edits import Ablate, Edit, Keep, Patch, Remove, Steer
 from microtome.zoo.checkpoints import Checkpoints
 from microtome.zoo.decoys import Decoys
+from microtome.zoo.words import word_tokenizer
 from test_model_load_fakes import write_gguf
 
 
@@ -422,6 +423,18 @@ def test_a_task_for_a_tokenizer_that_is_not_there_is_not_rerunnable() -> None:
     z = zoo.build("shift", n=4)
     encoded = a.encode({"task": z.task}, recorded.Kept())
     assert "task: microtome.zoo.pairs.DomainSource: the source of the task zoo/shift: it was made for another tokenizer" in encoded.why_not[0]  # fmt: skip
+
+
+def test_a_task_belongs_to_the_model_whose_tokenizer_it_uses() -> None:
+    shelf, first = recorded.Shelf(), worded.with_words(planted.one_head())
+    words = [f"v{i}" for i in range(3, len(worded.WORDS))]
+    second = mt.load(planted.one_head().hf, tokenizer=word_tokenizer(words))
+    task = mt.task("induction", second, n=3, seed=0)
+    encoded = a.encode({"a": first, "b": second, "task": task}, recorded.Kept(), model_of=shelf.model_of)
+    told = encoded.arguments["arguments"]
+    assert encoded.rerunnable and told["task"]["source"]["model"] == told["b"] != told["a"]
+    alone = a.encode({"a": first, "task": task}, recorded.Kept(), model_of=shelf.model_of)
+    assert "it was made for another tokenizer" in alone.why_not[0]
 
 
 def test_a_tokenizer_that_the_caller_gave_is_not_kept(tmp_path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ from microtome.errors import MicrotomeError
 if TYPE_CHECKING:
     from microtome.lab.study import Study
 
-__all__ = ["here", "keep", "title"]
+__all__ = ["activity", "certified", "here", "keep", "title"]
 
 _last: list[Study] = []
 
@@ -40,6 +40,34 @@ def here() -> Iterator[None]:
             study.close()
         except MicrotomeError as error:
             _warn(error)
+
+
+@contextmanager
+def activity(name: str, parameters: Mapping[str, Any], model: Any = None) -> Iterator[None]:
+    """Something that is no technique (a calibration, a certificate) as a run of its own, without a verdict."""
+    from microtome.results.events import END, running
+    from microtome.results.query import Query
+    from microtome.results.stamp import content_hash, describe
+
+    given = {k: describe(v, f"{name}: {k}") for k, v in parameters.items()}
+    query = Query(name, "", model="" if model is None else content_hash(model), parameters=given)
+    with here(), running(name, query, {} if model is None else {"model": model}) as run:
+        yield
+        run.tell(END)
+
+
+def certified(model: Any) -> None:
+    """Keep a model's certificate, where its command was recorded."""
+    if not _last:
+        return
+    study = _last[-1]
+    from microtome.lab import keeping
+
+    try:
+        with study.database.writing() as connection:
+            keeping.subjects(connection, keeping.Call(models=tuple(keeping.models([model]))))
+    except MicrotomeError as error:
+        _warn(error)
 
 
 def keep(report: Path) -> int | None:

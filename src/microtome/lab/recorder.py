@@ -17,6 +17,7 @@ from sqlalchemy import insert, select, update
 
 from microtome.errors import LabError, MicrotomeError, ResourceError, ResultError
 from microtome.lab import keeping, schema
+from microtome.lab.arguments import sites_of
 from microtome.lab.database import never
 from microtome.lab.processes import called_from
 from microtome.results import pieces
@@ -114,7 +115,7 @@ class Recorder:
         self._open[event.run] = run
         fault: MicrotomeError | None = None
         try:
-            run.call = keeping.call(event, self.files)
+            run.call = keeping.call(event, self.files, self._recorded)
         except MicrotomeError as error:  # the run is recorded all the same; it cannot be run again from here
             fault = error
             run.call = keeping.Call(
@@ -155,7 +156,7 @@ class Recorder:
             sites = {*run.sites, *run.call.sites}
             if result is not None and stored is not None:
                 values |= {"result": stored[0], "verdict": str(result.verdict), "p": result.verdict.p}
-                sites |= keeping.sites_of(result)
+                sites |= set(sites_of(event.method, {}, result))
                 keeping.link(connection, run.number, "result", stored[1], self.files)
                 keeping.controls(connection, run.number, result)
             keeping.sites(connection, run.number, sites)
@@ -168,6 +169,12 @@ class Recorder:
         if unkept is not None:
             raise unkept
 
+    def _recorded(self, query: str) -> bool:
+        run = schema.run
+        with self.database.reading() as connection:
+            kept = select(run.c.number).where(run.c.query == query, run.c.result.is_not(None)).limit(1)
+            return connection.execute(kept).first() is not None
+
     def _keep(self, result: Result | None) -> tuple[_Pieces | None, ResultError | None]:
         """Where a result's pieces are; or why it can be in no file, which trying again would not change."""
         try:
@@ -177,7 +184,7 @@ class Recorder:
 
     def _looked(self, event: Event) -> None:
         parent = self._open.get(event.parent or "")
-        sites = tuple(event.look.sites) if event.look is not None else ()
+        sites = (event.look.sites or ("logits",)) if event.look is not None else ()
         if parent is not None:  # a technique's own reading is part of what that technique saw
             parent.see(sites)
             return
