@@ -152,6 +152,19 @@ def test_a_seed_that_came_out_as_its_null_is_found_without_being_linked(here):
     assert "the same question came out as its null in run 1" in reasons(row)
 
 
+def test_a_run_that_failed_gave_no_answer_away(here):
+    @technique("activation_patching", "1", controls=CONTROLS, mandatory=("identity", "noise"), random=True)
+    def fails_first(model, task, *, seed=0):
+        if seed == 0:
+            raise ValueError("broken")
+        return _result("activation_patching", dict.fromkeys(ALL, True), 0.0002)
+
+    with pytest.raises(ValueError, match="broken"):
+        fails_first(Model(), Task())
+    row = link(here, claim(here), fails_first(Model(), Task(), seed=1))
+    assert row.rung.name == "causal on held-out prompts"
+
+
 def test_falsifiers_written_after_the_evidence_test_nothing(here):
     row = claim(here, falsifiers=())
     row = link(here, row, patching(Model(), Task(), given=ALL))
@@ -389,7 +402,7 @@ def test_a_run_that_was_removed_by_hand_counts_for_nothing_and_is_named(here):
         raw.execute("DELETE FROM run WHERE number = 1")
     raw.close()
     row = again(here, row)
-    assert row.rung.name == "unsupported" and "the run is not in the record any more" in reasons(row)
+    assert row.rung.name == "unsupported" and "run 1 is not in the record any more" in reasons(row)
     assert "run 1" in "\n".join(lines(row))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from microtome.errors import LabError
 from microtome.lab import schema
 from microtome.lab.cells import AtSites, Overlaps, at_sites
-from microtome.lab.evidence import Check, Ran, Shown, shows
+from microtome.lab.evidence import NOTHING, Check, Ran, Shown, shows
 from microtome.lab.rungs import STRONG, Foretold, Piece, Rung, Stated, climb
 from microtome.results.verdicts import NULL, SUPPORTED
 
@@ -133,6 +133,7 @@ class _Reader:
     def __init__(self, record: Record, overlaps: Overlaps, stale: Stale) -> None:
         self.record, self.overlaps, self.stale = record, overlaps, stale
         self._runs: dict[int, RunRow | None] = {}
+        self._rans: dict[int, Ran] = {}
         self._old: dict[int, Sequence[str]] = {}
         self._cells: dict[tuple[int, tuple[str, ...]], AtSites] = {}
 
@@ -166,7 +167,9 @@ class _Reader:
         if told is not None:
             piece: Piece | Foretold = self._foretold(case, link, told, row)
         elif row is None:
-            piece = Piece(f"run {run}", f"run {run}", Shown("nothing"), None, about="the run is not in the record any more")  # fmt: skip
+            name = f"run {run}" if run is not None else f"prediction {link['prediction']}"
+            gone = f"{name} is not in the record any more"
+            piece = Piece(name, name, Shown(NOTHING), None, about=gone)
         else:
             piece = self._piece(case, row)
         piece = replace(piece, weight=weight, supports=supports)
@@ -210,6 +213,11 @@ class _Reader:
         )  # fmt: skip
 
     def _ran(self, row: RunRow) -> Ran:
+        if row.number not in self._rans:
+            self._rans[row.number] = self._as_ran(row)
+        return self._rans[row.number]
+
+    def _as_ran(self, row: RunRow) -> Ran:
         return Ran(
             row.method, row.verdict, _checks(self.record.controls(row.number)), self._children(row.number)
         )
@@ -222,13 +230,14 @@ class _Reader:
         return tuple(Ran(m, v, _checks(self.record.controls(n)), self._children(n)) for n, m, v in below if m != "look")  # fmt: skip
 
     def _same_question(self, row: RunRow) -> list[Any]:
-        """Every run of the record that asked the same, whatever its seed, itself included; calls within calls too."""
+        """Every run that asked the same and gave or may give an answer, whatever its seed, itself included; calls within calls too."""
         if row.method == "look":
             return []
         r = schema.run.c
         wanted = (
             (r.method == row.method) & (r.model == row.model) & (r.task == row.task) & (r.data == row.data)
         )
+        wanted &= r.state.in_(("finished", "running"))
         query = select(r.number, r.question, r.verdict, r.code, r.begun_at).where(wanted).order_by(r.number)
         with self.record.database.reading() as connection:
             rows = connection.execute(query).all()

@@ -77,7 +77,7 @@ def steps(claim: ClaimRow) -> tuple[str, ...]:
     predict = f"before a run, study.predict(..., probability=..., about={asked}, holds=mt.expect(...)), and before it is decided microtome lab claim link {number} --prediction PREDICTION"  # fmt: skip
     fresh = [m for m in _OTHERS if m not in used]
     needs = {
-        UNSUPPORTED: [f"microtome lab claim link {number} RUN, a run that saw what the claim is about"],
+        UNSUPPORTED: [f"microtome lab claim link {number} RUN, a run that saw more than its null of what the claim is about"],
         OBSERVED: [f"a run with a null, such as mt.methods.probe, logit_lens or direct_logit_attribution, {link}"],
         CORRELATIONAL: [f"a run that changes something: mt.methods.activation_patching(model, task{where}) or mt.methods.ablation(model, task{where}), {link}"],
         HERE: [f"a run on held-out prompts, begun from now on{after}: {held[0]}, with task, other = task.split(by='template'), {link}", f"or a prediction: {predict}"],
