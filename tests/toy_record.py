@@ -23,7 +23,7 @@ WORDS = {
 class Model:
     def __init__(self, name="toy", mark="abcd" * 8):
         self.name, self.hash, self.card = name, mark, "a toy"
-        self.facts = SimpleNamespace(family="toy")
+        self.facts, self.asked = SimpleNamespace(family="toy"), None
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,14 @@ behaviour = _make("behaviour", lambda tokens, n: toy.behaviour(tokens))
 
 
 def fill(study, *, tokens=toy.TOKENS, name="L3H3 carries the name"):
-    """One claim with two runs for it, one of them predicted; three runs that are in no claim; a look. The claim's row."""
+    """One claim with two runs for it, both predicted (the second post hoc); three runs that are in no claim; a look. The claim's row."""
     model, task = Model(), Task()
+    study.predict("patching finds a place", 0.7, query("activation_patching", model="toy"), expect("verdict", equals="supported"))  # fmt: skip
     first = patching(model, task, tokens=tokens)
-    row = claiming.claim(study, name, about={"model_name": "toy", "family": "ioi"}, evidence=[claiming.Link(first, note="the place where the name is moved")],
-                         limitations=["names only"], **WORDS)  # fmt: skip
-    other = Task(hash="1111" * 8)
-    study.predict("taking out L3H3 costs at least a half", 0.8, query("ablation", model="toy"), holds=expect("verdict", equals="supported"), claim=row.number)  # fmt: skip
-    second = ablation(model, other, tokens=tokens)
-    claiming.link(study.database, row.number, claiming.Link(second), study.person)
+    links = [claiming.Link(first, note="the place where the name is moved")]
+    row = claiming.claim(study, name, about={"model_name": "toy", "family": "ioi"}, evidence=links, limitations=["names only"], **WORDS)  # fmt: skip
+    study.predict("taking out L3H3 does nothing", 0.8, query("ablation", model="toy"), expect("verdict", equals="unchecked"), claim=row.number)  # fmt: skip
+    claiming.link(study.database, row.number, claiming.Link(ablation(model, Task(hash="1111" * 8), tokens=tokens)), study.person)  # fmt: skip
     behaviour(model, task)
     behaviour(model, task, p=0.4)
     with contextlib.suppress(ValueError):

@@ -14,7 +14,7 @@ from microtome.cli.inputs import Json
 
 if TYPE_CHECKING:
     from microtome.lab.reading import Record
-    from microtome.lab.writing.draft import Draft
+    from microtome.lab.writing.drafting import Draft
     from microtome.lab.writing.values import WriteUp
 
 __all__ = ["app", "reproduce"]
@@ -59,7 +59,7 @@ def draft(
     json: Json = False,
 ) -> None:
     """Make the file that you write in: what follows from the record is filled in, your words have places."""
-    from microtome.lab.writing.draft import write_draft
+    from microtome.lab.writing.drafting import write_draft
 
     record, write_up, _ = _collected(file if file.exists() else None, claim, title, author, summary, seed, folder)  # fmt: skip
     place = write_draft(write_up, file)
@@ -102,7 +102,7 @@ def write(
     """Write the report. A claim whose mandatory controls are missing is refused, and it is said which."""
     from microtome.errors import LabError
     from microtome.lab import writing
-    from microtome.lab.writing.draft import check_words
+    from microtome.lab.writing.drafting import check_words
 
     if not (html or pdf or markdown or archive):
         raise LabError("nothing to write", why="no kind of file was named", instead="--html write-up.html")
@@ -139,7 +139,7 @@ def reproduce(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Of a difference, relative to the largest number of its array; default 0.001.",
+            help="Of a difference, relative to the largest number of its array; default 0.0001.",
             show_default=False,
         ),
     ] = None,
@@ -147,7 +147,7 @@ def reproduce(
 ) -> None:
     """Run what an archive holds again and compare: 0 when all of it came out alike, 1 when something differs or fails."""  # fmt: skip
     from microtome.cli.watch import steps
-    from microtome.lab.writing.equality import TOLERANCE
+    from microtome.lab.rerunning import TOLERANCE
     from microtome.lab.writing.reproducing import reproduce as run
 
     with steps() as say:
@@ -175,8 +175,8 @@ def _collected(
 ) -> tuple[Record, WriteUp, Any]:
     """(record, write-up, words): of a draft where there is one; what was typed goes before what it says."""
     from microtome.lab.reading import open_record
-    from microtome.lab.writing.collect import Words, collect
-    from microtome.lab.writing.draft import read_draft
+    from microtome.lab.writing.collecting import Words, collect
+    from microtome.lab.writing.drafting import read_draft
 
     known: Draft | None = None if source is None else read_draft(source)
     words = Words() if known is None else known.words

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .archive import pack
-    from .collect import Words, collect
-    from .draft import draft, read_draft
+    from .collecting import Words, collect
+    from .drafting import draft, read_draft
     from .html import write_html
     from .markdown import write_markdown
     from .pdf import write_pdf
     from .reproducing import reproduce
     from .values import WriteUp
 
-_HOME = {"WriteUp": "values", "Words": "collect", "collect": "collect", "draft": "draft", "pack": "archive", "read_draft": "draft",
+_HOME = {"WriteUp": "values", "Words": "collecting", "collect": "collecting", "draft": "drafting", "pack": "archive", "read_draft": "drafting",
          "reproduce": "reproducing", "write_html": "html", "write_markdown": "markdown", "write_pdf": "pdf"}  # fmt: skip
 
 __all__ = [

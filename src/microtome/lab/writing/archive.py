@@ -95,7 +95,8 @@ def _runs(write_up: WriteUp, record: Record) -> tuple[dict[str, bytes], list[dic
         for f in record.files_of(number, "result"):
             members[f"results/{number}/{f.name}"] = record.files.get(f.key)
         why = _arguments(e.row, record, members)
-        told.append(_told(e, why))
+        hub = b'"kind":"hub"' in members.get(f"arguments/{number}.json", b"")
+        told.append({**_told(e, why), "from_hub": hub})
     if told and not any(run["arguments"] for run in told):
         reasons = "; ".join(f"run {run['number']}: {run['not_again']}" for run in told[:3])
         raise LabError("no run of this write-up can be reproduced from an archive", why=reasons, instead="run them again with models, tasks and text that can be had anywhere (the embedded model, names of tasks), and link those runs")  # fmt: skip
@@ -149,7 +150,7 @@ def _reference(query: str, record: Record, found: dict[str, bytes]) -> str:
     if f"{folder}/result.json" in found:
         return ""
     run = schema.run.c
-    wanted = select(run.number).where(run.query == query, run.result.is_not(None)).order_by(run.number)
+    wanted = select(run.number).where(run.query == query, run.result.is_not(None)).order_by(run.number.desc())
     with record.database.reading() as connection:
         number = connection.execute(wanted.limit(1)).scalar()
     if number is None:
@@ -227,6 +228,10 @@ def _readme(write_up: WriteUp, runs: list[dict[str, Any]]) -> str:
         f"It needs Microtome ({_version()} made this) and no lab: pip install microtome -c constraints.txt gives the versions of then.",
         f"{len(again)} of {len(runs)} runs can be run again; together they took {seconds:.0f} seconds, loading of models aside.",
     ]  # fmt: skip
+    if any(run["from_hub"] for run in again):
+        lines.append(
+            "A model that is not on the machine is fetched from the hub only with MICROTOME_ONLINE=1."
+        )
     lines += [f"Run {run['number']} ({run['method']}) cannot be: {plain(run['not_again'], 400)}." for run in runs if not run["arguments"]]  # fmt: skip
     lines += [
         "",

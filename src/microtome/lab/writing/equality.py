@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from microtome.lab.rerunning import TOLERANCE
+
 if TYPE_CHECKING:
     import numpy as np
 
     from microtome.results import Result
 
-__all__ = ["TOLERANCE", "Equality", "compared"]
-
-TOLERANCE = 1e-3
-"""Of the largest number of the same array: what other kernels, threads and library versions change in float32 sums."""
+__all__ = ["Equality", "compared"]
 
 
 @dataclass(frozen=True)

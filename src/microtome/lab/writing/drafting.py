@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microtome.errors import LabError, ResourceError
-from microtome.lab.writing.collect import Words
+from microtome.lab.writing.collecting import Words
 from microtome.lab.writing.markdown import sections
 from microtome.results.frozen import digest
 
