@@ -176,8 +176,13 @@ def test_a_mandatory_control_that_did_not_run_is_refused_by_name(here, missing):
     given = [c for c in toy.CONTROLS if c != missing]
     claim(here, [toy.patching(toy.Model(), toy.Task(), given=given)])
     found = refusal(here)
-    assert f"claim 1 rests on run 1 (activation_patching), whose mandatory control {missing} did not run" == found.what
-    assert f"no {missing} prompts were given" in found.why and "microtome lab claim link 1 RUN" in found.instead
+    assert (
+        f"claim 1 rests on run 1 (activation_patching), whose mandatory control {missing} did not run"
+        == found.what
+    )
+    assert (
+        f"no {missing} prompts were given" in found.why and "microtome lab claim link 1 RUN" in found.instead
+    )
 
 
 @pytest.mark.parametrize("failed", ["identity", "noise"])
@@ -202,7 +207,9 @@ def test_the_control_run_afterwards_sets_the_first_run_aside_and_says_so(here):
     claim(here, [Link(1), Link(2)])
     (part,) = gather(here).claims
     assert [e.row.number for e in part.experiments] == [2]
-    assert part.set_aside == ("run 1 was linked, and its mandatory controls did not all run; run 2 asked again with them",)
+    assert part.set_aside == (
+        "run 1 was linked, and not all of its mandatory controls could tell; run 2 asked again with them",
+    )
 
 
 @pytest.mark.parametrize(
@@ -229,6 +236,24 @@ def test_a_control_that_failed_is_not_set_aside_by_a_run_in_which_it_passed(here
     assert "run 1 (activation_patching), whose mandatory control noise failed" in refusal(here).what
 
 
+def test_a_control_that_failed_for_want_of_prompts_is_set_aside_by_more_of_them(here):
+    toy.patching(toy.Model(), toy.Task(), given=("identity",), failing=("noise",), smallest_p=0.1, p=0.2)
+    row = claim(here, [Link(1)])
+    found = refusal(here)
+    assert "noise failed (it is underpowered)" in found.what and "again with more prompts" in found.instead
+    claiming.link(
+        here.database, row.number, Link(toy.patching(toy.Model(), toy.Task(hash="2222" * 8))), "ada"
+    )
+    assert [e.row.number for e in gather(here).claims[0].experiments] == [2]
+
+
+def test_an_underpowered_run_whose_controls_passed_is_written_and_said_to_be(here):
+    claim(here, [toy.patching(toy.Model(), toy.Task(), smallest_p=0.1, p=0.2)])
+    made = gather(here)
+    assert made.claims[0].rung == "observed"
+    assert any("is underpowered: no outcome of it could have counted" in x for x in made.computed_limitations)
+
+
 def test_a_control_that_is_not_in_the_result_at_all_is_missing():
     from microtome.lab.writing.refusing import lacks
 
@@ -240,7 +265,10 @@ def test_four_claims_are_refused_and_it_is_said_which_to_choose(here):
         claiming.claim(here, f"claim number {i}", evidence=[toy.patching(toy.Model(), toy.Task(hash=f"{i}" * 32))], **toy.WORDS)  # fmt: skip
     found = refusal(here)
     assert found.what == "4 claims are too many for one write-up"
-    assert "3 (causal on this prompt set): claim number 2" in found.why and "--claim 1 --claim 2 --claim 3" in found.instead
+    assert (
+        "3 (causal on this prompt set): claim number 2" in found.why
+        and "--claim 1 --claim 2 --claim 3" in found.instead
+    )
     assert len(gather(here, [4, 2]).claims) == 2
     assert [p.claim.number for p in gather(here, [4, 2]).claims] == [4, 2]
     assert "named twice" in refusal(here, [2, 2]).what

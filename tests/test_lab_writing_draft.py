@@ -47,7 +47,9 @@ def text(write_up):
 
 def test_words_come_back_as_they_were(text):
     found = parse_draft(text, "write-up.md")
-    assert found.words == Words("A title", ("Ada",), SUMMARY, "only names", "read 20 prompts", {"1.1": "it stands out", "1.2": ""})
+    assert found.words == Words(
+        "A title", ("Ada",), SUMMARY, "only names", "read 20 prompts", {"1.1": "it stands out", "1.2": ""}
+    )
     assert (found.claims, found.seed) == ((1,), 5)
     assert "claim 1" in found.blocks and "experiment 1.1" in found.blocks and "left out" in found.blocks
 
@@ -166,7 +168,10 @@ def test_words_on_a_run_that_is_in_no_claim_are_refused(project, tmp_path):
     text = path.read_text().replace("<!-- yours why 1.1 -->", "<!-- yours why 1.9 -->").replace("<!-- yours summary -->", "<!-- yours summary -->\nx")  # fmt: skip
     path.write_text(text.replace("the place where the name is moved\n<!-- end -->", "my words\n<!-- end -->"))
     done = run("write", "--html", "out.html")
-    assert isinstance(done.exception, LabError) and "your words on run 9 for claim 1 have no place" in done.exception.what
+    assert (
+        isinstance(done.exception, LabError)
+        and "your words on run 9 for claim 1 have no place" in done.exception.what
+    )
     assert not (tmp_path / "out.html").exists()
 
 

@@ -49,7 +49,17 @@ def _controls(given, failing):
 def _make(name, shape):
     @technique(name, "1", controls=CONTROLS, mandatory=MANDATORY, random=True)
     def toy_technique(
-        model, task, *, given=CONTROLS, failing=(), p=0.0002, tokens=toy.TOKENS, n=8, broken=False, seed=0
+        model,
+        task,
+        *,
+        given=CONTROLS,
+        failing=(),
+        p=0.0002,
+        tokens=toy.TOKENS,
+        n=8,
+        broken=False,
+        smallest_p=0.0001,
+        seed=0,
     ):
         """A technique whose numbers are drawn and whose controls come out as they are told."""
         if broken:
@@ -62,7 +72,7 @@ def _make(name, shape):
             kind=name,
             query=None,
             controls=controls,
-            verdict=verdict(controls, MANDATORY, p, 0.001, 0.0001),
+            verdict=verdict(controls, MANDATORY, p, 0.001, smallest_p),
             children=(),
         )
 

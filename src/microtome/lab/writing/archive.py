@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping
@@ -26,10 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from microtome.errors import LabError, MicrotomeError, ResourceError
+from microtome.errors import LabError, MicrotomeError
 from microtome.lab import schema
 from microtome.lab.claim_telling import as_dict
 from microtome.lab.writing import foreign, html, markdown
+from microtome.lab.writing.whole import write_whole
 from microtome.results.frozen import dumps
 
 if TYPE_CHECKING:
@@ -75,15 +75,7 @@ def _write(place: Path, members: Mapping[str, bytes]) -> None:
             info = zipfile.ZipInfo(name, _WHEN)
             info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, 3, 0o100644 << 16  # fmt: skip
             made.writestr(info, members[name])
-    fresh = place.with_name(f".{place.name}.{os.urandom(6).hex()}.new")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(stream.getvalue())
-        os.replace(fresh, place)
-    except OSError as error:
-        raise ResourceError(f"{place} cannot be written", why=error.strerror or str(error), instead="another path, or free space") from error  # fmt: skip
-    finally:
-        fresh.unlink(missing_ok=True)
+    write_whole(place, stream.getvalue())
 
 
 def _runs(write_up: WriteUp, record: Record) -> tuple[dict[str, bytes], list[dict[str, Any]]]:

@@ -114,7 +114,7 @@ class _Reader:
         told = {n for e in experiments for n in (p.number for p in e.predictions)}
         wanted = {p.prediction for p in claim.pieces if p.prediction is not None}
         others = tuple(p for p in self._all() if p.number in wanted and p.number not in told)
-        away = tuple(f"run {old} was linked, and its mandatory controls did not all run; run {new} asked again with them"
+        away = tuple(f"run {old} was linked, and not all of its mandatory controls could tell; run {new} asked again with them"
                      for old, new in sorted(gone.items()))  # fmt: skip
         return ClaimPart(claim, claim.rung.name, _caps(claim), steps(claim), experiments, others, away)
 

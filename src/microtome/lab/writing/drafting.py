@@ -17,15 +17,15 @@ Drafting again keeps the author's words and makes the computed blocks anew from 
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from microtome.errors import LabError, ResourceError
+from microtome.errors import LabError
 from microtome.lab.writing.collecting import Words
 from microtome.lab.writing.markdown import sections
+from microtome.lab.writing.whole import write_whole
 from microtome.results.frozen import digest
 
 if TYPE_CHECKING:
@@ -75,15 +75,7 @@ def draft(write_up: WriteUp) -> str:
 
 def write_draft(write_up: WriteUp, path: str | Path) -> Path:
     """Write the draft; its absolute path. Raises ResourceError when it cannot be written."""
-    place = Path(path).expanduser().absolute()
-    fresh = place.with_name(f".{place.name}.{os.urandom(6).hex()}.new")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(draft(write_up).encode("utf-8"))
-        os.replace(fresh, place)
-    except OSError as error:
-        raise ResourceError(f"{place} cannot be written", why=error.strerror or str(error), instead="another path, or free space") from error  # fmt: skip
-    return place
+    return write_whole(path, draft(write_up).encode("utf-8"))
 
 
 def read_draft(path: str | Path) -> Draft:

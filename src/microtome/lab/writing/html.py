@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from microtome.errors import LabError, ResourceError
+from microtome.errors import LabError
 from microtome.lab.writing import telling
 from microtome.lab.writing.prose import as_html
+from microtome.lab.writing.whole import write_whole
 
 if TYPE_CHECKING:
     from microtome.lab.writing.pictures import Drawn
@@ -32,17 +32,7 @@ def write_html(write_up: WriteUp, path: str | Path) -> Path:
     place = Path(path).expanduser().absolute()
     if place.is_dir():
         raise LabError(f"{place} is a folder", why="the write-up is one file", instead=str(place / "write-up.html"))  # fmt: skip
-    text = page(write_up)
-    fresh = place.with_name(f".{place.name}.{os.urandom(6).hex()}.new")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(text.encode("utf-8"))
-        os.replace(fresh, place)
-    except OSError as error:
-        raise ResourceError(f"{place} cannot be written", why=error.strerror or str(error), instead="another path, or free space") from error  # fmt: skip
-    finally:
-        fresh.unlink(missing_ok=True)
-    return place
+    return write_whole(place, page(write_up).encode("utf-8"))
 
 
 def page(write_up: WriteUp) -> str:

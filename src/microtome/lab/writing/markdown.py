@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from microtome.errors import ResourceError
 from microtome.lab.writing import telling
 from microtome.lab.writing.prose import as_markdown, escape
+from microtome.lab.writing.whole import write_whole
 
 if TYPE_CHECKING:
     from microtome.lab.writing.values import ClaimPart, Experiment, WriteUp
@@ -43,26 +43,21 @@ def write_markdown(write_up: WriteUp, path: str | Path) -> Path:
     for part in write_up.claims:
         for e in part.experiments:
             drawn[e.number] = pictures(e.result) if e.result is not None else ()
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if any(drawn.values()):
-            _figures(folder, drawn)
-        fresh = place.with_name(f".{place.name}.{os.urandom(6).hex()}.new")
-        fresh.write_bytes(page(write_up, drawn, folder.name).encode("utf-8"))
-        os.replace(fresh, place)
-    except OSError as error:
-        raise ResourceError(f"{place} cannot be written", why=error.strerror or str(error), instead="another path, or free space") from error  # fmt: skip
-    return place
+    if any(drawn.values()):
+        _figures(folder, drawn)
+    return write_whole(place, page(write_up, drawn, folder.name).encode("utf-8"))
 
 
 def _figures(folder: Path, drawn: Mapping[int, Sequence[Any]]) -> None:
-    """A new folder of pictures in the place of an older one; nothing else in it is touched."""
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("experiment-*.svg"):
-        old.unlink()
+    """The pictures, in the place of those of an earlier write-up; nothing else in the folder is touched."""
+    try:
+        for old in folder.glob("experiment-*.svg"):
+            old.unlink()
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be written to", why=error.strerror or str(error), instead="another path") from error  # fmt: skip
     for number, found in drawn.items():
         for i, one in enumerate(found):
-            (folder / _name(number, i)).write_bytes(one.light.encode("utf-8"))
+            write_whole(folder / _name(number, i), one.light.encode("utf-8"))
 
 
 def _name(number: int, i: int) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from microtome.errors import LabError
+from microtome.lab.writing.whole import write_whole
 
 if TYPE_CHECKING:
     from microtome.lab.writing.values import WriteUp
@@ -66,14 +67,7 @@ def write_pdf(write_up: WriteUp, path: str | Path, *, patience: float = PATIENCE
         content = made.read_bytes()
         if pages_of(content) == 0:
             raise LabError(f"{program} made a PDF without pages", why=said or "it said nothing", instead="another browser, or print the HTML")  # fmt: skip
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            fresh = place.with_name(f".{place.name}.{os.urandom(6).hex()}.new")
-            fresh.write_bytes(content)
-            os.replace(fresh, place)
-        except OSError as error:
-            raise LabError(f"{place} cannot be written", why=error.strerror or str(error), instead="another path") from error  # fmt: skip
-    return place
+    return write_whole(place, content)
 
 
 def pages_of(content: bytes) -> int:

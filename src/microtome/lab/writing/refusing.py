@@ -8,8 +8,9 @@ distinguishable from its null* with its controls passed, and *unchecked* only be
 written; `microtome.lab.rungs` gives them the little that they show, and the write-up says so.
 
 **Ways out.** A control that did not run: run the technique again with what the control needs and link that run; the older run
-is then set aside, and named as set aside. This holds for controls that did not run only. One that failed is a finding, and a
-second run that passes does not undo it: withdraw the claim and make one that allows for it. There is no switch.
+is then set aside, and named as set aside. The same holds for a control that failed in an underpowered run, in which it could
+hardly pass: ask again with more prompts. Elsewhere a control that failed is a finding, and a second run that passes does not
+undo it: withdraw the claim and make one that allows for it. There is no switch.
 
 Runs linked *against* a claim are never refused: nobody can hide a counterexample behind a control that it lacks. Nor are runs
 that decided a prediction and are not linked themselves: the prediction counts for nothing then, which its cap says.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from microtome.errors import LabError
 from microtome.lab.rungs import UNSUPPORTED
-from microtome.results.verdicts import INVALID
+from microtome.results.verdicts import INVALID, UNDERPOWERED
 
 if TYPE_CHECKING:
     from microtome.lab.claim_rows import ClaimRow, Linked
@@ -99,17 +100,21 @@ def refuse(claim: ClaimRow, reasons: Mapping[int, Sequence[str]]) -> None:
 
 
 def _refuse_run(claim: ClaimRow, one: Linked, more: Sequence[str]) -> None:
-    failed = [c.name for c in one.controls if c.passed is False and (c.mandatory or c.gates)]
-    idle = [c for c in one.controls if c.passed is None and (c.mandatory or c.gates)]
     assert one.row is not None
+    needed = [c for c in one.controls if c.mandatory or c.gates]
+    failed = [c.name for c in needed if c.passed is False]
+    idle = [c for c in needed if c.passed is None]
     name = f"claim {claim.number} rests on run {one.run} ({one.row.method})"
     narrower = f'microtome lab claim withdraw {claim.number} "...", then make a claim that allows for it'
+    again = f"then microtome lab claim link {claim.number} RUN; run {one.run} is set aside then"
     if failed:
+        few = not _failed(one)
         raise LabError(
-            f"{name}, whose mandatory control{'s' * (len(failed) > 1)} {', '.join(failed)} failed",
+            f"{name}, whose mandatory control{'s' * (len(failed) > 1)} {', '.join(failed)} failed"
+            + (" (it is underpowered)" if few else ""),
             why="what it rules out is not ruled out: "
-            + "; ".join(c.rules_out for c in one.controls if c.name in failed),
-            instead=narrower,
+            + "; ".join(c.rules_out for c in needed if c.name in failed),
+            instead=f"run {one.row.method} again with more prompts, {again}" if few else narrower,
         )
     if one.row.verdict == INVALID:
         raise LabError(
@@ -123,12 +128,12 @@ def _refuse_run(claim: ClaimRow, one: Linked, more: Sequence[str]) -> None:
         raise LabError(
             f"{name}, whose mandatory control{'s' * (len(names) > 1)} {', '.join(names)} did not run",
             why=details or "the result has no such control",
-            instead=f"run {one.row.method} again with what the control needs, then microtome lab claim link {claim.number} RUN; run {one.run} is set aside then",
+            instead=f"run {one.row.method} again with what the control needs, {again}",
         )
 
 
 def aside(claim: ClaimRow, reasons: Mapping[int, Sequence[str]]) -> dict[int, int]:
-    """Run whose mandatory controls did not run -> the later run, linked too, that asked again with all of them.
+    """Run whose mandatory controls have yet to tell -> the later run, linked too, that asked again with all of them.
 
     Asked again: the same technique of the same model on prompts of the same name. A control that failed sets nothing aside.
     """
@@ -173,12 +178,16 @@ def _runs(claim: ClaimRow) -> list[Linked]:
 
 
 def _idle(one: Linked, reasons: Mapping[int, Sequence[str]]) -> bool:
+    """Whether a mandatory control has yet to tell: it did not run, or failed where it could hardly pass."""
+    few = one.row is not None and one.row.verdict == UNDERPOWERED
     idle = any(c.passed is None and (c.mandatory or c.gates) for c in one.controls)
-    return idle or bool(reasons.get(one.run or 0))
+    return idle or bool(reasons.get(one.run or 0)) or (few and any(c.passed is False and c.mandatory for c in one.controls))  # fmt: skip
 
 
 def _failed(one: Linked) -> bool:
-    return any(c.passed is False and (c.mandatory or c.gates) for c in one.controls)
+    """Whether a mandatory control or deterministic check failed for good."""
+    few = one.row is not None and one.row.verdict == UNDERPOWERED
+    return any(c.passed is False and (c.gates or (c.mandatory and not few)) for c in one.controls)
 
 
 def _short(text: str) -> str:
