@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import lab_predict, output
+from microtome.cli import lab_care, lab_claims, lab_predict, notebook, output, pace
 from microtome.cli.inputs import Json
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ __all__ = ["app", "when"]
 app = typer.Typer(no_args_is_help=True, help="The record of a project: runs, predictions, claims, notebook.")
 
 app.add_typer(lab_predict.app, name="predict")
+app.add_typer(lab_claims.app, name="claim")
+app.add_typer(notebook.app)
+app.add_typer(pace.app)
+app.command("sql")(lab_care.sql)
+app.command("gc")(lab_care.gc)
+app.command("doctor")(lab_care.doctor)
 
 Folder = Annotated[
     Path | None,

@@ -8,7 +8,18 @@ import typer
 
 from microtome.cli import output
 from microtome.cli.inputs import Json
-from microtome.cli.notebook_place import Answers, Why, add, answers_of, notebook, now, read_pages, told, wrote
+from microtome.cli.notebook_place import (
+    Answers,
+    Why,
+    add,
+    answers_of,
+    keep,
+    notebook,
+    now,
+    read_pages,
+    told,
+    wrote,
+)
 from microtome.errors import LabError
 
 app = typer.Typer(no_args_is_help=True, help="The notebook of a project: Markdown pages in notebook/.")
@@ -223,6 +234,7 @@ def index(json: Json = False) -> None:
     from microtome.lab.notebook import views
 
     pages = read_pages()
+    keep(pages)
     if json:
         output.print_json([told(p) for p in pages])
         return

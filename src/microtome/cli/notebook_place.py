@@ -28,14 +28,12 @@ def notebook() -> Path:
     ------
     LabError: there is none, or `notebook` is a link that leads out of the project.
     """
-    here = Path.cwd()
-    for place in (here, *here.parents):
-        if (place / ".microtome").is_dir():
-            made = place / "notebook"
-            if not made.resolve().is_relative_to(place.resolve()):
-                raise LabError(f"{made} leads out of the project", why="it is a symbolic link", instead="put the folder itself there")  # fmt: skip
-            return made
-    raise LabError(f"{here} is in no project", why="neither it nor a folder above it has .microtome/", instead="microtome lab init")  # fmt: skip
+    from microtome.lab import place
+
+    found = place.here()
+    if not found.notebook.resolve().is_relative_to(found.folder.resolve()):
+        raise LabError(f"{found.notebook} leads out of the project", why="it is a symbolic link", instead="put the folder itself there")  # fmt: skip
+    return found.notebook
 
 
 def now() -> datetime:
@@ -51,11 +49,21 @@ def read_pages() -> tuple[Page, ...]:
 
 
 def timeline(pages: Sequence[Page]) -> tuple[Activity, ...]:
-    """What was done when, as far as the pages know, each with the stage that it fell in."""
+    """What was done when, by the pages and by the record, each with the stage that it fell in."""
     from microtome.lab.notebook.stages import history
     from microtome.lab.notebook.timeline import of_pages, staged
 
-    return staged(of_pages(pages), [(m.at, m.to) for m in history(pages)])
+    done = sorted((*of_pages(pages), *recorded()), key=lambda a: a.begin)
+    return staged(done, [(m.at, m.to) for m in history(pages)])
+
+
+def recorded() -> tuple[Activity, ...]:
+    """The runs and looks of the project's record; none before anything was recorded."""
+    from microtome.lab.activities import activities
+    from microtome.lab.reading import open_record
+
+    record = open_record()
+    return activities(record) if record.database.exists() else ()
 
 
 def add(placed: tuple[Page, Entry], json: bool) -> None:
@@ -92,3 +100,11 @@ def answers_of(given: Sequence[str] | None) -> dict[str, str]:
                 f"{one!r} is no answer", why="it names no question", instead='--answer "KEY=ANSWER"'
             )
     return {key.strip(): text.strip() for key, text in (one.split("=", 1) for one in given or ())}
+
+
+def keep(pages: Sequence[Page]) -> None:
+    """Write the index into the record, for queries."""
+    from microtome.lab.activities import keep_index
+    from microtome.lab.reading import open_record
+
+    keep_index(open_record(), pages)

@@ -70,11 +70,14 @@ def steps(claim: ClaimRow) -> tuple[str, ...]:
     after = "" if claim.falsifiers else ", after something is written that would show it wrong"
     link = f"then microtome lab claim link {number} RUN"
     used = {m for p in claim.pieces if isinstance(p.piece, Piece) for m in p.piece.shown.methods}
-    sites, model = claim.about.get("sites"), claim.about.get("model_name") or "model"
+    sites, model = (
+        claim.about.get("sites"),
+        repr(claim.about.get("model_name")) if claim.about.get("model_name") else "model",
+    )
     where = f", sites={list(sites)!r}" if sites else ""
     held = [_HOW[m] for m in sorted(used) if m in _HOW] or [f"mt.methods.activation_patching(model, task{where}, held_out=other)"]  # fmt: skip
     asked = f'mt.query("ablation", model={model}{where})'
-    predict = f"before a run, study.predict(..., probability=..., about={asked}, holds=mt.expect(...)), and before it is decided microtome lab claim link {number} --prediction PREDICTION"  # fmt: skip
+    predict = f"before a run, study.predict(..., probability=..., about={asked}, holds=mt.expect(...), claim={number})"
     fresh = [m for m in _OTHERS if m not in used]
     needs = {
         UNSUPPORTED: [f"microtome lab claim link {number} RUN, a run that saw more than its null of what the claim is about"],

@@ -211,9 +211,10 @@ def _files(connection: Connection, files: Files, stored: dict[str, int], deep: b
     for word, numbers in gone.items():
         if numbers:
             yield Finding(True, "files", f"{_list(numbers)}: a file {word}", "take it from a copy; microtome lab rerun NUMBER")  # fmt: skip
-    heads = select(run.c.number).where(run.c.result.is_not(None), run.c.result.not_in(select(link.c.key)))
+    mine = select(link.c.key).where(link.c.run == run.c.number)
+    heads = select(run.c.number).where(run.c.result.is_not(None), run.c.result.not_in(mine))
     if lost := connection.execute(heads).scalars().all():
-        yield Finding(True, "files", f"{_list(lost)}: the result is linked to no file")
+        yield Finding(True, "files", f"{_list(lost)}: the files of the result are not linked", "take the database from a copy")  # fmt: skip
     wanted = used(connection)
     orphans = [key for key in stored if key not in wanted]
     if orphans:

@@ -13,6 +13,7 @@ from sqlalchemy import insert, select
 
 from microtome.lab import schema
 from microtome.lab.overlap import addresses
+from microtome.lab.stamps import stamp
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -74,11 +75,10 @@ def call(event: Event, files: Files, recorded: Callable[[str], bool]) -> Call:
     recorded: whether the result of a query is in the record, so that a result among the arguments is a reference.
     """
     from microtome.lab import arguments as kept
-    from microtome.results.frozen import dumps
 
     arguments = event.arguments or {}
     made = kept.encode(arguments, files, recorded=recorded)
-    key = files.put(dumps(made.arguments).encode("ascii"), ".json")
+    key = files.put(made.text().encode("utf-8"), ".json")
     return Call(
         row={
             "family": kept.family_of(arguments),
@@ -125,8 +125,10 @@ def _materials(arguments: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
     for one in material_of(arguments):
         if one.kind != "model":
+            from_file = stamp(one.recipe.get("file")) or stamp(one.recipe.get("source"))
+            recipe = {**one.recipe, **({"stamp": from_file} if from_file else {})}
             yield {"hash": one.hash, "kind": one.kind, "name": one.name, "seen_at": time.time(),
-                   "recipe": dumps(one.recipe) if one.recipe else None}  # fmt: skip
+                   "recipe": dumps(recipe) if recipe else None}  # fmt: skip
 
 
 def subjects(connection: Connection, kept: Call) -> None:

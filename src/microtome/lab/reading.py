@@ -27,7 +27,6 @@ from microtome.lab.schema import (
     run_site,
     study,
 )
-from microtome.results import pieces
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -242,6 +241,8 @@ class Record:
 
         Raises LabError: the run has none (it failed, was interrupted, is running, or was a look), or a file is missing.
         """
+        from microtome.results import pieces
+
         row = self.run(which)
         if row.method == "look":
             raise LabError(

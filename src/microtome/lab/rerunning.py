@@ -64,7 +64,7 @@ def again(
             why="; ".join(row.not_again.splitlines()),
             instead="call the technique anew with what is missing",
         )
-    kept = record.files.get(row.arguments).decode("ascii")
+    kept = record.files.get(row.arguments).decode("utf-8")
     return run_again(
         row.method, kept, record.files, load_model=load_model, result_of=lambda query: _result(record, query)
     )

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +222,37 @@ class Study:
 
         self._known()
         return resolve(self.database, number, outcome, reason=reason, person=self.person)
+
+    def claim(
+        self,
+        statement: str,
+        *,
+        about: Any = None,
+        evidence: Sequence[Any] = (),
+        alternatives: Sequence[str] = (),
+        falsifiers: Sequence[str] = (),
+        limitations: Sequence[str] = (),
+    ) -> int:
+        """Claim something; the claim's number. Its rung is computed from the evidence whenever it is read.
+
+        See `microtome.lab.claiming.claim` for the parameters. Raises LabError.
+        """
+        from microtome.lab.claiming import make
+
+        self._known()
+        return make(
+            self.database, self.number, self.person, statement, about=about, evidence=evidence,
+            alternatives=alternatives, falsifiers=falsifiers, limitations=limitations,
+        )  # fmt: skip
+
+    def rescue(self, folder: str | Path) -> tuple[Path, ...]:
+        """Save results that could not be recorded into a folder, each as `mt.open` reads it; their folders.
+
+        Raises what `Result.save` raises.
+        """
+        waiting = self._recorder.unwritten if self._recorder is not None else ()
+        at = Path(folder).expanduser()
+        return tuple(result.save(at / f"{i:03d}-{result.kind}") for i, result in enumerate(waiting, 1))
 
     def __enter__(self) -> Study:
         self.open()
