@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from sqlalchemy import update
 from typer.testing import CliRunner
 
 import microtome
 import toy_record as toy
 from microtome import methods, zoo
+from microtome.cli import lab_report
 from microtome.errors import LabError
 from microtome.lab import claiming, place, schema
 from microtome.lab.reading import Record
@@ -111,10 +113,8 @@ def test_its_results_open_by_themselves(made, tmp_path, lab):
 def test_it_runs_again_in_an_empty_home_by_one_command(made, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if k in ("PATH", "PYTHONPATH", "LANG", "SYSTEMROOT", "OMP_NUM_THREADS")
+    kept = {"PYTHONPATH": str(Path(microtome.__file__).parents[1])} | {
+        k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "SYSTEMROOT", "OMP_NUM_THREADS")
     }
     code = "import sys, typer; from microtome.cli.lab_report import reproduce; a = typer.Typer(); a.command()(reproduce); a(sys.argv[1:])"
     command = [sys.executable, "-c", code, str(made), "--json"]
@@ -154,15 +154,11 @@ def _other_numbers(found, manifest, factor=1.5):
 def test_a_result_that_differs_is_told_and_the_command_fails(made, tmp_path):
     path = rewritten(made, tmp_path / "b.zip", _other_numbers)
     found = reproduce(path, only=[1])
-    assert (
-        found.runs[0].outcome == "differs"
-        and "effects differs by 0.33" in found.runs[0].said
-        and not found.good
-    )
-    import typer
-
-    from microtome.cli import lab_report
-
+    (run,) = found.runs
+    assert run.outcome == "differs" and "effects differs by 0.33" in run.said and not found.good
+    assert "is not what it was" not in run.said
+    older = rewritten(path, tmp_path / "c.zip", lambda f, m: m["runs"][0].update(code="00"))
+    assert "the code of logit_lens is not what it was" in reproduce(older, only=[1]).runs[0].said
     app = typer.Typer()
     app.command()(lab_report.reproduce)
     done = CliRunner().invoke(app, [str(path), "--only", "1"])
@@ -200,15 +196,7 @@ def test_other_verdicts_and_controls_are_no_agreement():
 # ------------------------------------------------------------------------------------------- what is not packed
 
 
-def test_a_run_that_cannot_be_run_elsewhere_is_in_it_with_the_reason(lab, tmp_path, monkeypatch):
-    from microtome.lab.writing import foreign
-
-    real = foreign.local_paths
-    monkeypatch.setattr(
-        foreign, "local_paths", lambda data: iter(["the model mine"]) if "direct" in str(data) else real(data)
-    )
-    rows = {row.number: row for row in lab.runs()}
-    assert rows[1].not_again == ""
+def test_a_run_that_cannot_be_run_elsewhere_is_in_it_with_the_reason(lab, tmp_path):
     with lab.database.writing() as connection:
         connection.execute(
             update(schema.run).where(schema.run.c.number == 2).values(not_again="model: held in memory")
@@ -299,7 +287,7 @@ def refused(path, tmp_path, said):
         ("files/.hidden.json", "is no name"),
         ("files/con.json", "is no name"),
         ("files//evil.json", "is no name"),
-        ("files/", "is no name"),
+        ("files/", "is a link, folder or device"),
         ("elsewhere/evil.json", "is no file that an archive"),
         ("files/evil.py", "is of a kind"),
         ("files/evil.pkl", "is of a kind"),

@@ -89,15 +89,18 @@ def _runs(write_up: WriteUp, record: Record) -> tuple[dict[str, bytes], list[dic
         why = _arguments(e.row, record, members)
         hub = b'"kind":"hub"' in members.get(f"arguments/{number}.json", b"")
         told.append({**_told(e, why), "from_hub": hub})
-    if told and not any(run["arguments"] for run in told):
-        reasons = "; ".join(f"run {run['number']}: {run['not_again']}" for run in told[:3])
+    if not any(run["arguments"] for run in told):
+        reasons = (
+            "; ".join(f"run {run['number']}: {run['not_again']}" for run in told[:3])
+            or "it rests on raw looks"
+        )
         raise LabError("no run of this write-up can be reproduced from an archive", why=reasons, instead="run them again with models, tasks and text that can be had anywhere (the embedded model, names of tasks), and link those runs")  # fmt: skip
     return members, told
 
 
 def _told(e: Experiment, why: str) -> dict[str, Any]:
     row = e.row
-    return {"number": row.number, "method": row.method, "version": row.version, "query": row.query, "model": row.model,
+    return {"number": row.number, "method": row.method, "version": row.version, "code": row.code, "query": row.query, "model": row.model,
             "model_name": row.model_name, "task": row.family, "seed": row.seed, "seconds": row.seconds, "verdict": row.verdict,
             "result": f"results/{row.number}", "arguments": "" if why else f"arguments/{row.number}.json", "not_again": why}  # fmt: skip
 

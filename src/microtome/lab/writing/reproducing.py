@@ -102,6 +102,7 @@ def _wanted(manifest: Manifest, only: Sequence[int]) -> list[Mapping[str, Any]]:
 
 
 def _again(run: Mapping[str, Any], root: Path, tolerance: float) -> Again:
+    from microtome.results.calibration import technique_hash
     from microtome.results.store import open_result
 
     number, method = run["number"], run["method"]
@@ -119,7 +120,10 @@ def _again(run: Mapping[str, Any], root: Path, tolerance: float) -> Again:
     seconds = time.monotonic() - began
     found: Equality = compared(stored, made, tolerance)
     outcome = EQUAL if found.same else WITHIN if found.within else DIFFERS
-    return Again(number, method, outcome, found.said, found.largest, seconds, made.verdict.word)
+    said = found.said
+    if not found.same and run.get("code") != technique_hash(method):
+        said += f"; the code of {method} is not what it was"
+    return Again(number, method, outcome, said, found.largest, seconds, made.verdict.word)
 
 
 def _run(run: Mapping[str, Any], root: Path) -> Result:

@@ -143,7 +143,11 @@ def _row(x: LeftOut) -> tuple[str, ...]:
 def claim_facts(part: ClaimPart) -> list[tuple[str, list[str]]]:
     """(heading, items) of what stands under a claim beside its rung."""
     c = part.claim
+    about = [c.about.get("model_name") or str(c.about.get("model", ""))[:12], c.about.get("family") or str(c.about.get("task", ""))[:12],
+             ", ".join(c.about.get("sites", ()))]  # fmt: skip
+    named = "; ".join(plain(x, 400) for x in about if x)
     return [
+        ("What it is about", [named or "It does not say: any evidence was taken as being about it."]),
         ("Why it is not higher", [plain(x) for x in part.caps]),
         ("What would lift it", [plain(x) for x in part.next]),
         ("What else could explain it", [plain(t.text) for t in c.alternatives] or ["Nobody wrote down an alternative."]),
