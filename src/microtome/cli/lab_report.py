@@ -218,7 +218,8 @@ def _tell(write_up: WriteUp) -> None:
         for cap in part.caps:
             output.say(f"  not higher: {cap}")
     left = sum(x.runs for x in write_up.left_out)
-    output.say(f"{len(write_up.runs)} runs in it, {left} of the same studies not; {words_in(write_up.summary)} words of summary")  # fmt: skip
+    many = len(write_up.runs)
+    output.say(f"{many} run{'s' * (many != 1)} in it, {left} of the same studies not; {words_in(write_up.summary)} words of summary")  # fmt: skip
 
 
 def _data(write_up: WriteUp) -> dict[str, Any]:

@@ -45,13 +45,10 @@ def prediction(p: Prediction) -> str:
     how = (
         "" if p.holds is not None else "; judged by a person" if p.resolved_by else "; for a person to judge"
     )
-    run = f" by run {p.run}" if p.run is not None else ""
-    said = (
-        f"{mark}prediction {p.number} by {who}, with probability {p.probability:g}: “{plain(p.statement)}” "
-    )
-    said += f"It {_OUTCOMES[p.state]}{run}{how}."
-    if p.reason:
-        said += f" {plain(p.reason, 300)}" + ("" if p.reason.rstrip().endswith(".") else ".")
+    run = f", decided by run {p.run}" if p.run is not None else ""
+    why = plain(p.reason, 300).rstrip(". ")
+    said = f"{mark}prediction {p.number} by {who}, with probability {p.probability:g}: “{plain(p.statement).rstrip('. ')}”. "
+    said += f"It {_OUTCOMES[p.state]}{run}{how}{f' ({why})' if why else ''}."
     return said + (f" It is post hoc because of {plain(p.why_post_hoc, 300)}." if p.why_post_hoc else "")
 
 
