@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,7 @@ def hygiene(request: pytest.FixtureRequest) -> Iterator[None]:
 def fast_path(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one: for tests that sync very often and never cut the power."""
     memory = Path("/dev/shm")
-    if not (memory.is_dir() and os.access(memory, os.W_OK)):
+    if not (memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 500_000_000):
         yield tmp_path
         return
     with tempfile.TemporaryDirectory(dir=memory) as folder:

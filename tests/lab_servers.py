@@ -67,8 +67,10 @@ def server() -> Iterator[str]:
         )
         # the server must not hold the pipe of its starter
         _run([str(binaries / "pg_ctl"), "-D", str(data), "-l", str(log), "-w", "-o", settings, "start"])
-        yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
-        _run([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"])
+        try:
+            yield f"postgresql+psycopg://postgres@127.0.0.1:{port}"
+        finally:
+            _run([str(binaries / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

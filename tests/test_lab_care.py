@@ -238,6 +238,7 @@ def test_rows_around_a_damaged_page_are_saved(place):
     assert len(kept) == left.kept + len(done.rebuilt)
     sound(place)
     assert examine(place, deep=True).ok
+    assert any(done.damaged.name in f.what for f in examine(place).findings)
     with opened(place):
         leaf(Model(), 9)
     assert runs(place)[-1].number > 303  # numbers of lost runs are not given again

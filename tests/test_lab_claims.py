@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -642,3 +643,35 @@ def test_a_prediction_with_what_must_hold_decides_over_the_claim_that_it_was_mad
     swept_toy(Model(), Task("sva", "6666" * 8))
     row = again(here, row)
     assert (row.rung.name, row.pieces[-1].run) == (name, 2), reasons(row)
+
+
+def test_in_either_database_many_that_link_at_once_link_each_run_once(lab, monkeypatch):
+    monkeypatch.setenv("MICROTOME_PERSON", "ada")
+    with study("names", folder=lab.folder) as s:
+        row = claim(s)
+        for k in range(6):
+            patching(Model(), Task(hash=f"{k:04x}" * 8), given=ALL)
+
+        def one(number):
+            try:
+                return claiming.link(s.database, row.number, number, "ada")
+            except LabError as error:
+                assert "already" in error.what
+                return 0
+
+        with ThreadPoolExecutor(6) as pool:
+            made = list(pool.map(one, [n for n in range(1, 7) for _ in range(3)]))
+            list(
+                pool.map(
+                    lambda i: claiming.add_texts(s.database, row.number, limitations=[f"limit {i}"]), range(6)
+                )
+            )
+        row = again(s, row)
+        assert sum(bool(x) for x in made) == len(row.pieces) == 6 and {p.run for p in row.pieces} == {
+            *range(1, 7)
+        }
+        assert {t.text for t in row.limitations} == {f"limit {i}" for i in range(6)}
+        assert row.rung.name == "causal on held-out prompts"
+        claiming.withdraw(s.database, row.number, "done")
+        assert again(s, row).why_withdrawn == "done"
+    s.database.close()

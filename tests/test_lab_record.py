@@ -196,6 +196,12 @@ def test_sql_reads(lab):
     answer = query(lab, "-- mine\nSELECT number, method FROM run ORDER BY number;", limit=1)
     assert (answer.columns, answer.rows, answer.more) == (("number", "method"), ((1, "toy_leaf"),), True)
     assert query(lab, "WITH x AS (SELECT 'a;b%s' AS y) SELECT y FROM x").rows == (("a;b%s",),)
+    if not lab.url:
+        inner = "SELECT j.value FROM run, json_each(run.question, '$.parameters') AS j WHERE run.number = 2 AND j.key = 'value'"
+        assert query(lab, inner).rows == ((2,),)
+        assert query(lab, "SELECT count(*) FROM pragma_table_info('meta')").rows == ((2,),)
+        with pytest.raises(LabError, match="sqlite_master may not be modified"):
+            query(lab, "UPDATE sqlite_master SET sql = ''")
     for wrong in (0, -1, True, 10**9, "5"):
         with pytest.raises(LabError, match="limit="):
             query(lab, "SELECT 1", limit=wrong)
@@ -335,6 +341,24 @@ def test_a_result_that_no_file_holds_does_not_keep_others_waiting(lab, monkeypat
     first, second = runs(lab)
     assert first.state == "finished" and first.result is None and "was not kept" in first.error
     assert second.result and not second.error
+
+
+def test_arguments_that_cannot_be_kept_do_not_lose_the_run(lab, monkeypatch):
+    from microtome.errors import ResourceError
+    from microtome.lab import keeping
+
+    def full(*_):
+        raise ResourceError("no room to record in files")
+
+    with opened(lab):
+        with monkeypatch.context() as patch:
+            patch.setattr(keeping, "call", full)
+            with pytest.warns(ObserverWarning, match="no room to record"):
+                leaf(Model(), 1)
+        leaf(Model(), 2)
+    first, second = runs(lab)
+    assert (first.state, second.state) == ("finished", "finished")
+    assert first.not_again == "its arguments were not kept: no room to record in files" and first.result
 
 
 def test_a_prediction_that_cannot_be_decided_does_not_undo_the_run(lab):

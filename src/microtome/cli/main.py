@@ -22,6 +22,7 @@ from microtome.cli import (
     learning,
     models,
     probe,
+    recorded,
     redteam,
     steer,
     tasks,
@@ -81,7 +82,7 @@ app.command("examples")(examples.examples)
 app.command("heads")(heads.heads)
 app.command("probe")(probe.probe)
 app.command("quiz")(learning.quiz)
-app.command("redteam")(redteam.redteam)
+app.command("redteam")(redteam.command(claim_of=recorded.claim_text, chat_of=recorded.chat))
 app.command("steer")(steer.steer)
 app.command("tutor")(learning.tutor)
 app.command("vector")(vector.vector)

@@ -14,8 +14,10 @@ from microtome.errors import MicrotomeError
 
 if TYPE_CHECKING:
     from microtome.lab.study import Study
+    from microtome.llm.chat import Chat
+    from microtome.llm.claim_text import ClaimText
 
-__all__ = ["activity", "certified", "here", "keep", "title"]
+__all__ = ["activity", "certified", "chat", "claim_text", "here", "keep", "title"]
 
 _last: list[Study] = []
 
@@ -112,3 +114,22 @@ def _opened() -> Study | None:
 
 def _warn(error: MicrotomeError) -> None:
     output.stderr().print(output.visible(f"not recorded: {error}", keep="\n"), soft_wrap=True)
+
+
+def claim_text(number: int) -> ClaimText:
+    """A recorded claim, for the red team."""
+    from microtome.lab.claim_rows import read
+    from microtome.lab.claim_telling import as_text
+    from microtome.lab.reading import open_record
+    from microtome.llm.claim_text import claim_from
+
+    return claim_from(as_text(read(open_record(), number)))
+
+
+def chat() -> Chat | None:
+    """The language model that is set up, None for none."""
+    from microtome.llm.endpoint import Endpoint
+    from microtome.llm.settings import find
+
+    settings = find()
+    return None if settings is None else Endpoint(settings)

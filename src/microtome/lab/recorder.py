@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from microtome.errors import LabError, MicrotomeError, ResourceError, ResultError
 from microtome.lab import keeping, schema
-from microtome.lab.arguments import sites_of
+from microtome.lab.arguments import family_of, sites_of
 from microtome.lab.database import never
 from microtome.lab.processes import called_from
 from microtome.results import pieces
@@ -131,9 +131,9 @@ class Recorder:
             run.call = keeping.call(event, self.files, self._recorded)
         except MicrotomeError as error:  # the run is recorded all the same; it cannot be run again from here
             fault = error
-            run.call = keeping.Call(
-                {"family": "", "arguments": None, "not_again": f"its arguments were not kept: {error.what}"}
-            )
+            why = f"its arguments were not kept: {error.what}"
+            family = family_of(event.arguments or {})  # by which later predictions are found to be post hoc
+            run.call = keeping.Call({"family": family, "arguments": None, "not_again": why})
         self._do(lambda: self._begin(run))
         if fault is not None:
             raise fault
@@ -242,9 +242,7 @@ class Recorder:
 
     def _alive(self) -> None:
         if time.monotonic() - self._beat > BEAT:
-            self._beat = (
-                time.monotonic()
-            )  # also when it fails: a locked database must not be waited for at every step
+            self._beat = time.monotonic()  # now, or a locked database would be waited for at every step
             with self.database.writing(durable=False) as connection:
                 self._heard(connection)
 

@@ -78,6 +78,10 @@ class _Judge:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() != "load_extension":
             return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_UPDATE and first == "sqlite_master":
+            return (
+                sqlite3.SQLITE_OK
+            )  # json_each(...) asks for it to declare itself; SQLite lets nobody write there
         if action == sqlite3.SQLITE_PRAGMA and (first or "").lower() in _PRAGMAS:
             return sqlite3.SQLITE_OK
         self.refused = self.refused or (_ACTIONS.get(action, "something else than a read") + f" ({first or second or ''})")  # fmt: skip

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from microtome.lab.claim_rows import ClaimRow
     from microtome.lab.expecting import Expectation
     from microtome.lab.predicting import Prediction
     from microtome.lab.questions import Question
@@ -232,17 +233,16 @@ class Study:
         alternatives: Sequence[str] = (),
         falsifiers: Sequence[str] = (),
         limitations: Sequence[str] = (),
-    ) -> int:
-        """Claim something; the claim's number. Its rung is computed from the evidence whenever it is read.
+    ) -> ClaimRow:
+        """Claim something. Its rung is computed from the evidence whenever it is read, and capped with the reason shown.
 
         See `microtome.lab.claiming.claim` for the parameters. Raises LabError.
         """
-        from microtome.lab.claiming import make
+        from microtome.lab.claiming import claim
 
-        self._known()
-        return make(
-            self.database, self.number, self.person, statement, about=about, evidence=evidence,
-            alternatives=alternatives, falsifiers=falsifiers, limitations=limitations,
+        return claim(
+            self, statement, about=about, evidence=evidence, alternatives=alternatives, falsifiers=falsifiers,
+            limitations=limitations,
         )  # fmt: skip
 
     def rescue(self, folder: str | Path) -> tuple[Path, ...]:
