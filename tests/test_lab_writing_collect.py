@@ -168,6 +168,22 @@ def test_a_claim_that_rests_on_its_null_only_is_refused(here):
     assert gather(here, [2]).claims[0].rung == "causal on this prompt set"
 
 
+def test_controls_of_stages_that_failed_are_not_out_of_sight(here):
+    from microtome.lab.writing import html, markdown
+
+    claim(here, [toy.whole(toy.Model(), toy.Task())])
+    made = gather(here)
+    (e,) = made.claims[0].experiments
+    assert (
+        e.question == "Which parts of SmolLM2-135M-Instruct name the indirect object?"
+        and e.n == 48
+        and e.examples.of == 3
+    )
+    assert any("9 of 37 controls of its stages failed (irrelevant)" in x for x in made.computed_limitations)
+    for text in (html.page(made), markdown.page(made)):
+        assert "residual stream" in text and "controls that passed" in text
+
+
 # ------------------------------------------------------------------------------------------- what is refused
 
 

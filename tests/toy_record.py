@@ -84,6 +84,22 @@ ablation = _make("ablation", lambda tokens, n: toy.heads("ablation", layers=6, n
 behaviour = _make("behaviour", lambda tokens, n: toy.behaviour(tokens))
 
 
+def _make_whole():
+    made = toy.dissect(layers=4)
+    controls = tuple(replace(c, passed=True) for c in made.controls)
+    judged = verdict(controls, made.verdict.mandatory, 0.0002, 0.001, 0.0001)
+
+    @technique("dissect", "1", controls=tuple(c.name for c in controls), mandatory=made.verdict.mandatory)
+    def whole_toy(model, task):
+        """A dissection whose stages are supported, with controls in them that are not."""
+        return replace(made, query=None, controls=controls, verdict=judged)
+
+    return whole_toy
+
+
+whole = _make_whole()  # local: the registry knows the real one by that name
+
+
 def fill(study, *, tokens=toy.TOKENS, name="L3H3 carries the name"):
     """One claim with two runs for it, both predicted (the second post hoc); three runs that are in no claim; a look. The claim's row."""
     model, task = Model(), Task()

@@ -169,6 +169,10 @@ def _question(row: RunRow, result: Result | None) -> str:
     if result is None:
         sites = ", ".join(row.question.get("sites", ())) or "the output"
         return f"What is at {sites}?"
+    if result.children:
+        from microtome.report.summary import question
+
+        return question(result)
     return asked(result) or title_of(result)
 
 

@@ -136,11 +136,12 @@ def _claim(part: ClaimPart, i: int, gallery: _Gallery) -> Html:
 
 def _experiment(e: Experiment, claim: int, gallery: _Gallery) -> Html:
     from microtome.lab.writing.pictures import drawn
-    from microtome.report.markup import tag
+    from microtome.report.markup import table, tag
     from microtome.report.summary import cards
     from microtome.report.tables import badge, controls
 
     told = [tag("li", telling.prediction(p)) for p in e.predictions]
+    below = telling.stages(e)
     hypothesis = tag("ul", told, cls="plain items") if told else "No prediction was made before it."
     done = [tag("div", tag("dt", k), tag("dd", telling.plain(v, 600)), cls="wide" if len(v) > 60 else None) for k, v in e.what]  # fmt: skip
     verdict = badge(e.verdict) if e.result is not None else tag("span", e.verdict, cls="verdict unchecked")
@@ -154,6 +155,7 @@ def _experiment(e: Experiment, claim: int, gallery: _Gallery) -> Html:
         numbers,
         gallery.show(drawn(e.result)) if e.result is not None else None,
         controls(e.result) if e.result is not None else None,
+        table("Stages", telling.STAGES, below, cls="cards") if below else None,
         tag("p", f"Calibration: {e.calibration}", cls="aside") if e.calibration else None,
         _examples(e),
         tag("h4", "Why it bears on the claim"),

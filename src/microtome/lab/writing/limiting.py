@@ -12,6 +12,7 @@ from microtome.results.verdicts import NULL, UNCHECKED, UNDERPOWERED
 if TYPE_CHECKING:
     from microtome.lab.reading import Record
     from microtome.lab.writing.values import ClaimPart, Experiment
+    from microtome.results import Control, Result
 
 __all__ = ["blind_spots", "limitations"]
 
@@ -100,6 +101,11 @@ def _doubts(experiments: Sequence[Experiment]) -> list[str]:
             if c.passed is not True and not (c.gates or c.name in needed):
                 word = "failed" if c.passed is False else "did not run"
                 said.append(f"{name}: the control {c.name} {word}; not ruled out is {c.rules_out}.")
+        inner = [c for child in e.result.children for c in _all_controls(child)]
+        for word, state in (("failed", False), ("did not run", None)):
+            names = [c.name for c in inner if c.passed is state]
+            if names:
+                said.append(f"{name}: {len(names)} of {len(inner)} controls of its stages {word} ({', '.join(dict.fromkeys(names))}).")  # fmt: skip
         if getattr(e.link.piece, "stale", ""):
             said.append(f"{name} is out of date: {e.link.piece.stale}.")
         if e.calibration.startswith("not calibrated"):
@@ -107,6 +113,10 @@ def _doubts(experiments: Sequence[Experiment]) -> list[str]:
         if e.row.by == "agent":
             said.append(f"{name} was made by an agent ({e.row.person}).")
     return said
+
+
+def _all_controls(result: Result) -> list[Control]:
+    return [*result.controls, *(c for child in result.children for c in _all_controls(child))]
 
 
 def _models(record: Record, experiments: Sequence[Experiment]) -> list[str]:

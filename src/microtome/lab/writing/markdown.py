@@ -147,6 +147,9 @@ def _experiment(e: Experiment, claim: int) -> str:
     rows = telling.controls(e)
     if rows:
         out += ["**Controls.**", _table(("control", "needed", "rules out", "expected", "observed", "outcome", "n"), rows)]  # fmt: skip
+    below = telling.stages(e)
+    if below:
+        out += ["**Stages.**", _table(telling.STAGES, below)]
     if e.calibration:
         out.append(f"Calibration: {escape(e.calibration)}")
     if e.result is not None:

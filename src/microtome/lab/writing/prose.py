@@ -78,5 +78,5 @@ def escape(text: object, most: int = 4000) -> str:
     shown = visible(text, most=most, prose=True)
     shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     shown = _SPECIAL.sub(r"\\\1", shown)
-    shown = re.sub(r"^(\s*)([-+]|\d+[.)])(?=\s)", r"\1\\\2", shown)  # no list, where it begins a line
+    shown = re.sub(r"^(\s*\d*)([-+.)])(?=\s)", r"\1\\\2", shown)  # no list, where it begins a line
     return re.sub(r"(?i)(https?|ftp)://", r"\1&#58;//", shown).replace("www.", "www&#46;")  # no link

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from microtome.report.numbers import Number
     from microtome.results import Control
 
-__all__ = ["UNSAID", "controls", "evidence", "examples_head", "left_out", "number_text", "plain", "prediction", "scored", "scored_head"]  # fmt: skip
+__all__ = ["STAGES", "UNSAID", "controls", "evidence", "examples_head", "left_out", "number_text", "plain", "prediction", "scored", "scored_head"]  # fmt: skip
 
 UNSAID = "The author does not say why this bears on the claim."
 _OUTCOMES = {"open": "is still open", "true": "came true", "false": "did not come true", "void": "could not be decided"}  # fmt: skip
@@ -84,6 +84,24 @@ def _observed(c: Control) -> str:
     seen = observed(c)
     null = f"null {number(c.null[0])} to {number(c.null[1])}" if c.null is not None else ""
     return "; ".join(part for part in (plain(seen, 300), null, plain(c.detail, 300)) if part)
+
+
+STAGES = ("stage", "verdict", "controls that passed", "n", "failed", "did not run")
+
+
+def stages(e: Experiment) -> list[tuple[str, ...]]:
+    """Rows of STAGES, for a result that is made of others: a control that failed in one must not be out of sight."""
+    from microtome.report.outline import outline
+
+    if e.result is None or not e.result.children:
+        return []
+    rows: list[tuple[str, ...]] = []
+    for s in outline(e.result):
+        every = s.result.controls
+        failed, idle = ([c.name for c in every if c.passed is state] for state in (False, None))
+        rows.append((f"{s.number}. {plain(s.name, 80)}", s.result.verdict.word, f"{sum(c.passed is True for c in every)} of {len(every)}",
+                     "–" if s.n is None else str(s.n), ", ".join(failed) or "–", ", ".join(idle) or "–"))  # fmt: skip
+    return rows
 
 
 def examples_head(e: Experiment) -> str:
