@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from microtome.cli import notebook, pace
 from microtome.errors import LabError
+from microtome.lab import place
 
 app = typer.Typer()
 app.add_typer(notebook.app)  # as `microtome lab` has them: side by side
@@ -21,7 +22,7 @@ app.add_typer(pace.app)
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    (tmp_path / ".microtome").mkdir()
+    place.init(tmp_path)
     (tmp_path / "deep" / "er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep" / "er")
     return tmp_path
@@ -128,8 +129,8 @@ def test_escapes_in_what_is_shown(project):
 
 def test_outside_a_project_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "is in no project" in run("note", "x", code=1)
-    (tmp_path / "p" / ".microtome").mkdir(parents=True)
+    assert "no project in" in run("note", "x", code=1)
+    place.init(tmp_path / "p")
     (tmp_path / "p" / "notebook").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path / "p")
     assert "leads out of the project" in run("note", "x", code=1)

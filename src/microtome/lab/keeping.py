@@ -113,7 +113,7 @@ def models(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
     for value in values:
         if hasattr(value, "facts") and hasattr(value, "card") and hasattr(value, "hash"):
             found = getattr(value, "_certificate", None)
-            recipe = recipe_of(value)
+            recipe = recipe_of(value) if hasattr(value, "asked") else "nothing says how it was made"
             yield {"hash": value.hash, "name": value.name, "family": str(value.facts.family), "card": value.card,
                    "recipe": None if isinstance(recipe, str) else json.dumps(recipe, sort_keys=True), "certificate": None if found is None else json.dumps(found.as_dict(), default=str),
                    "seen_at": time.time()}  # fmt: skip
