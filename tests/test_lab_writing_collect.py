@@ -228,6 +228,13 @@ def test_the_control_run_afterwards_sets_the_first_run_aside_and_says_so(here):
     )
 
 
+def test_an_earlier_run_sets_nothing_aside(here):
+    toy.patching(toy.Model(), toy.Task(hash="2222" * 8))
+    toy.patching(toy.Model(), toy.Task(), given=("identity",))
+    claim(here, [Link(1), Link(2)])
+    assert "run 2 (activation_patching), whose mandatory control noise did not run" in refusal(here).what
+
+
 @pytest.mark.parametrize(
     "other",
     [
