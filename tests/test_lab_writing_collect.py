@@ -136,6 +136,20 @@ def test_predictions_are_scored_and_too_few_are_said_to_be(here):
     assert scored["computed, post hoc"].score.came_true == 0
 
 
+def test_a_prediction_that_a_person_judges_stands_at_the_runs_that_it_is_about(here):
+    before = here.predict("it will look like a diagonal", 0.6, query("activation_patching", model="toy"))
+    other = here.predict("something of another model", 0.6, query("activation_patching", model="another"))
+    result = toy.patching(toy.Model(), toy.Task())
+    late = here.predict("it will be seen again", 0.6, query("activation_patching", model="toy"))
+    claim(here, [result])
+    (e,) = gather(here).claims[0].experiments
+    assert [p.number for p in e.predictions] == [before.number] != [other.number, late.number]
+    resolve(here.database, before.number, True, reason="seen", person="ada")
+    toy.patching(toy.Model(), toy.Task(hash="2222" * 8))
+    claim(here, [Link(2)])
+    assert [p.number for p in gather(here, [2]).claims[0].experiments[0].predictions] == [late.number]
+
+
 def test_a_run_against_the_claim_is_told_though_its_control_did_not_run(here):
     good = toy.patching(toy.Model(), toy.Task())
     toy.ablation(toy.Model(), toy.Task(), given=("identity",))

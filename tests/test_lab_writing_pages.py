@@ -154,6 +154,7 @@ def test_another_seed_draws_other_examples(plain):
     drawn = {seed: collecting._examples(many, row, seed) for seed in (0, 1)}
     assert drawn[0].of == 40 and len(drawn[0].rows) == 3 and drawn[0].rows != drawn[1].rows
     assert drawn[0] == collecting._examples(many, row, 0)
+    assert drawn[0].rows != collecting._examples(many, replace(row, query="another"), 0).rows
 
 
 def test_a_page_says_what_a_reader_must_not_miss(plain):

@@ -126,7 +126,7 @@ class _Reader:
         row = link.row
         assert row is not None
         result = self._result(row)
-        decided = tuple(p for p in self._all() if p.run == row.number)
+        decided = tuple(p for p in self._all() if p.run == row.number or self._judged(p, row, result))
         why = self.words.why.get(f"{claim.number}.{row.number}", "").strip() or link.note
         question = _question(row, result)
         if result is None:
@@ -140,6 +140,17 @@ class _Reader:
             self._count, link, row, result, question, decided, _what(row, n), tuple(headline(result, stages)),
             result.verdict.word, tuple(result.verdict.reasons), result.calibration, n, _examples(result, row, self.seed), why,
         )  # fmt: skip
+
+    def _judged(self, p: Prediction, row: RunRow, result: Result | None) -> bool:
+        """Whether a prediction that a person judges was made before a run that it is about, and not judged before it."""
+        if p.holds is not None or p.study != row.study or p.after_run >= row.number or result is None:
+            return False
+        if result.query is None or (p.resolved_at is not None and p.resolved_at < row.begun_at):
+            return False
+        sites = self.record.sites(row.number)
+        return (
+            p.about.matches(result.query, model_name=row.model_name, family=row.family, sites=sites) is None
+        )
 
     def _result(self, row: RunRow) -> Result | None:
         if row.number not in self._results:

@@ -31,7 +31,7 @@ class Experiment:
     """A run that a claim rests on, or that speaks against it.
 
     number: within the write-up, from 1. link: the evidence as linked. result: None for a raw look.
-    question: what the technique asks, and of what. predictions: those that this run decided. what: (name, value) of what was done.
+    question: what the technique asks, and of what. predictions: those that this run decided, and those made before it that a person judges. what: (name, value) of what was done.
     numbers: the headline, each with interval and null. checks: (control, "mandatory", "gate" or "", outcome, rules out, observed).
     calibration: one sentence. n: on how many prompts, None where it does not say. examples: drawn at random.
     why: the author's words on why it bears on the claim.
