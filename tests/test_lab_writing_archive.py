@@ -224,7 +224,7 @@ def test_a_run_that_cannot_be_run_elsewhere_is_in_it_with_the_reason(lab, tmp_pa
 @pytest.mark.parametrize(
     ("data", "local"),
     [
-        ({"$": "path", "text": "/home/ada/x.txt"}, True),
+        ({"$": "path", "text": "/srv/x.txt"}, True),
         ({"$": "store", "folder": "/tmp/x", "manifest": "0"}, True),
         ({"$": "model", "recipe": {"kind": "folder", "name": "models/x"}}, True),
         ({"$": "model", "recipe": {"kind": "gguf", "name": "x.gguf"}}, True),

@@ -20,11 +20,12 @@ from microtome.lab.reading import Record
 from microtome.lab.study import study
 from microtome.lab.writing import Words, collect, collecting, html, markdown, pdf
 from microtome.lab.writing.prose import as_html, as_markdown, escape
+from test_report_browser import Visit, browser
+
+opened = browser  # the fixture by another name: a parameter of a test would shadow it
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07 \u202eright \x9b2J"
 EVIL = "".join(toy_results.EVIL) + ESCAPES
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 def record_of(folder, **given):
@@ -187,39 +188,17 @@ def test_a_page_that_cannot_be_written_leaves_what_was_there(plain, tmp_path):
 # ------------------------------------------------------------------------------------------------- a real browser
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    if found is None:
-        said = "no chromium on the path: the write-up was not opened (Debian: apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(said)
-        pytest.skip(said)
-    return found
-
-
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_browser_opens_it_in_silence_and_asks_for_nothing(chromium, hostile, tmp_path, width):
-    from playwright.sync_api import sync_playwright
-
+def test_a_browser_opens_it_in_silence_and_asks_for_nothing(opened, hostile, tmp_path, width):
     path = html.write_html(hostile, tmp_path / "write-up.html")
-    said, asked = [], []
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = opened.new_page(viewport={"width": width, "height": 900})
-        page.on("console", lambda m: said.append(m.text))
-        page.on("pageerror", lambda e: said.append(str(e)))
-        page.on("request", lambda r: asked.append(r.url))
-        page.goto(path.as_uri())
-        wide = page.evaluate("document.documentElement.scrollWidth")
-        pwned = page.evaluate("typeof window.pwned")
-        pictures = page.evaluate("document.querySelectorAll('figure svg').length")
-        opened.close()
-    assert (said, asked, pwned) == ([], [path.as_uri()], "undefined")
-    assert wide <= width and pictures >= 3
+    visit = Visit(opened, path, (width, 900))
+    pictures = visit.js("document.querySelectorAll('figure svg').length")
+    assert (visit.said, visit.asked, visit.js("typeof window.pwned")) == ([], [path.as_uri()], "undefined")
+    assert visit.js("document.documentElement.scrollWidth") <= width and pictures >= 3
+    visit.context.close()
 
 
-def test_the_pdf_has_pages_and_the_words(chromium, plain, tmp_path):
+def test_the_pdf_has_pages_and_the_words(opened, plain, tmp_path):
     path = pdf.write_pdf(collect(plain, [1], WORDS), tmp_path / "out.pdf")
     content = path.read_bytes()
     assert content.startswith(b"%PDF") and 2 <= pdf.pages_of(content) <= 30
@@ -236,7 +215,6 @@ def _program(folder, body):
     return path
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a shell script")
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -266,7 +244,6 @@ def test_without_a_browser_it_is_said_what_to_do(monkeypatch, tmp_path):
         pdf.browser()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a shell script")
 @pytest.mark.parametrize("root", [True, False])
 def test_only_root_gives_up_the_sandbox_and_nobody_gets_a_network(plain, tmp_path, monkeypatch, root):
     log = tmp_path / "said"
