@@ -125,6 +125,9 @@ def show(
         Path | None,
         typer.Option(help="Write its result into this new folder, for mt.open.", show_default=False),
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Write its pictures into this folder, as SVG.", show_default=False)
+    ] = None,
     folder: Folder = None,
     json: Json = False,
 ) -> None:
@@ -138,6 +141,7 @@ def show(
     controls = record.controls(row.number)
     if out is not None:
         record.export(row.number, out)
+    drawn = _figures(record, row.number, figures) if figures is not None else []
     if json:
         files = [output.plain(f) for f in record.files_of(row.number)]
         output.print_json({**_data(row), "stale": list(old), "sites": record.sites(row.number), "files": files,
@@ -151,8 +155,22 @@ def show(
     if below:
         calls = [(str(r.number), r.method, output.number(r.seconds), r.verdict or r.state) for r in below]
         output.table(("run", "method", "s", "verdict"), calls, title="Runs that it called")
+    for path in drawn:
+        output.say(f"figure: {path}")
     if out is not None:
         output.say(f"result: {out}   (in Python: mt.open({str(out)!r}))")
+
+
+def _figures(record: Record, number: int, folder: Path) -> list[Path]:
+    from microtome.lab.pictures import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for one in draw(record, number):
+        path = folder / one.name
+        path.write_bytes(record.files.get(one.key))
+        made.append(path)
+    return made
 
 
 def _show(record: Record, row: RunRow, old: Sequence[str]) -> None:
