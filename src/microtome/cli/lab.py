@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import lab_care, lab_claims, lab_predict, notebook, output, pace
+from microtome.cli import lab_care, lab_claims, lab_predict, lab_report, notebook, output, pace
 from microtome.cli.inputs import Json
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ app = typer.Typer(no_args_is_help=True, help="The record of a project: runs, pre
 
 app.add_typer(lab_predict.app, name="predict")
 app.add_typer(lab_claims.app, name="claim")
+app.add_typer(lab_report.app, name="report")
+app.command("reproduce")(lab_report.reproduce)
 app.add_typer(notebook.app)
 app.add_typer(pace.app)
 app.command("sql")(lab_care.sql)
