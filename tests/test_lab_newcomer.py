@@ -52,9 +52,9 @@ def walked(tmp_path_factory):
 def write_summary(path: Path) -> None:
     """As a person does: into the place under the heading."""
     text = path.read_text(encoding="utf-8")
-    head, found, rest = text.partition("## Summary\n")
-    assert found, text
-    path.write_text(f"{head}{found}\n{SUMMARY}\n{rest}", encoding="utf-8")
+    mark = "<!-- yours summary -->\n"
+    assert text.count(mark) == 1, text
+    path.write_text(text.replace(mark, f"{mark}{SUMMARY}\n"), encoding="utf-8")
 
 
 def ask(walked, *words):
