@@ -90,8 +90,8 @@ def test_the_prediction_was_made_before_and_is_scored(walked):
 
 def test_the_claim_is_capped_and_says_why(walked):
     claim = ask(walked, "lab", "claim", "show", "1")
-    assert claim["rung"]["name"] == "causal on this prompt set"
-    assert any("post hoc" in cap["why"] for cap in claim["rung"]["caps"])
+    assert claim["rung"] == "causal on this prompt set"
+    assert any("post hoc" in cap["why"] for cap in claim["caps"])
 
 
 def test_the_report_tells_both_and_needs_no_network(walked):
