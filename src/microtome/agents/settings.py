@@ -1,0 +1,56 @@
+"""What a server was started with, and the names of those who use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from microtome.errors import LabError
+
+if TYPE_CHECKING:
+    from microtome.lab.place import Place
+
+__all__ = ["Settings", "agent_name"]
+
+NAME = 80  # characters of an agent's name
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a server serves one project.
+
+    Parameters
+    ----------
+    place: the project. study: the title under which runs are recorded.
+    name: what the agent is called in the record; "": what its client says it is.
+    predictions: whether a technique runs only when a prediction about it is open.
+    download: whether models may be fetched from the package registry and the hub.
+    pictures: whether figures are made into PNG where a browser is installed (else they are SVG).
+    """
+
+    place: Place
+    study: str = "agents"
+    name: str = ""
+    predictions: bool = False
+    download: bool = False
+    pictures: bool = True
+
+
+def agent_name(settings: Settings, client: str) -> str:
+    """The name under which an agent's work is recorded.
+
+    Raises LabError for a name given to the server that no record keeps.
+    """
+    if settings.name:
+        if _clean(settings.name) != settings.name:
+            raise LabError(
+                f"an agent called {settings.name!r}",
+                why=f"a name has at most {NAME} printable characters and no spaces around it",
+                instead="--name",
+            )
+        return settings.name
+    return _clean(client) or "agent"
+
+
+def _clean(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())[:NAME].strip()
