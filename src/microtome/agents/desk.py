@@ -19,6 +19,7 @@ from microtome.results.events import add_observer, remove_observer
 
 if TYPE_CHECKING:
     from microtome.facade import Model
+    from microtome.lab.place import Place
     from microtome.lab.reading import Record
     from microtome.lab.study import Study
 
@@ -30,7 +31,7 @@ _HANDLES = 200
 
 
 class Desk:
-    """The state of one server, shared by its clients. Models are used by one call at a time.
+    """The state of one server, shared by its clients. Models are used by one call at a time. Raises LabError for a record that cannot be written to.
 
     Nothing of it is lost that the record does not have: handles say what made them, and are made again by the same call.
     """
@@ -42,6 +43,7 @@ class Desk:
         self._handles: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
         self._jobs: set[Job] = set()
+        _make_record(settings.place)
         add_observer(listen)
 
     def close(self, seconds: float = 10.0) -> bool:
@@ -157,6 +159,18 @@ class Desk:
                 instead="the other tool",
             )
         return found
+
+
+def _make_record(place: Place) -> None:
+    """A record that can be read before anything ran. Raises LabError for one that cannot be written to."""
+    from microtome.lab.database import Database
+
+    database = Database(place)
+    try:
+        with database.writing():
+            pass
+    finally:
+        database.close()
 
 
 @dataclass(frozen=True)
