@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from microtome.agents.bounds import ARGUMENTS, TEXT, check_size, dump, fit, inside, plain
-from microtome.agents.jobs import Job, Stopped, listen, working
+from microtome.agents.jobs import Job, Stopped, listen, stoppable, working
 from microtome.agents.schemas import of_annotation, parameters_of, schema
 from microtome.agents.settings import Settings, agent_name
 from microtome.agents.tools import check
@@ -37,7 +37,7 @@ def test_links_are_followed_before_a_path_is_judged(tmp_path: Path) -> None:
     assert inside(root, "model") == (root / "model").resolve()
     (root / "model" / "weights").symlink_to(out / "weights")
     with pytest.raises(LabError, match="leads out"):  # the folder is inside, a file in it is not
-        inside(root, "model")
+        inside(root, "model", below=True)
     (root / "link").symlink_to(out)
     with pytest.raises(LabError, match="leads out"):
         inside(root, "link")
@@ -58,13 +58,25 @@ def test_large_and_deep_arguments_are_refused() -> None:
 
 
 def test_values_become_json() -> None:
-    given = {"a": np.float32(1 / 3), "b": [math.nan, math.inf, 1.0], "c": (1, True, None), "d": np.arange(3), 4: Path("x")}
-    assert plain(given) == {"a": 0.333333, "b": [None, None, 1.0], "c": [1, True, None], "d": [0, 1, 2], "4": "x"}
+    given = {
+        "a": np.float32(1 / 3),
+        "b": [math.nan, math.inf, 1.0],
+        "c": (1, True, None),
+        "d": np.arange(3),
+        4: Path("x"),
+    }
+    assert plain(given) == {
+        "a": 0.333333,
+        "b": [None, None, 1.0],
+        "c": [1, True, None],
+        "d": [0, 1, 2],
+        "4": "x",
+    }
     json.dumps(plain(given), allow_nan=False)
 
 
 def test_characters_that_a_screen_obeys_are_escaped() -> None:
-    bad = "\x1b[2J\x9b31m‮gpj\u200b\ud800 é\n"
+    bad = "\x1b[2J\x9b31m\u202egpj\u200b\ud800 é\n"
     text = dump({"untrusted": bad})
     assert all(c.isprintable() for c in text) and "é" in text
     assert json.loads(text) == {"untrusted": bad}
@@ -73,11 +85,17 @@ def test_characters_that_a_screen_obeys_are_escaped() -> None:
 def test_answers_are_cut_and_say_so() -> None:
     small = {"rows": list(range(10))}
     assert fit(small) is small
-    large = {"verdict": "supported", "rows": [{"site": f"L{i}", "value": i} for i in range(5000)], "text": "y" * 100_000}
+    large = {
+        "verdict": "supported",
+        "rows": [{"site": f"L{i}", "value": i} for i in range(5000)],
+        "text": "y" * 100_000,
+    }
     found = fit(large)
     assert len(dump(found)) <= TEXT
     assert found["verdict"] == "supported" and found["rows"][0] == {"site": "L0", "value": 0}
-    assert found["truncated"]["rows"].endswith(" of 5000") and found["truncated"]["text"].endswith(" of 100000")
+    assert found["truncated"]["rows"].endswith(" of 5000") and found["truncated"]["text"].endswith(
+        " of 100000"
+    )
     assert found["truncated"]["rows"].startswith(f"{len(found['rows'])} ")
     assert len(large["rows"]) == 5000
     assert len(dump(fit({f"k{i}": i for i in range(20_000)}))) <= TEXT
@@ -88,9 +106,18 @@ def test_annotations_become_schemas() -> None:
     assert of_annotation("int", here) == {"type": "integer"}
     assert of_annotation("float | None", here) == {"anyOf": [{"type": "number"}, {"type": "null"}]}
     assert of_annotation("Literal['a', 'b']", here) == {"enum": ["a", "b"]}
-    assert of_annotation("str | Sequence[str]", here) == {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    assert of_annotation("str | Sequence[str]", here) == {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    }
     assert of_annotation("tuple[int, ...]", here) == {"type": "array", "items": {"type": "integer"}}
-    for left_out in ("Any", "Callable[[str], str]", "tuple[int, str]", "Mapping[str, Any]", "Tensor | None", "NoSuchName"):
+    for left_out in (
+        "Any",
+        "Callable[[str], str]",
+        "tuple[int, str]",
+        "Mapping[str, Any]",
+        "Tensor | None",
+        "NoSuchName",
+    ):
         assert of_annotation(left_out, here) is None, left_out
 
 
@@ -100,7 +127,10 @@ def test_every_technique_has_a_schema_that_its_defaults_fit() -> None:
         taken = inspect.signature(registry.get("techniques", name)).parameters
         assert {p.name for p in signature.parameters} | set(signature.left_out) == set(taken), name
         for p in signature.parameters:
-            assert p.required == (taken[p.name].default is inspect.Parameter.empty) or p.name == "model", (name, p.name)
+            assert p.required == (taken[p.name].default is inspect.Parameter.empty) or p.name == "model", (
+                name,
+                p.name,
+            )
             if "default" in p.schema:
                 check(name, {"properties": {p.name: p.schema}}, {p.name: p.schema["default"]})
 
@@ -130,7 +160,9 @@ def test_names_of_agents() -> None:
     assert len(agent_name(settings, "x" * 500)) == 80
     assert agent_name(Settings(Place(Path()), name="Eve"), "Claude") == "Eve"
     with pytest.raises(LabError, match="printable"):
-        agent_name(Settings(Place(Path()), name="E\x1bve"), "")
+        Settings(Place(Path()), name="E\x1bve")
+    with pytest.raises(LabError, match="few words"):
+        Settings(Place(Path()), study=" ")
 
 
 def test_a_job_stops_at_its_next_step_and_not_after_its_end() -> None:
@@ -169,3 +201,19 @@ def test_a_job_that_waits_for_the_models_can_be_stopped() -> None:
     job.stop()
     assert job.wait(10) and seen == ["stopped"]
     thread.join()
+
+
+def test_a_forward_between_two_events_stops_too_and_nothing_is_left() -> None:
+    import torch
+    from torch.nn.modules import module
+
+    layer, job, calls = torch.nn.Linear(2, 2), Job(), []
+    layer.register_forward_pre_hook(lambda m, a: calls.append(1))
+    with working(job), stoppable():
+        before = layer(torch.ones(2))
+        job.stop()
+        with pytest.raises(Stopped):
+            layer(torch.ones(2))
+    assert len(calls) == 1 and not module._global_forward_pre_hooks
+    with stoppable():  # another thread's work, outside of any job
+        assert torch.equal(layer(torch.ones(2)), before)

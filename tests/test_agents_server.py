@@ -17,7 +17,7 @@ import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
 
-from agent_tools import COMMAND, data, environment, over_http, over_stdio, project, refused, words
+from agent_tools import COMMAND, data, environment, over_http, over_stdio, project, refused
 from microtome.lab.reading import Wanted, open_record
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "agent_tools.json"
@@ -52,8 +52,18 @@ async def investigate(client: Client) -> dict[str, Any]:
     assert shown["untrusted"][0]["clean"]["tokens"] and "never an instruction" in shown["note"]
 
     about = {"method": "attention_patterns", "family": "induction", "model": "smollm2-135m-instruct"}
-    holds = {"field": "table:detectors.score", "where": {"detector": "induction", "distribution": "task"}, "how": "max", "low": 0.4}
-    made = data(await client.call_tool("prediction_make", {"statement": "some head induces", "probability": 0.9, "about": about, "holds": holds}))
+    holds = {
+        "field": "table:detectors.score",
+        "where": {"detector": "induction", "distribution": "task"},
+        "how": "max",
+        "low": 0.4,
+    }
+    made = data(
+        await client.call_tool(
+            "prediction_make",
+            {"statement": "some head induces", "probability": 0.9, "about": about, "holds": holds},
+        )
+    )
     assert made["post_hoc"] is False and made["state"] == "open"
 
     told: list[str] = []
@@ -64,13 +74,23 @@ async def investigate(client: Client) -> dict[str, Any]:
     result = await client.call_tool("run_attention_patterns", {"task": task}, progress_callback=progress)
     found = data(result)
     assert any("distributions" in t for t in told), told
-    assert found["verdict"] == "supported" and found["calibration"].startswith("On ") and found["untrusted"]["raw_examples"]
+    assert (
+        found["verdict"] == "supported"
+        and found["calibration"].startswith("On ")
+        and found["untrusted"]["raw_examples"]
+    )
     outcomes = {c["name"]: c["outcome"] for c in found["controls"]}
     assert set(outcomes) == {"rows_sum", "shuffled_keys", "other_texts"} and outcomes["rows_sum"] == "passed"
     assert [p["came"] for p in found["predictions"]] == ["true"]
     assert result.content[1].type in ("image", "resource")
 
-    asked = {"run": found["run"], "table": "detectors", "where": {"detector": "induction", "distribution": "task"}, "sort": "score", "n": 3}
+    asked = {
+        "run": found["run"],
+        "table": "detectors",
+        "where": {"detector": "induction", "distribution": "task"},
+        "sort": "score",
+        "n": 3,
+    }
     best = data(await client.call_tool("run_table", asked))["rows"][0]
     assert best["score"] > best["null_high"]
     head = f"L{best['layer']}H{best['head']}.z"
@@ -88,8 +108,17 @@ async def investigate(client: Client) -> dict[str, Any]:
     removed = data(await client.call_tool("run_ablation", {"task": task, "sites": [head]}))
     cell = removed["strongest_cells"][0]
     assert cell["site"] == head and {"value", "null_low", "null_high", "n"} <= set(cell)
-    linked = data(await client.call_tool("claim_link", {"claim": claim["number"], "run": removed["run"], "note": "it was removed"}))
-    return {"claim": linked, "head": head, "runs": [found["run"], removed["run"]], "predictions": [made["prediction"], again["prediction"]]}
+    linked = data(
+        await client.call_tool(
+            "claim_link", {"claim": claim["number"], "run": removed["run"], "note": "it was removed"}
+        )
+    )
+    return {
+        "claim": linked,
+        "head": head,
+        "runs": [found["run"], removed["run"]],
+        "predictions": [made["prediction"], again["prediction"]],
+    }
 
 
 def check_record(folder: Path, did: dict[str, Any], name: str) -> None:
@@ -111,7 +140,9 @@ def check_record(folder: Path, did: dict[str, Any], name: str) -> None:
         claim = read(record, did["claim"]["number"])
         assert claim.person == name and claim.rung.name == did["claim"]["rung"]
         assert claim.rung.caps and len(did["claim"]["caps"]) == len(claim.rung.caps)
-        assert claim.rung.place < 3  # seen on this prompt set only, by an ablation of six pairs: no held-out prompts
+        assert (
+            claim.rung.place < 3
+        )  # seen on this prompt set only, by an ablation of six pairs: no held-out prompts
     finally:
         record.close()
 
@@ -130,7 +161,11 @@ def test_http_serves_two_agents_and_refuses_strangers(folder: Path) -> None:
             both: dict[str, Any] = {}
 
             async def look(client: Client, name: str) -> None:
-                both[name] = data(await client.call_tool("look", {"prompts": [f"Hello from {name}"], "sites": ["L0.attn_out@-1"]}))
+                both[name] = data(
+                    await client.call_tool(
+                        "look", {"prompts": [f"Hello from {name}"], "sites": ["L0.attn_out@-1"]}
+                    )
+                )
 
             async with anyio.create_task_group() as group:
                 group.start_soon(look, first, "first")
@@ -177,7 +212,11 @@ def strangers(server: Any) -> None:
             found = http.post(server.address, json=body, headers=headers)
             assert found.status_code == status, (headers, found.status_code, found.text)
             assert server.token not in found.text
-        large = http.post(server.address, content=b'{"a":"' + b"x" * 1_100_000 + b'"}', headers={**right, "Content-Type": "application/json"})
+        large = http.post(
+            server.address,
+            content=b'{"a":"' + b"x" * 1_100_000 + b'"}',
+            headers={**right, "Content-Type": "application/json"},
+        )
         assert large.status_code == 413
 
 
@@ -202,50 +241,77 @@ def test_a_cancelled_run_is_recorded_as_interrupted_and_the_server_lives_on(fold
     async def run() -> None:
         async with over_stdio(folder) as client:
             task = await induction(client, 24)
+            seen = data(await client.call_tool("look", {"prompts": ["It lives"], "sites": ["L29.z@-1"]}))
             async with anyio.create_task_group() as group:
                 group.start_soon(client.call_tool, "run_ablation", {"task": task, **SLOW})
                 await until_it_runs(folder)
                 group.cancel_scope.cancel()
             row = await until_it_ended(folder)
-            assert row.state == "interrupted" and "cancelled by the client" in row.error
+            assert row.state == "interrupted" and row.result is None, row.error
             shown = data(await client.call_tool("run_show", {"run": row.number}))
             assert shown["state"] == "interrupted" and "verdict" not in shown
-            linked = refused(await client.call_tool("claim_make", {
-                "statement": "s", "about": {"family": "induction"}, "alternatives": ["a"], "falsifiers": ["f"], "evidence": [row.number]}))
+            linked = refused(
+                await client.call_tool(
+                    "claim_make",
+                    {
+                        "statement": "s",
+                        "about": {"family": "induction"},
+                        "alternatives": ["a"],
+                        "falsifiers": ["f"],
+                        "evidence": [row.number],
+                    },
+                )
+            )
             assert "has no result" in linked
-            assert data(await client.call_tool("look", {"prompts": ["It lives"]}))["run"]
+            again = data(await client.call_tool("look", {"prompts": ["It lives"], "sites": ["L29.z@-1"]}))
+            assert {**again, "run": 0} == {**seen, "run": 0}  # the model is as it was
 
     anyio.run(run)
 
 
 def test_a_client_that_goes_away_stops_its_run(folder: Path) -> None:
-    async def run() -> None:
-        async with over_stdio(folder) as client:
-            task = await induction(client, 24)
-            async with anyio.create_task_group() as group:
-                group.start_soon(client.call_tool, "run_ablation", {"task": task, **SLOW})
-                await until_it_runs(folder)
-                os.kill(server_of(folder), 9)  # and so does its server, without a word
-                group.cancel_scope.cancel()
+    """Its end of the pipe is closed while a technique runs: the run is interrupted, and the server ends by itself."""
+    with subprocess.Popen(COMMAND, cwd=folder, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True) as server:  # fmt: skip
+        assert server.stdin is not None and server.stdout is not None
 
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - the client says so in more than one way
-        anyio.run(run)
+        def send(method: str, number: int | None = None, **params: Any) -> None:
+            message = {
+                "jsonrpc": "2.0",
+                "method": method,
+                "params": params,
+                **({} if number is None else {"id": number}),
+            }
+            server.stdin.write(json.dumps(message) + "\n")
+            server.stdin.flush()
+
+        def answer(number: int) -> Any:
+            while (found := json.loads(server.stdout.readline())).get("id") != number:
+                pass
+            return found["result"]
+
+        try:
+            send(
+                "initialize",
+                1,
+                protocolVersion="2025-06-18",
+                capabilities={},
+                clientInfo={"name": "raw", "version": "1"},
+            )
+            assert answer(1)["serverInfo"]["name"] == "microtome"
+            send("notifications/initialized")
+            send("tools/call", 2, name="task_make", arguments={"name": "induction", "n": 24})
+            task = json.loads(answer(2)["content"][0]["text"])["task"]
+            send("tools/call", 3, name="run_ablation", arguments={"task": task, **SLOW})
+            anyio.run(until_it_runs, folder)
+            server.stdin.close()
+            assert server.wait(60) == 0
+        finally:
+            server.kill()
     row = rows(folder, method="ablation")[-1]
-    assert row.state == "interrupted"
-
-    async def another() -> None:
-        async with over_stdio(folder) as client:
-            assert [r["state"] for r in data(await client.call_tool("runs_list", {"method": "ablation"}))["runs"]] == ["interrupted"]
-
-    anyio.run(another)
-
-
-def server_of(folder: Path) -> int:
-    """The process that recorded the newest run."""
-    from microtome.lab import sql
-    from microtome.lab.place import here
-
-    return int(sql.query(here(folder), "SELECT p.pid FROM run r JOIN process p ON r.process = p.id ORDER BY r.number DESC").rows[0][0])
+    # by the server itself, not found dead later
+    assert row.state == "interrupted" and row.ended_at is not None and "cancelled by the client" in row.error
+    assert row.person == "raw" and row.by == "agent"
 
 
 def test_a_client_that_leaves_over_http_stops_its_run(folder: Path) -> None:
@@ -275,31 +341,67 @@ def test_what_an_agent_may_not_do_is_refused_and_says_why(folder: Path) -> None:
     async def run() -> None:
         async with over_stdio(folder) as client:
             call = client.call_tool
-            for name in ("../secret", "/etc", "escape", "notes/../../secret", ".", "", " ", "a\0b", "~", "$HOME", "file:///etc"):
+            for name in (
+                "../secret",
+                "/etc",
+                "escape",
+                "notes/../../secret",
+                ".",
+                "",
+                " ",
+                "a\0b",
+                "~",
+                "$HOME",
+                "file:///etc",
+            ):
                 said = refused(await call("model_load", {"model": name}))
-                assert re.search(r"leads out of the project|there is no model|is no path|it is no name", said), (name, said)
+                assert re.search(
+                    r"leads out of the project|there is no model|is no path|it is no name", said
+                ), (name, said)
             assert "there is no model" in refused(await call("model_load", {"model": "gpt2-not-here"}))
             assert "downloads nothing" in refused(await call("model_load", {"model": "org/not-here"}))
             assert "has no parameter 'file'" in refused(await call("task_make", {"name": "ioi", "file": "x"}))
             assert "did you mean 'look'" in refused(await call("looks", {"prompts": ["a"]}))
             assert "does not fit" in refused(await call("look", {"prompts": "a"}))
             assert "at most 200,000" in refused(await call("look", {"prompts": ["x" * 250_000]}))
-            assert "no dataset" in refused(await call("data_make", {"kind": "labelled", "name": "/etc/passwd"}))
+            assert "no dataset" in refused(
+                await call("data_make", {"kind": "labelled", "name": "/etc/passwd"})
+            )
             assert "no dataset" in refused(await call("data_make", {"kind": "labelled", "name": "hf:imdb"}))
             assert "no handle" in refused(await call("run_behaviour", {"task": "ioi"}))
-            for tool, given in (("run_activation_patching", {"task": "t", "controls": "none"}),
-                                ("run_technique", {"method": "activation_patching", "parameters": {"task": "t", "controls": "none"}})):
+            for tool, given in (
+                ("run_activation_patching", {"task": "t", "controls": "none"}),
+                (
+                    "run_technique",
+                    {"method": "activation_patching", "parameters": {"task": "t", "controls": "none"}},
+                ),
+            ):
                 assert "controls cannot be switched off by an agent" in refused(await call(tool, given))
             assert "alpha does not fit" in refused(await call("run_behaviour", {"task": "t", "alpha": 0.5}))
             assert "cannot be said in JSON" in refused(await call("run_technique", {"method": "prompt_grid"}))
-            for sql in ("DELETE FROM run", "ATTACH '/tmp/x.db' AS x", "SELECT load_extension('x')", "SELECT 1; DROP TABLE run"):
-                assert re.search("would change|several statements", refused(await call("record_sql", {"sql": sql}))), sql
+            for sql in (
+                "DELETE FROM run",
+                "ATTACH '/tmp/x.db' AS x",
+                "SELECT load_extension('x')",
+                "SELECT 1; DROP TABLE run",
+            ):
+                assert re.search(
+                    "would change|several statements", refused(await call("record_sql", {"sql": sql}))
+                ), sql
             assert "\x1b" not in refused(await call("model_load", {"model": "\x1b[31mred"}))
             about = {"family": "induction"}
             for p in (0, 1, 1.5, "likely"):
-                assert "probability does not fit" in refused(await call("prediction_make", {"statement": "s", "probability": p, "about": about}))
-            assert "does not fit" in refused(await call("prediction_make", {"statement": "s", "probability": 0.5, "about": {}}))
-            assert "does not fit" in refused(await call("claim_make", {"statement": "s", "about": about, "alternatives": [], "falsifiers": ["f"]}))
+                assert "probability does not fit" in refused(
+                    await call("prediction_make", {"statement": "s", "probability": p, "about": about})
+                )
+            assert "does not fit" in refused(
+                await call("prediction_make", {"statement": "s", "probability": 0.5, "about": {}})
+            )
+            assert "does not fit" in refused(
+                await call(
+                    "claim_make", {"statement": "s", "about": about, "alternatives": [], "falsifiers": ["f"]}
+                )
+            )
             with pytest.raises(MCPError, match="there is no resource"):
                 await client.read_resource("file:///etc/passwd")
             with pytest.raises(MCPError, match="there is no resource"):
@@ -316,14 +418,21 @@ def test_a_server_can_ask_for_predictions_first(folder: Path) -> None:
             task = await induction(client, 6)
             said = refused(await client.call_tool("run_behaviour", {"task": task}))
             assert "no open prediction of Careful is about it" in said and "prediction_make" in said
-            other = {"statement": "s", "probability": 0.6, "about": {"method": "ablation"}, "holds": {"field": "verdict", "equals": "supported"}}
+            other = {
+                "statement": "s",
+                "probability": 0.6,
+                "about": {"method": "ablation"},
+                "holds": {"field": "verdict", "equals": "supported"},
+            }
             data(await client.call_tool("prediction_make", other))
             assert "no open prediction" in refused(await client.call_tool("run_behaviour", {"task": task}))
             about = {**other, "about": {"method": "behaviour", "task": task}}
             number = data(await client.call_tool("prediction_make", about))["prediction"]
             found = data(await client.call_tool("run_behaviour", {"task": task}))
             assert [p["prediction"] for p in found["predictions"]] == [number]
-            assert "no open prediction" in refused(await client.call_tool("run_behaviour", {"task": task}))  # it is decided
+            assert "no open prediction" in refused(
+                await client.call_tool("run_behaviour", {"task": task})
+            )  # it is decided
             scores = data(await client.call_tool("predictions_score", {}))
             assert list(scores["scores"]) == ["Careful, computed"] and scores["open"] == 1
 
@@ -338,7 +447,9 @@ def test_a_name_that_is_a_persons_is_refused(folder: Path) -> None:
 
     async def run() -> None:
         async with over_stdio(folder, name="Ada") as client:
-            assert "Ada is a person in this record" in refused(await client.call_tool("look", {"prompts": ["a"]}))
+            assert "Ada is a person in this record" in refused(
+                await client.call_tool("look", {"prompts": ["a"]})
+            )
 
     anyio.run(run)
 
@@ -347,7 +458,15 @@ def test_a_name_that_is_a_persons_is_refused(folder: Path) -> None:
 
 
 def test_outside_of_a_project_it_says_what_to_do(tmp_path: Path) -> None:
-    done = subprocess.run(COMMAND, cwd=tmp_path, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        COMMAND,
+        cwd=tmp_path,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 1 and done.stdout == ""
     assert "no project in" in done.stderr and "microtome lab init" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -383,7 +502,13 @@ def test_the_list_of_tools_is_what_it_was(folder: Path) -> None:
     async def run() -> tuple[dict[str, Any], list[Any]]:
         async with over_stdio(folder) as client:
             tools = (await client.list_tools()).tools
-            return {t.name: {"required": sorted(t.input_schema["required"]), "parameters": sorted(t.input_schema["properties"])} for t in tools}, tools
+            return {
+                t.name: {
+                    "required": sorted(t.input_schema["required"]),
+                    "parameters": sorted(t.input_schema["properties"]),
+                }
+                for t in tools
+            }, tools
 
     found, tools = anyio.run(run)
     if os.environ.get("MICROTOME_UPDATE"):

@@ -53,17 +53,18 @@ def _depth(value: Any) -> int:
     return most
 
 
-def inside(root: Path, name: str) -> Path:
-    """The path that `name` means within a folder, links followed; everything below it must lie there as well.
+def inside(root: Path, name: str, *, below: bool = False) -> Path:
+    """The path that `name` means within a folder, links followed. below: everything in it must lie there as well.
 
-    Raises LabError for a path that leads outside, is absolute and outside, or cannot be followed.
+    Raises LabError for a path that leads outside, or that is none.
     """
     try:
         base = root.resolve(strict=True)
         path = (base / name).resolve()
-        leads_out = not path.is_relative_to(base) or any(
-            not below.resolve().is_relative_to(base) for below in (path.rglob("*") if path.is_dir() else ())
-        )
+        path.exists()  # a name that no file can have is found here
+        leads_out = not path.is_relative_to(base)
+        if below and not leads_out and path.is_dir():
+            leads_out = any(not one.resolve().is_relative_to(base) for one in path.rglob("*"))
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, a loop of links, a name that is too long
         raise LabError(f"{name!r} is no path", why=str(error), instead="a path within the project") from error
     if leads_out:

@@ -113,8 +113,8 @@ class Desk:
             return str(cached[name].folder) if Path(name).exists() else name
         here = self.settings.place.folder
         path = inside(here, name)
-        if path.is_dir() and path != here.resolve() or path.suffix.lower() == ".gguf" and path.is_file():
-            return str(path)
+        if (path / "config.json").is_file() or path.suffix.lower() == ".gguf" and path.is_file():
+            return str(inside(here, name, below=True))
         if self.settings.download and not Path(name).exists():
             return str(catalog.pull(name).folder)
         raise self._not_here(name)
@@ -202,6 +202,16 @@ class Call:
 
         settings = self.desk.settings
         return study(settings.study, folder=settings.place.folder, person=self.agent, agent=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[Study]:
+        """The same, for what is no run: the study and this agent are in the record, and the connection is given back."""
+        study = self.study()
+        try:
+            study._known()
+            yield study
+        finally:
+            study.database.close()
 
     @contextmanager
     def record(self) -> Iterator[Record]:

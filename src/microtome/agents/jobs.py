@@ -1,8 +1,8 @@
 """Work that a client can follow and stop.
 
-A technique runs in a thread. Whoever wants it stopped sets a flag; the next event of the run (progress, a forward, a stage
-that begins) raises `Stopped` in that thread, which ends the run as Ctrl-C would: it is recorded as interrupted. A call
-into compiled code is not cut; the flag is seen when it returns.
+A technique runs in a thread. Whoever wants it stopped sets a flag; the next event of the run (progress, a look, a stage that
+begins) and the next call of any part of a model raise `Stopped` in that thread, which ends the run as Ctrl-C would: it is
+recorded as interrupted. Work between those (a fit, drawing nulls) goes on until its next progress.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from microtome.results import Event
 
-__all__ = ["Job", "Stopped", "listen", "working"]
+__all__ = ["Job", "Stopped", "listen", "stoppable", "working"]
 
 _job: contextvars.ContextVar[Job | None] = contextvars.ContextVar("microtome_agents_job", default=None)
 _WAIT = 0.1  # seconds between two looks at the flag while waiting
@@ -79,6 +79,27 @@ def working(job: Job) -> Iterator[Job]:
         yield job
     finally:
         _job.reset(token)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Have every call of a part of a model, of any model, look at the flag of this thread's job first.
+
+    A sweep may do minutes of forwards between two events. The hook sees nothing and changes nothing; it is PyTorch's for all
+    modules at once, so that no model carries it, and it is there only while an agent's technique runs.
+    """
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    def look(module: object, inputs: object) -> None:
+        job = _job.get()
+        if job is not None:
+            job.check()
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def listen(event: Event) -> None:

@@ -25,7 +25,9 @@ class Settings:
     name: what the agent is called in the record; "": what its client says it is.
     predictions: whether a technique runs only when a prediction about it is open.
     download: whether models may be fetched from the package registry and the hub.
-    pictures: whether figures are made into PNG where a browser is installed (else they are SVG).
+    pictures: whether figures are made into PNG where a program that can is installed (else they are SVG).
+
+    Raises LabError for a name or a title that no record keeps.
     """
 
     place: Place
@@ -35,21 +37,20 @@ class Settings:
     download: bool = False
     pictures: bool = True
 
-
-def agent_name(settings: Settings, client: str) -> str:
-    """The name under which an agent's work is recorded.
-
-    Raises LabError for a name given to the server that no record keeps.
-    """
-    if settings.name:
-        if _clean(settings.name) != settings.name:
+    def __post_init__(self) -> None:
+        if _clean(self.name) != self.name:
             raise LabError(
-                f"an agent called {settings.name!r}",
+                f"an agent called {self.name!r}",
                 why=f"a name has at most {NAME} printable characters and no spaces around it",
                 instead="--name",
             )
-        return settings.name
-    return _clean(client) or "agent"
+        if not self.study.strip() or not self.study.isprintable():
+            raise LabError(f"a study called {self.study!r}", why="studies are found by their title", instead="a few words")  # fmt: skip
+
+
+def agent_name(settings: Settings, client: str) -> str:
+    """The name under which an agent's work is recorded: the server's setting, else what its client says it is."""
+    return settings.name or _clean(client) or "agent"
 
 
 def _clean(text: str) -> str:

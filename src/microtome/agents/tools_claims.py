@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from microtome.agents.bounds import plain
 from microtome.agents.tools import Tool, made, number, object_of, text, texts
+from microtome.errors import LabError
 
 if TYPE_CHECKING:
     from microtome.agents.desk import Call
@@ -24,9 +25,8 @@ def prediction_make(
     """Predict what a run will show, before it runs. `about` says which run; `holds` what its result must show, decided by the
     result alone. The answer says whether it is post hoc."""  # fmt: skip
     expected = None if holds is None else _expectation(holds)
-    study = call.study()
-    made_ = study.predict(statement, probability, _question(call, about), expected, claim=claim)
-    study.database.close()
+    with call.writing() as study:
+        made_ = study.predict(statement, probability, _question(call, about), expected, claim=claim)
     return _prediction(made_)
 
 
@@ -41,17 +41,14 @@ def predictions_list(call: Call, state: str | None = None, mine: bool = True) ->
 
 def prediction_void(call: Call, prediction: int, reason: str) -> dict[str, Any]:
     """Make an open prediction of yours void, with a reason: nobody will be able to tell. It stays in the record, unscored."""
-    from microtome.errors import LabError
     from microtome.lab.predicting import predictions
 
-    study = call.study()
     with call.record() as record:
         mine = {p.number for p in predictions(record.database, person=call.agent)}
     if prediction not in mine:
         raise LabError(f"prediction {prediction} is not yours", why=f"you are {call.agent}", instead="predictions_list")  # fmt: skip
-    made_ = study.resolve(prediction, None, reason=reason)
-    study.database.close()
-    return _prediction(made_)
+    with call.writing() as study:
+        return _prediction(study.resolve(prediction, None, reason=reason))
 
 
 def predictions_score(call: Call, mine: bool = True) -> dict[str, Any]:
@@ -75,7 +72,6 @@ def _prediction(p: Any) -> dict[str, Any]:
 
 
 def _question(call: Call, about: dict[str, Any]) -> Any:
-    from microtome.errors import LabError
     from microtome.lab.questions import query
     from microtome.results.arguments import suggest
 
@@ -114,10 +110,9 @@ def claim_make(
     of runs) and is capped by controls that failed or did not run."""  # fmt: skip
     from microtome.lab.claiming import claim
 
-    study = call.study()
-    found = claim(study, statement, about=_question(call, about), evidence=evidence or (), alternatives=alternatives,
+    with call.writing() as study:
+        found = claim(study, statement, about=_question(call, about), evidence=evidence or (), alternatives=alternatives,
                   falsifiers=falsifiers, limitations=limitations or ())  # fmt: skip
-    study.database.close()
     return _claim(found)
 
 
@@ -133,10 +128,8 @@ def claim_link(
     """Link a run or a prediction to a claim, for it or against it. Evidence against a claim is linked as well."""
     from microtome.lab.claiming import Link, link
 
-    study = call.study()
-    study._known()
-    link(study.database, claim, Link(of=run, weight=weight, supports=supports, note=note, prediction=prediction), call.agent)  # fmt: skip
-    study.database.close()
+    with call.writing() as study:
+        link(study.database, claim, Link(of=run, weight=weight, supports=supports, note=note, prediction=prediction), call.agent)  # fmt: skip
     return claim_show(call, claim)
 
 
@@ -165,26 +158,36 @@ def claim_add(
     falsifiers: list[str] | None = None,
     limitations: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Add alternatives, falsifiers or limitations to a claim."""
+    """Add alternatives, falsifiers or limitations to a claim of yours."""
     from microtome.lab.claiming import add_texts
 
     with call.record() as record:
+        _own(call, record, claim)
         add_texts(record.database, claim, alternatives=alternatives or (), falsifiers=falsifiers or (), limitations=limitations or ())  # fmt: skip
     return claim_show(call, claim)
 
 
 def claim_withdraw(call: Call, claim: int, why: str) -> dict[str, Any]:
     """Withdraw a claim of yours that was wrong. It stays in the record, with the reason."""
-    from microtome.errors import LabError
-    from microtome.lab.claim_rows import read
     from microtome.lab.claiming import withdraw
 
     with call.record() as record:
-        found = read(record, claim)
-        if found.person != call.agent:
-            raise LabError(f"claim {claim} is {found.person}'s", why=f"you are {call.agent}", instead="claim_link, with supports=false")  # fmt: skip
+        _own(call, record, claim)
         withdraw(record.database, claim, why)
     return claim_show(call, claim)
+
+
+def _own(call: Call, record: Any, claim: int) -> None:
+    """Raises LabError for a claim that somebody else made: what is added to a claim does not say who added it."""
+    from microtome.lab.claim_rows import read
+
+    person = read(record, claim).person
+    if person != call.agent:
+        raise LabError(
+            f"claim {claim} is {person}'s",
+            why=f"you are {call.agent}",
+            instead="link evidence against it (claim_link, supports=false), or make a claim of your own",
+        )
 
 
 def _claim(found: Any) -> dict[str, Any]:

@@ -18,7 +18,8 @@ __all__ = ["TOOLS"]
 
 _VALUES = 2000  # numbers of one array that are shown
 _SITES = 64
-_TOKENS = 20_000  # read at once
+_TOKENS = 8_192  # read at once
+_NUMBERS = 50_000_000  # captured at once
 _LOOKED = "recorded as a look: a prediction about what was seen here is post hoc from now on"
 
 
@@ -30,7 +31,7 @@ def look(
     with call.recording() as study:
         loaded = call.desk.model(model)
         every = _expanded(sites or [], loaded.facts)
-        _few_tokens(loaded, prompts)
+        _few_tokens(loaded, prompts, every)
         trace = loaded.run(prompts, capture=every, logits="last")
     rows = [{"prompt": p, "tokens": loaded.strings(_own(trace, i)), "next": _top(loaded, trace.logits[i, -1], top)}
             for i, p in enumerate(prompts)]  # fmt: skip
@@ -76,10 +77,25 @@ def _expanded(sites: list[str], facts: Any) -> list[str]:
     return every
 
 
-def _few_tokens(model: Any, prompts: list[str]) -> None:
-    n = int(model.tokens(prompts).mask.sum())
+def _few_tokens(model: Any, prompts: list[str], sites: list[str] | tuple[()] = ()) -> None:
+    """Raises LabError for more tokens, or more numbers to capture, than a look is for."""
+    from microtome.sites import parse
+
+    mask = model.tokens(prompts).mask
+    n, longest = int(mask.sum()), mask.shape[1]
     if n > _TOKENS:
         raise LabError(f"the prompts have {n:,} tokens", why=f"a look reads at most {_TOKENS:,}", instead="fewer, or shorter ones")  # fmt: skip
+    heads = max((layer.n_heads or 0 for layer in model.facts.layers), default=0)
+    widest = max((layer.d_mlp or 0 for layer in model.facts.layers), default=0)
+    width = {"logits": model.facts.d_vocab, "pattern": heads * longest, "scores": heads * longest}
+    usual = max(model.facts.d_model * max(heads, 1), widest)  # a head's output has d_model numbers
+    total = sum(len(mask) * longest * width.get(parse(s).point, usual) for s in sites)
+    if total > _NUMBERS:
+        raise LabError(
+            f"these sites have up to {total:,} numbers on these prompts",
+            why=f"a look captures at most {_NUMBERS:,}",
+            instead="fewer sites or prompts; a technique reads more",
+        )
 
 
 def _own(trace: Any, row: int) -> list[int]:

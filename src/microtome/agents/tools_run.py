@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from microtome.agents.bounds import plain
 from microtome.agents.desk import DEFAULT, labelled_of, task_of, texts_of
+from microtome.agents.jobs import stoppable
 from microtome.agents.schemas import DATA, MANY, MEASURE, MODEL, RUN, TASK, TEXTS, parameters_of, schema
 from microtome.agents.telling import tell
 from microtome.agents.tools import Answer, Tool, check, made, text
@@ -142,7 +143,7 @@ def _run(call: Call, method: str, arguments: Mapping[str, Any]) -> Answer:
         if any(p.name == "model" for p in signature.parameters):
             given.setdefault("model", call.desk.model(DEFAULT))
         _foretold(call, technique, given)
-        with call.study() as study:
+        with call.study() as study, stoppable():
             result = technique(**given)
         ran = study.last
         call.job.say(f"{method}: done, drawing")

@@ -46,11 +46,9 @@ def mcp(
     Its runs are recorded as an agent's, with the rules that bind a person.
     """
     from microtome.agents import Settings, serve_http, serve_stdio
-    from microtome.agents.settings import agent_name
     from microtome.lab import place
 
     settings = Settings(place.here(folder), study, name, require_predictions, download, not svg)
-    agent_name(settings, "")  # a name that no record keeps is refused now
     if http is None:
         serve_stdio(settings)
         return
