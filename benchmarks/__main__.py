@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import edges, examples, startup, steering, store
+from benchmarks import edges, examples, recording, startup, steering, store
 from benchmarks.cases import cells, pairs, some, whole_layers
 from benchmarks.peers import ALL, peers_python
 
@@ -210,7 +210,7 @@ def machine() -> dict:
 
 
 SWEEPS = ("capture", "resid", "heads")
-PARTS = (*SWEEPS, "memory", "cold", "edges", "probes", "steering", "store", "examples")
+PARTS = (*SWEEPS, "memory", "cold", "edges", "probes", "steering", "store", "examples", "record")
 
 
 def lone(given: argparse.Namespace, folder: str, tokenizer) -> dict[str, Callable[[], dict]]:
@@ -235,6 +235,7 @@ def lone(given: argparse.Namespace, folder: str, tokenizer) -> dict[str, Callabl
             "examples": examples.examples(Worker, turns, folder, n, peers, small),
             "examples_memory": examples.memory(small),
         },
+        "record": lambda: {"record": recording.measure(small)},
     }  # fmt: skip
 
 
@@ -253,7 +254,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--pairs", type=int, nargs="*", default=[1, 4, 16])
-    parser.add_argument("--small", action="store_true", help="tiny sizes of probes, steering, store and examples, to try the machinery; needs --out")  # fmt: skip
+    parser.add_argument("--small", action="store_true", help="tiny sizes of probes, steering, store, examples and record, to try the machinery; needs --out")  # fmt: skip
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.small and given.out == RESULTS:

@@ -204,6 +204,40 @@ def zoo() -> str:
     return described(_table)
 
 
+def record() -> str:
+    """The tables of a record, column by column."""
+    from microtome.lab import schema
+
+    lines = [
+        "# The tables of a record",
+        "",
+        '`microtome lab sql "SELECT ..."` reads them; nothing but Microtome writes them. Times are seconds since 1970 (UTC):',
+        "`datetime(begun_at, 'unixepoch')` in SQLite, `to_timestamp(begun_at)` in PostgreSQL. JSON is text.",
+        f"The schema is at revision {schema.REVISION}; a record of another revision is upgraded (`microtome lab doctor --upgrade`) or refused.",
+    ]
+    for table in schema.metadata.tables.values():
+        lines += ["", f"## {table.name}", "", table.comment or "", ""]
+        rows = [(f"`{c.name}`", _column(c), c.comment or "") for c in table.columns]
+        lines.append(_table(("column", "type", "what"), rows))
+    return "\n".join(lines)
+
+
+def _column(column: Any) -> str:
+    kind = {
+        "TEXT": "text",
+        "STRING": "text",
+        "FLOAT": "number",
+        "INTEGER": "integer",
+        "BIG_INTEGER": "integer",
+        "BOOLEAN": "boolean",
+    }
+    words = [kind[str(column.type.__visit_name__).upper()]]
+    words += ["key"] if column.primary_key else []
+    words += [f"-> {next(iter(column.foreign_keys)).target_fullname}"] if column.foreign_keys else []
+    words += ["may be null"] if column.nullable else []
+    return ", ".join(words)
+
+
 def runs() -> str:
     """What real runs gave, from their saved results."""
     sys.path.insert(0, str(Path(__file__).parent))
@@ -224,6 +258,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "points": points,
     "extensions": extensions,
     "benchmarks": benchmarks,
+    "record": record,
     "runs": runs,
     "zoo": zoo,  # last: they load the zoo, whose family is no part of what is installed
     "calibration": calibration,

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -21,9 +22,12 @@ from microtome.lab.cells import AtSites, at_sites
 from microtome.lab.claim_rows import list_claims, read
 from microtome.lab.claim_telling import as_dict, as_text, lines, steps
 from microtome.lab.claiming import Link
+from microtome.lab.expecting import expect
+from microtome.lab.questions import Question
 from microtome.lab.reading import Record
 from microtome.lab.study import study
 from microtome.results import Control, Query, Result, emit_look, technique, verdict
+from microtome.results.frozen import dumps
 
 
 class Model:
@@ -152,6 +156,19 @@ def test_a_seed_that_came_out_as_its_null_is_found_without_being_linked(here):
     assert "the same question came out as its null in run 1" in reasons(row)
 
 
+def test_a_run_that_failed_gave_no_answer_away(here):
+    @technique("activation_patching", "1", controls=CONTROLS, mandatory=("identity", "noise"), random=True)
+    def fails_first(model, task, *, seed=0):
+        if seed == 0:
+            raise ValueError("broken")
+        return _result("activation_patching", dict.fromkeys(ALL, True), 0.0002)
+
+    with pytest.raises(ValueError, match="broken"):
+        fails_first(Model(), Task())
+    row = link(here, claim(here), fails_first(Model(), Task(), seed=1))
+    assert row.rung.name == "causal on held-out prompts"
+
+
 def test_falsifiers_written_after_the_evidence_test_nothing(here):
     row = claim(here, falsifiers=())
     row = link(here, row, patching(Model(), Task(), given=ALL))
@@ -201,15 +218,24 @@ def test_what_is_about_something_else_counts_for_nothing(here):
     row = claim(here, about=about)
     row = link(here, row, patching(Model(), Task("greater_than", "4444" * 8), given=ALL))
     assert row.rung.name == "unsupported" and "it is about greater_than, the claim about ioi" in reasons(row)
-    link(here, row, patching(Model(), Task(), given=ALL))
-    shared = {"overlaps": lambda a, b: () if b else ("any",)}
-    assert (
-        again(here, row, **shared).rung.name == "causal on held-out prompts"
-    )  # sites that are not known overlap
+    row = link(here, row, patching(Model(), Task(), given=ALL, sites="L3H1.z"))
+    assert row.rung.name == "unsupported" and "it saw nothing of L9H6.z" in reasons(row)
+    assert again(here, row, overlaps=lambda one, other: ("L9H6",)).rung.name == "causal on held-out prompts"
     with here.database.writing() as connection:
-        connection.execute(insert(schema.run_site), {"run": 2, "site": "L3H1.z"})
-    assert again(here, row, **shared).rung.name == "unsupported"
-    assert again(here, row, overlaps=lambda a, b: ("L9H6",)).rung.name == "causal on held-out prompts"
+        connection.execute(delete(schema.run_site).where(schema.run_site.c.run == 2))
+    assert again(here, row).rung.name == "causal on held-out prompts"  # sites that are not known may be any
+    row = link(here, claim(here, about=about), patching(Model(), Task(hash="5555" * 8), given=ALL))
+    assert row.rung.name == "causal on held-out prompts"
+
+
+@pytest.mark.parametrize(
+    ("family", "about"),
+    [("ioi", True), ("ioi/held_out", True), ("sva+ioi", True), ("ioi2", False), ("sva", False)],
+)
+def test_a_family_has_parts_and_a_run_may_have_several(here, family, about):
+    row = claim(here, about={"family": "ioi"})
+    row = link(here, row, patching(Model(), Task(family), given=ALL))
+    assert (row.rung.name == "causal on held-out prompts") is about
 
 
 def test_another_model_replicates_and_does_not_establish(here):
@@ -246,7 +272,7 @@ def test_dissect_counts_as_its_stages(here):
 
 def foretell(s, claim_number=None, **more):
     row = {"key": f"k{time.time_ns() % 10**12}", "study": s.number, "person": "ada", "statement": "it costs 30 %", "probability": 0.7,
-           "about": "{}", "holds": "{}", "made_at": time.time(), "after_run": 0, "post_hoc": False, "state": "open", "claim": claim_number,
+           "about": dumps(Question(family="sva").as_json()), "holds": None, "made_at": time.time(), "after_run": 0, "post_hoc": False, "state": "open", "claim": claim_number,
            "seal": "x", **more}  # fmt: skip
     with s.database.writing() as connection:
         return connection.execute(insert(schema.prediction), row).inserted_primary_key[0]
@@ -389,7 +415,7 @@ def test_a_run_that_was_removed_by_hand_counts_for_nothing_and_is_named(here):
         raw.execute("DELETE FROM run WHERE number = 1")
     raw.close()
     row = again(here, row)
-    assert row.rung.name == "unsupported" and "the run is not in the record any more" in reasons(row)
+    assert row.rung.name == "unsupported" and "run 1 is not in the record any more" in reasons(row)
     assert "run 1" in "\n".join(lines(row))
 
 
@@ -504,9 +530,27 @@ def test_the_commands_refuse_with_a_reason(here):
     assert "no claim 3" in invoke(here, "show", "3", fails=True)
     assert "nothing to add" in invoke(here, "add", "3", fails=True)
     assert "a link names one thing" in invoke(here, "link", "3", fails=True)
-    assert "no study 'other'" in invoke(here, "new", "x", "--study", "other", fails=True)
+    assert "no study '7'" in invoke(here, "new", "x", "--study", "7", fails=True)
+    assert "no study 'other'" in invoke(here, "list", "--study", "other", fails=True)
     assert "run 44 is not in this record" in invoke(here, "new", "x", "--run", "44", fails=True)
     assert invoke(here, "new", "x", "--study", "names").startswith("claim 1: unsupported")
+
+
+def test_a_title_makes_a_study_and_several_studies_have_to_be_named(here):
+    said = invoke(here, "new", "x", "--study", "later", "--sites", "L9H6.z", "--model", "toy")
+    assert "claim 1: unsupported" in said and "in 'later', about toy; L9H6.z" in said
+    assert "which study" in invoke(here, "new", "y", fails=True)
+    assert json.loads(invoke(here, "list", "--study", "names", "--json")) == []
+    assert len(json.loads(invoke(here, "list", "--study", "later", "--json"))) == 1
+
+
+def test_commands_in_a_project_where_nothing_was_recorded_yet(tmp_path, monkeypatch):
+    monkeypatch.setenv("MICROTOME_PERSON", "ada")
+    place.init(tmp_path)
+    done = CliRunner().invoke(lab_claims.app, ["list", "--folder", str(tmp_path)])
+    assert isinstance(done.exception, LabError) and "nothing was recorded yet" in str(done.exception)
+    done = CliRunner().invoke(lab_claims.app, ["new", "x", "--study", "first", "--folder", str(tmp_path)])
+    assert done.exit_code == 0 and "claim 1: unsupported" in done.output
 
 
 def test_reading_claims_imports_neither_torch_nor_pandas():
@@ -587,3 +631,47 @@ def test_a_result_that_cannot_be_read_supports_no_claim_about_a_site(here):
     record.close()
     row = again(here, row, overlaps=same)
     assert row.rung.name == "unsupported" and "is damaged" in reasons(row)
+
+
+@pytest.mark.parametrize(("low", "name"), [(0.5, "predictive"), (5.0, "causal on this prompt set")])
+def test_a_prediction_with_what_must_hold_decides_over_the_claim_that_it_was_made_from(here, low, name):
+    row = claim(here, about=Question(family="ioi", sites=("L15H3.z",)))
+    row = link(here, row, swept_toy(Model(), Task()))
+    assert row.rung.name == "causal on held-out prompts"
+    asked = Question(method="activation_patching", family="sva", sites=("L15H3.z",))
+    here.predict("as much on another task", probability=0.8, about=asked, holds=expect("effects", site="L15H3.z", low=low, high=9), claim=row.number)  # fmt: skip
+    swept_toy(Model(), Task("sva", "6666" * 8))
+    row = again(here, row)
+    assert (row.rung.name, row.pieces[-1].run) == (name, 2), reasons(row)
+
+
+def test_in_either_database_many_that_link_at_once_link_each_run_once(lab, monkeypatch):
+    monkeypatch.setenv("MICROTOME_PERSON", "ada")
+    with study("names", folder=lab.folder) as s:
+        row = claim(s)
+        for k in range(6):
+            patching(Model(), Task(hash=f"{k:04x}" * 8), given=ALL)
+
+        def one(number):
+            try:
+                return claiming.link(s.database, row.number, number, "ada")
+            except LabError as error:
+                assert "already" in error.what
+                return 0
+
+        with ThreadPoolExecutor(6) as pool:
+            made = list(pool.map(one, [n for n in range(1, 7) for _ in range(3)]))
+            list(
+                pool.map(
+                    lambda i: claiming.add_texts(s.database, row.number, limitations=[f"limit {i}"]), range(6)
+                )
+            )
+        row = again(s, row)
+        assert sum(bool(x) for x in made) == len(row.pieces) == 6 and {p.run for p in row.pieces} == {
+            *range(1, 7)
+        }
+        assert {t.text for t in row.limitations} == {f"limit {i}" for i in range(6)}
+        assert row.rung.name == "causal on held-out prompts"
+        claiming.withdraw(s.database, row.number, "done")
+        assert again(s, row).why_withdrawn == "done"
+    s.database.close()

@@ -7,6 +7,9 @@ import random
 import signal
 import time
 
+import pytest
+from sqlalchemy.engine.default import DefaultDialect
+
 from lab_faults import Moments, forked, whole_study
 from lab_tools import Model, leaf, opened, project, runs, sound
 from microtome.lab.doctor import collect
@@ -46,7 +49,8 @@ def after_a_kill(place, said: list[str]) -> None:
     sound(place)
 
 
-def test_killed_before_and_after_every_fsync_rename_and_commit(fast_path):
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_every_fsync_rename_and_commit(after, fast_path):
     with opened(project(fast_path / "warm")):  # everything is imported before the forks
         leaf(Model())
     whole = Moments()
@@ -60,16 +64,45 @@ def test_killed_before_and_after_every_fsync_rename_and_commit(fast_path):
     moments = int(said[-1])
     assert code == 0 and moments > 30
     for at in range(moments):
-        for after in (False, True):
-            folder, moment = fast_path / f"{at}-{after}", Moments(at, after=after)
+        folder, moment = fast_path / f"{at}", Moments(at, after=after)
 
-            def work(say, folder=folder, moment=moment):
-                with moment.watched():
-                    whole_study(project(folder), say)
+        def work(say, folder=folder, moment=moment):
+            with moment.watched():
+                whole_study(project(folder), say)
 
-            code, said = forked(work)
-            assert code == -signal.SIGKILL, (at, after)
-            after_a_kill(project(folder), said)
+        code, said = forked(work)
+        assert code == -signal.SIGKILL, at
+        after_a_kill(project(folder), said)
+
+
+def test_a_commit_names_only_what_a_power_cut_leaves(fast_path, monkeypatch):
+    """Before every commit: each new file was synced before its rename, and its folder after it."""
+    place = project(fast_path)
+    synced, loose, commits = set(), set(), []
+    fsync, replace, commit = os.fsync, os.replace, DefaultDialect.do_commit
+
+    def syncing(handle):
+        path = os.readlink(f"/proc/self/fd/{handle}")
+        synced.add(path)
+        loose.discard(path)
+        fsync(handle)
+
+    def replacing(old, new):
+        if str(new).startswith(str(place.files)):
+            assert str(old) in synced
+            loose.add(os.path.dirname(new))
+        replace(old, new)
+
+    def committing(*given):
+        assert not loose
+        commits.append(len(synced))
+        return commit(*given)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    monkeypatch.setattr(DefaultDialect, "do_commit", committing)
+    whole_study(place, lambda _line: None)
+    assert len(commits) > 8 and str(place.files) in synced and len(synced) > 8
 
 
 def killed(count: int, folder, work, after) -> int:

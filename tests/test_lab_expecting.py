@@ -76,6 +76,17 @@ def test_a_head_in_a_column_is_the_head_in_the_address() -> None:
     assert evaluate(expect("effects", site="L*H*.z", low=2, how="any"), only) == Outcome(True, "1 of 2 rows", "1 of 2 rows at least 2")  # fmt: skip
 
 
+def test_a_key_value_head_is_not_the_head_of_its_number() -> None:
+    cells = pd.DataFrame({"site": ["L9KV2.k", "L9.k"], "metric": "kl", "value": [1.0, 2.0], "n": 4})
+    result = Result("toy", tables={"cells": cells})
+    assert evaluate(expect("effects", site="L9KV2.k@:", low=0), result).observed is None
+    assert evaluate(expect("effects", site="L9KV2.k", low=0), result).observed == 1.0
+    assert evaluate(expect("effects", site="L9.k", low=0), result).observed == 2.0
+    assert evaluate(expect("effects", site="L9H2.k", low=0), result).held is None
+    query_head = Result("toy", tables={"cells": cells.assign(site=["L9H2.k", "L9H3.k"])})
+    assert evaluate(expect("effects", site="L9KV2.k", low=0), query_head).held is None
+
+
 def test_cells_that_are_no_sites_are_found_by_their_text() -> None:
     prompts = toy.prompts()
     assert evaluate(expect("effects", site="tone: polite - rude", low=-99, how="mean"), prompts).held

@@ -170,7 +170,8 @@ def test_seen_of_a_question_that_leaves_things_open() -> None:
     assert saw(query(sites="L9H6.z"), model=OTHER.hash, model_name="gpt2", family="capitals")
     assert saw(query(model="smollm2-135m-instruct", task="ioi"), model_name=""), "only its hash is known"
     assert saw(query(model=MODEL.hash[:12]), model_name="") and not saw(query(model="ab" * 8), model_name="")
-    assert saw(query(task="web"), family="web/held_out") and not saw(query(task="web"), family="website")
+    assert saw(query(task="web"), family="web/held_out") and saw(query(task="web/held_out"), family="web")
+    assert not saw(query(task="web"), family="website") and not saw(query(task="website"), family="web")
 
 
 @settings(max_examples=100, deadline=None)

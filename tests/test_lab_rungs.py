@@ -189,6 +189,7 @@ def test_another_model_replicates_and_does_not_establish():
     assert "it can replicate the claim" in why(rung(other), "run 2")[-1]
     assert rung(run(level=CORRELATIONAL), other).name == CORRELATIONAL
     assert rung(held(), other).name == REPLICATED
+    assert rung(held(3), other).by == ("run 3", "run 2")  # first what is replicated
 
 
 @pytest.mark.parametrize(("change", "at", "said"), [

@@ -180,7 +180,8 @@ def test_bins_of_equal_count_keep_equal_forecasts_together() -> None:
     few = scored([0.1, 0.2, 0.3, 0.4], [False, True, False, True], bins="equal count")
     assert [b.n for b in few.curve] == [4]
     edges = scored([0.1, 0.2, 0.3, 0.6, 0.7, 0.9], [False, False, True, True, True, True])
-    assert [b.n for b in edges.curve] == [1] * 6, "a forecast on an edge goes up, in binary too"
+    assert [b.n for b in edges.curve] == [1] * 6, "a forecast on an edge goes up"
+    assert [b.n for b in scored([0.05, 1 - 0.9, 0.15], [True, False, True]).curve] == [1, 2], "in binary, too"
 
 
 def test_by_person_and_kind() -> None:

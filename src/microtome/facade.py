@@ -42,6 +42,7 @@ class Model:
     facts: what the model is, layer by layer.
     weights: its weights in the standard orientation, as views.
     name, source, card: where it comes from. `reasons` explains dtype and device.
+    asked: how to load it again (`Loaded.asked`, or of a model of the zoo what `zoo.build` was given); None for a module in memory.
     """
 
     def __init__(self, loaded: Loaded) -> None:
@@ -49,6 +50,7 @@ class Model:
         self.tokenizer: Any = loaded.tokenizer
         self.name, self.source, self.card = loaded.name, loaded.source, loaded.card
         self.reasons: Mapping[str, str] = loaded.reasons
+        self.asked: Mapping[str, Any] | None = loaded.asked
         self._file_hash = loaded.weight_hash
         self.binding: Binding = bind(self.hf)
         self.binding.tokenizer = self.tokenizer

@@ -47,7 +47,7 @@ class Store:
         temporary: bool = False,
     ) -> None:
         self.manifest: Mapping[str, Any] = FrozenDict(freeze_json(dict(manifest), "manifest"))
-        self.items, self.folder = items, folder
+        self.items, self.folder, self.temporary = items, folder, temporary
         self._columns = {c.site: c for c in columns}
         self._arrays = arrays
         self._seen: set[str] = set()

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from microtome.cli import output
+from microtome.cli import output, recorded
 from microtome.cli.inputs import Json
 from microtome.errors import ResultError
 
@@ -63,10 +63,12 @@ def calibrate(
     jobs = plan.jobs(only or (), models or (), quick=quick)
     to = output.stderr()
     to.print(_estimate(jobs, workers), soft_wrap=True)
-    with _bar() as say:
+    asked = {"only": only or [], "models": models or [], "quick": quick, "workers": workers}
+    with _bar() as say, recorded.activity("calibration", asked):
         lines = runs.calibrate(jobs, out, workers=workers, progress=say)
     rows = table.summarise(lines)
     covered = coverage.all_cases()
+    _keep({"rows": rows, "coverage": covered})
     if json:
         output.print_json({"rows": rows, "coverage": covered})
     else:
@@ -76,6 +78,17 @@ def calibrate(
         to.print(output.visible(f"written: {path}; then `make docs`"), soft_wrap=True)
     if check:
         _check(lines, covered)
+
+
+def _keep(found: Mapping[str, Any]) -> None:
+    """The rates with the run, where the command was recorded."""
+    import json
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "calibration.json"
+        path.write_text(json.dumps(output.plain(found), indent=1), encoding="utf-8")
+        recorded.keep(path)
 
 
 def _check(lines: Sequence[Any], covered: Sequence[Mapping[str, Any]]) -> None:

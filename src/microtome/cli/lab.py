@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import lab_predict, output
+from microtome.cli import lab_care, lab_claims, lab_predict, notebook, output, pace
 from microtome.cli.inputs import Json
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ __all__ = ["app", "when"]
 app = typer.Typer(no_args_is_help=True, help="The record of a project: runs, predictions, claims, notebook.")
 
 app.add_typer(lab_predict.app, name="predict")
+app.add_typer(lab_claims.app, name="claim")
+app.add_typer(notebook.app)
+app.add_typer(pace.app)
+app.command("sql")(lab_care.sql)
+app.command("gc")(lab_care.gc)
+app.command("doctor")(lab_care.doctor)
 
 Folder = Annotated[
     Path | None,
@@ -269,3 +275,73 @@ def _cells(found: Any, n: int) -> None:
 def _cell(value: Any) -> str:
     text = value if isinstance(value, str) else _json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
+
+
+@app.command("log")
+def log(
+    days: Annotated[float, typer.Option(min=0, help="How many days back.")] = 7,
+    n: Annotated[int, typer.Option("-n", min=1, help="At most so many, the newest.")] = 100,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """What happened in the project: runs, predictions and how they came out, claims, pages of the notebook."""
+    from microtome.lab.reading import log as entries
+    from microtome.lab.reading import open_record
+
+    found = entries(open_record(folder), since=time.time() - 86400 * days, limit=n)
+    if json:
+        output.print_json([output.plain(e) for e in found])
+        return
+    if not found:
+        output.say(f"nothing in the last {days:g} days")
+        return
+    rows = [(when(e.at), e.kind, e.number, e.who, e.said.splitlines()[0] if e.said else "") for e in found]
+    output.table(("when", "what", "no.", "who", ""), rows)
+
+
+@app.command("rerun")
+def rerun(
+    run: Which,
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Run a recorded run again, and compare. The new run is recorded in the same study.
+
+    Ends with 1 where the numbers are not the same: bit for bit on the same machine and versions, within a stated tolerance else.
+    """  # fmt: skip
+    from microtome.cli.watch import watching
+    from microtome.lab.reading import open_record
+    from microtome.lab.rerunning import TOLERANCE, again, agree
+    from microtome.lab.study import study
+
+    record = open_record(folder)
+    row = record.run(run)
+    before = record.result(row.number) if row.result is not None else None
+    if row.seconds is not None:
+        output.stderr().print(f"it took {row.seconds:.1f} s then", soft_wrap=True)
+    with study(row.title, folder=record.place.folder) as named, watching():
+        after = again(record, row.number)
+    number = named.last
+    found = None if before is None else agree(before, after)
+    if json:
+        output.print_json(
+            {"run": row.number, "again": number, "agreement": output.plain(found), "tolerance": TOLERANCE}
+        )
+    else:
+        output.say(f"run {row.number} again: run {number}, {after.verdict}")
+        if found is None:
+            output.say("there is no earlier result to compare it with")
+        elif found.equal:
+            output.say("equal, bit for bit: effects, tensors, tables, controls and verdict")
+        else:
+            gap = (
+                "shapes or labels differ"
+                if found.largest is None
+                else f"largest difference {found.largest:.2g} of the largest number"
+            )
+            output.say(
+                f"not equal: {gap} (tolerance {TOLERANCE:g}); verdict {'the same' if found.verdict else 'differs'}"
+            )
+            output.say(f"microtome lab compare {row.number} {number}")
+    if found is not None and not found.within:
+        raise typer.Exit(1)

@@ -59,11 +59,17 @@ def new(
     statement: Annotated[str, typer.Argument(help="What is claimed, in one sentence.", show_default=False)],
     study: StudyName = None,
     run: Run = None,
-    model: Annotated[str, typer.Option(help="Name of the model it is about.", show_default=False)] = "",
-    task: Annotated[str, typer.Option(help="Name of the task or data it is about.", show_default=False)] = "",
-    site: Annotated[
+    model: Annotated[
+        str | None,
+        typer.Option(help="Name or hash of the model it is about; default: any.", show_default=False),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Name of the task or data it is about; default: any.", show_default=False),
+    ] = None,
+    sites: Annotated[
         list[str] | None,
-        typer.Option("--site", help="An address it is about. Repeatable.", show_default=False),
+        typer.Option(help="Where; repeat for more. Default: not about the inside.", show_default=False),
     ] = None,
     alternative: Alternatives = None,
     falsifier: Falsifiers = None,
@@ -73,10 +79,11 @@ def new(
 ) -> None:
     """Make a claim. Without an alternative and something that would show it wrong it stays at the lowest rungs."""
     from microtome.lab import claiming
+    from microtome.lab.questions import query
 
     record = _record(folder)
-    about = {"model_name": model, "family": task, "sites": site or []}
-    number = claiming.make(record.database, _study(record, study), _person(record), statement, about=about, evidence=run or (),
+    about = query(model=model, task=task, sites=tuple(sites or ())) if model or task or sites else None
+    number = claiming.make(record.database, _study(record, study, new=True), _person(record), statement, about=about, evidence=run or (),
                            alternatives=alternative or (), falsifiers=falsifier or (), limitations=limitation or ())  # fmt: skip
     _show(record, number, json)
 
@@ -205,19 +212,26 @@ def _link(run: int | None, prediction: int | None, weight: str, against: bool, n
     return Link(run, weight, not against, note, prediction)
 
 
-def _study(record: Record, given: str | None) -> int:
-    """The number of a study: the named one, else the only one."""
+def _study(record: Record, given: str | None, *, new: bool = False) -> int:
+    """The number of a study: of that number or title, else the only one. new: a title that is not there is made."""
     from microtome.errors import LabError
 
-    every: Any = record.studies()
+    every: Any = record.studies() if record.database.exists() else ()
     if given is None and len(every) == 1:
         return int(every[0].number)
-    same = [s for s in every if given is not None and (s.title == given or str(s.number) == given)]
+    same = [s for s in every if given is not None and given in (s.title, str(s.number))]
     if len(same) == 1:
         return int(same[0].number)
+    if new and given is not None and not given.isdigit() and not same:
+        from microtome.lab.study import study
+
+        made = study(given, folder=record.place.folder)
+        made._known()
+        made.database.close()
+        return made.number
     titles = ", ".join(f"{s.number} {s.title!r}" for s in every) or "none yet"
     raise LabError(
-        f"no study {given!r}" if given is not None else "which study?",
+        f"{'which' if same or given is None else 'no'} study{'' if given is None else f' {given!r}'}",
         why=f"the record has {titles}",
-        instead="--study NUMBER",
+        instead="--study NUMBER, or a title",
     )

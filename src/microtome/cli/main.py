@@ -19,8 +19,11 @@ from microtome.cli import (
     failures,
     heads,
     lab,
+    learning,
     models,
     probe,
+    recorded,
+    redteam,
     steer,
     tasks,
     vector,
@@ -78,7 +81,10 @@ app.command("diff")(diff.diff)
 app.command("examples")(examples.examples)
 app.command("heads")(heads.heads)
 app.command("probe")(probe.probe)
+app.command("quiz")(learning.quiz)
+app.command("redteam")(redteam.command(claim_of=recorded.claim_text, chat_of=recorded.chat))
 app.command("steer")(steer.steer)
+app.command("tutor")(learning.tutor)
 app.command("vector")(vector.vector)
 app.add_typer(lab.app, name="lab")
 app.add_typer(models.app, name="models")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from microtome.cli import inputs, output
+from microtome.cli import inputs, output, recorded
 from microtome.cli.inputs import Device, Dtype, Json
 from microtome.cli.watch import steps
 
@@ -82,9 +82,10 @@ def check(
     Ends with 1 if a check fails.
     """
     model = inputs.load(name, dtype, device)
-    with steps() as say:
+    with steps() as say, recorded.activity("certificate", {}, model):
         say(f"checking {model.name}")
         certificate = model.certificate()
+    recorded.certified(model)
     if json:
         output.print_json({"model": model.name, "source": model.source, **certificate.as_dict()})
     else:

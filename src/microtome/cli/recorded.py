@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +14,10 @@ from microtome.errors import MicrotomeError
 
 if TYPE_CHECKING:
     from microtome.lab.study import Study
+    from microtome.llm.chat import Chat
+    from microtome.llm.claim_text import ClaimText
 
-__all__ = ["here", "keep", "title"]
+__all__ = ["activity", "certified", "chat", "claim_text", "here", "keep", "title"]
 
 _last: list[Study] = []
 
@@ -40,6 +42,34 @@ def here() -> Iterator[None]:
             study.close()
         except MicrotomeError as error:
             _warn(error)
+
+
+@contextmanager
+def activity(name: str, parameters: Mapping[str, Any], model: Any = None) -> Iterator[None]:
+    """Something that is no technique (a calibration, a certificate) as a run of its own, without a verdict."""
+    from microtome.results.events import END, running
+    from microtome.results.query import Query
+    from microtome.results.stamp import content_hash, describe
+
+    given = {k: describe(v, f"{name}: {k}") for k, v in parameters.items()}
+    query = Query(name, "", model="" if model is None else content_hash(model), parameters=given)
+    with here(), running(name, query, {} if model is None else {"model": model}) as run:
+        yield
+        run.tell(END)
+
+
+def certified(model: Any) -> None:
+    """Keep a model's certificate, where its command was recorded."""
+    if not _last:
+        return
+    study = _last[-1]
+    from microtome.lab import keeping
+
+    try:
+        with study.database.writing() as connection:
+            keeping.subjects(connection, keeping.Call(models=tuple(keeping.models([model]))))
+    except MicrotomeError as error:
+        _warn(error)
 
 
 def keep(report: Path) -> int | None:
@@ -84,3 +114,22 @@ def _opened() -> Study | None:
 
 def _warn(error: MicrotomeError) -> None:
     output.stderr().print(output.visible(f"not recorded: {error}", keep="\n"), soft_wrap=True)
+
+
+def claim_text(number: int) -> ClaimText:
+    """A recorded claim, for the red team."""
+    from microtome.lab.claim_rows import read
+    from microtome.lab.claim_telling import as_text
+    from microtome.lab.reading import open_record
+    from microtome.llm.claim_text import claim_from
+
+    return claim_from(as_text(read(open_record(), number)))
+
+
+def chat() -> Chat | None:
+    """The language model that is set up, None for none."""
+    from microtome.llm.endpoint import Endpoint
+    from microtome.llm.settings import find
+
+    settings = find()
+    return None if settings is None else Endpoint(settings)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 
 from microtome.errors import LabError
 from microtome.lab import schema
 from microtome.lab.cells import AtSites, Overlaps, at_sites
-from microtome.lab.evidence import Check, Ran, Shown, shows
+from microtome.lab.evidence import NOTHING, Check, Ran, Shown, shows
 from microtome.lab.rungs import STRONG, Foretold, Piece, Rung, Stated, climb
 from microtome.results.verdicts import NULL, SUPPORTED
 
@@ -25,6 +25,7 @@ __all__ = ["ClaimRow", "Linked", "Overlaps", "Stale", "TextRow", "list_claims", 
 
 Stale = Callable[["Record", Sequence["RunRow"]], Mapping[int, Sequence[str]]]
 """Number of a run -> what changed since it ran; runs of which nothing changed are left out."""
+T = TypeVar("T")
 _REPEATS = ("version", "seed", "numerics")  # in which two runs of one question may differ
 
 
@@ -120,6 +121,7 @@ def list_claims(
     with record.database.reading() as connection:
         rows = connection.execute(query).mappings().all()
     reader = _Reader(record, overlaps or _overlaps, stale or _stale)
+    reader.prepare()
     return tuple(reader.claim(row) for row in rows)
 
 
@@ -132,9 +134,23 @@ class _Reader:
 
     def __init__(self, record: Record, overlaps: Overlaps, stale: Stale) -> None:
         self.record, self.overlaps, self.stale = record, overlaps, stale
-        self._runs: dict[int, RunRow | None] = {}
+        self._known: dict[tuple[Any, ...], Any] = {}
         self._old: dict[int, Sequence[str]] = {}
-        self._cells: dict[tuple[int, tuple[str, ...]], AtSites] = {}
+
+    def _once(self, what: str, key: Any, make: Callable[[], T]) -> T:
+        if (what, key) not in self._known:
+            self._known[what, key] = make()
+        found: T = self._known[what, key]
+        return found
+
+    def prepare(self) -> None:
+        """Ask once which of all linked runs are out of date: it costs as much for many as for one."""
+        e = schema.evidence.c
+        with self.record.database.reading() as connection:
+            numbers = connection.execute(select(e.run).where(e.run.is_not(None)).distinct()).scalars().all()
+        rows = [row for row in map(self._run, numbers) if row is not None]
+        found = self.stale(self.record, rows)
+        self._old = {row.number: found.get(row.number, ()) for row in rows}
 
     def claim(self, row: Any) -> ClaimRow:
         number, about = int(row["number"]), dict(json.loads(row["about"]))
@@ -166,7 +182,9 @@ class _Reader:
         if told is not None:
             piece: Piece | Foretold = self._foretold(case, link, told, row)
         elif row is None:
-            piece = Piece(f"run {run}", f"run {run}", Shown("nothing"), None, about="the run is not in the record any more")  # fmt: skip
+            name = f"run {run}" if run is not None else f"prediction {link['prediction']}"
+            gone = f"{name} is not in the record any more"
+            piece = Piece(name, name, Shown(NOTHING), None, about=gone)
         else:
             piece = self._piece(case, row)
         piece = replace(piece, weight=weight, supports=supports)
@@ -178,17 +196,26 @@ class _Reader:
         return Linked(
             number=source["number"], run=run, prediction=None if told is None else told["number"], weight=weight, supports=supports,
             person=source["person"], note=source["note"], at=source["at"], piece=piece, row=row,
-            controls=() if row is None else self.record.controls(row.number),
-            sites=() if row is None else self.record.sites(row.number), statement="" if told is None else told["statement"],
+            controls=() if row is None else self._controls(row.number),
+            sites=() if row is None else self._sites(row.number), statement="" if told is None else told["statement"],
         )  # fmt: skip
 
     def _run(self, number: int) -> RunRow | None:
-        if number not in self._runs:
-            try:
-                self._runs[number] = self.record.run(number)
-            except LabError:  # removed by hand: it counts for nothing, and that is said
-                self._runs[number] = None
-        return self._runs[number]
+        """A run; None when somebody removed it by hand."""
+
+        def find() -> RunRow | None:
+            with self.record.database.reading() as connection:
+                there = connection.execute(select(schema.run.c.number).where(schema.run.c.number == number))
+                gone = there.first() is None
+            return None if gone else self.record.run(number)
+
+        return self._once("run", number, find)
+
+    def _controls(self, number: int) -> tuple[ControlRow, ...]:
+        return self._once("controls", number, lambda: self.record.controls(number))
+
+    def _sites(self, number: int) -> tuple[str, ...]:
+        return self._once("sites", number, lambda: self.record.sites(number))
 
     def _out_of_date(self, row: RunRow) -> str:
         if row.number not in self._old:
@@ -199,7 +226,7 @@ class _Reader:
 
     def _piece(self, case: _Case, row: RunRow) -> Piece:
         about, elsewhere = self._bears(case.about, row)
-        same = self._same_question(row)
+        same = self._once("same", row.number, lambda: self._same_question(row))
         nulls = tuple(f"run {r.number}" for r in same if r.verdict == NULL and r.code == row.code and r.number != row.number)  # fmt: skip
         at = AtSites() if about or elsewhere else self._at(row, tuple(case.about.get("sites", ())))
         return Piece(
@@ -210,25 +237,29 @@ class _Reader:
         )  # fmt: skip
 
     def _ran(self, row: RunRow) -> Ran:
-        return Ran(
-            row.method, row.verdict, _checks(self.record.controls(row.number)), self._children(row.number)
-        )
+        def make() -> Ran:
+            return Ran(
+                row.method, row.verdict, _checks(self._controls(row.number)), self._children(row.number)
+            )
+
+        return self._once("ran", row.number, make)
 
     def _children(self, number: int) -> tuple[Ran, ...]:
         r = schema.run.c
         query = select(r.number, r.method, r.verdict).where(r.parent == number).order_by(r.number)
         with self.record.database.reading() as connection:
             below = connection.execute(query).all()
-        return tuple(Ran(m, v, _checks(self.record.controls(n)), self._children(n)) for n, m, v in below if m != "look")  # fmt: skip
+        return tuple(Ran(m, v, _checks(self._controls(n)), self._children(n)) for n, m, v in below if m != "look")  # fmt: skip
 
     def _same_question(self, row: RunRow) -> list[Any]:
-        """Every run of the record that asked the same, whatever its seed, itself included; calls within calls too."""
+        """Every run that asked the same and gave or may give an answer, whatever its seed, itself included; calls within calls too."""
         if row.method == "look":
             return []
         r = schema.run.c
         wanted = (
             (r.method == row.method) & (r.model == row.model) & (r.task == row.task) & (r.data == row.data)
         )
+        wanted &= r.state.in_(("finished", "running"))
         query = select(r.number, r.question, r.verdict, r.code, r.begun_at).where(wanted).order_by(r.number)
         with self.record.database.reading() as connection:
             rows = connection.execute(query).all()
@@ -238,24 +269,25 @@ class _Reader:
         """What a supported run found at the sites that a claim names; a result that cannot be read shows nothing there."""
         if not sites or row.verdict != SUPPORTED:
             return AtSites()
-        key = (row.number, sites)
-        if key not in self._cells:
+
+        def compare() -> AtSites:
             try:
-                self._cells[key] = at_sites(self.record.result(row.number), sites, self.overlaps)
+                return at_sites(self.record.result(row.number), sites, self.overlaps)
             except LabError as error:
-                self._cells[key] = AtSites(nothing=(f"{', '.join(sites)} ({error.what})",))
-        return self._cells[key]
+                return AtSites(nothing=(f"{', '.join(sites)} ({error.what})",))
+
+        return self._once("cells", (row.number, sites), compare)
 
     def _bears(self, about: Mapping[str, Any], row: RunRow) -> tuple[str, bool]:
         """("" or why a run is not about the claim, whether it is of another model than the claim names)."""
         family, task = about.get("family", ""), about.get("task", "")
-        if family and row.family and not _same_family(family, row.family):
+        if family and row.family and not any(_same_family(family, one) for one in row.family.split("+")):
             return f"it is about {row.family}, the claim about {family}", False
         if task and not family and (row.task or row.data) and task not in (row.task, row.data):
             return "it is of other prompts than the claim names", False
         if _another_model(about, row):
             return "", True  # addresses of another model name other parts
-        sites, seen = tuple(about.get("sites", ())), self.record.sites(row.number)
+        sites, seen = tuple(about.get("sites", ())), self._sites(row.number)
         if sites and not self.overlaps(sites, seen):
             return f"it saw nothing of {', '.join(sites)}", False
         return "", False
@@ -338,16 +370,12 @@ def _another_model(about: Mapping[str, Any], row: RunRow) -> bool:
 
 
 def _overlaps(one: Sequence[str], other: Sequence[str]) -> Sequence[str]:
-    try:
-        from microtome.lab.overlap import addresses, overlap, parts
-    except ModuleNotFoundError:  # until it is there nothing is known of sites, and what is not known overlaps
-        return ("any part",)
+    from microtome.lab.overlap import addresses, overlap, parts
+
     return tuple(overlap(parts(addresses(one)), parts(addresses(other))))
 
 
 def _stale(record: Record, rows: Sequence[RunRow]) -> Mapping[int, Sequence[str]]:
-    try:
-        from microtome.lab.staleness import stale
-    except ModuleNotFoundError:
-        return {}
+    from microtome.lab.staleness import stale
+
     return stale(record, rows)

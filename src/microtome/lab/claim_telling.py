@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["as_dict", "as_text", "lines", "steps"]
 
-_OTHERS = ("ablation", "activation_patching", "path_patching", "circuit_evaluation", "directional_ablation")
+_OTHERS = {
+    "ablation": "mt.methods.ablation", "activation_patching": "mt.methods.activation_patching", "path_patching": "mt.methods.path_patching",
+    "circuit_evaluation": "mt.circuits.evaluate", "directional_ablation": "mt.methods.directional_ablation",
+}  # fmt: skip
 _HOW = {
     "circuit_evaluation": "mt.circuits.evaluate(model, circuit, task, held_out=other)",
     "component_set": "mt.methods.component_set(model, task, ranking=..., held_out=other)",
@@ -70,19 +73,22 @@ def steps(claim: ClaimRow) -> tuple[str, ...]:
     after = "" if claim.falsifiers else ", after something is written that would show it wrong"
     link = f"then microtome lab claim link {number} RUN"
     used = {m for p in claim.pieces if isinstance(p.piece, Piece) for m in p.piece.shown.methods}
-    sites, model = claim.about.get("sites"), claim.about.get("model_name") or "model"
+    sites, model = (
+        claim.about.get("sites"),
+        repr(claim.about.get("model_name")) if claim.about.get("model_name") else "model",
+    )
     where = f", sites={list(sites)!r}" if sites else ""
     held = [_HOW[m] for m in sorted(used) if m in _HOW] or [f"mt.methods.activation_patching(model, task{where}, held_out=other)"]  # fmt: skip
     asked = f'mt.query("ablation", model={model}{where})'
-    predict = f"before a run, study.predict(..., probability=..., about={asked}, holds=mt.expect(...)), and before it is decided microtome lab claim link {number} --prediction PREDICTION"  # fmt: skip
-    fresh = [m for m in _OTHERS if m not in used]
+    predict = f"before a run, study.predict(..., probability=..., about={asked}, holds=mt.expect(...), claim={number}), about a task, site or model that this record has not seen"  # fmt: skip
+    fresh = next((call for m, call in _OTHERS.items() if m not in used), "one that is not linked yet")
     needs = {
-        UNSUPPORTED: [f"microtome lab claim link {number} RUN, a run that saw what the claim is about"],
+        UNSUPPORTED: [f"microtome lab claim link {number} RUN, a run that saw more than its null of what the claim is about"],
         OBSERVED: [f"a run with a null, such as mt.methods.probe, logit_lens or direct_logit_attribution, {link}"],
         CORRELATIONAL: [f"a run that changes something: mt.methods.activation_patching(model, task{where}) or mt.methods.ablation(model, task{where}), {link}"],
         HERE: [f"a run on held-out prompts, begun from now on{after}: {held[0]}, with task, other = task.split(by='template'), {link}", f"or a prediction: {predict}"],
-        HELD_OUT: [predict, f"or its replication on another model or by another technique (mt.methods.{fresh[0] if fresh else 'ablation'}), {link}"],
-        PREDICTIVE: [f"the same on another model, or by a technique that it does not rest on yet (mt.methods.{fresh[0] if fresh else 'ablation'}), {link}"],
+        HELD_OUT: [predict, f"or its replication on another model or by another technique ({fresh}), {link}"],
+        PREDICTIVE: [f"the same on another model, or by a technique that it does not rest on yet ({fresh}), {link}"],
     }  # fmt: skip
     low = RUNGS.index(rung.evidence) < RUNGS.index(HERE)
     return tuple(dict.fromkeys(found if mending and low else found + needs.get(rung.evidence, [])))

@@ -6,15 +6,17 @@ done; another survives a kill of the process, not a power cut (it becomes durabl
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, event, insert, inspect, text
+from sqlalchemy import URL, create_engine, event, insert, inspect, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from microtome.errors import LabError, MicrotomeError, ResourceError
@@ -25,7 +27,22 @@ if TYPE_CHECKING:
 
     from microtome.lab.place import Place
 
-__all__ = ["Database"]
+__all__ = [
+    "VERSIONS",
+    "WAIT",
+    "Database",
+    "beside",
+    "explain",
+    "make",
+    "never",
+    "nothing",
+    "other_version",
+    "revision",
+    "revisions",
+]
+
+VERSIONS = [Path(__file__).parent / "migrations" / "versions"]
+"""Folders of the steps from revision to revision."""
 
 _inherited: list[Engine] = []
 
@@ -42,6 +59,7 @@ class Database:
         self._process = os.getpid()
         self._lock = threading.Lock()
         forks.watch(self)
+        weakref.finalize(self, _dispose, self._engines, os.getpid()).atexit = False
 
     @property
     def sqlite(self) -> bool:
@@ -56,7 +74,7 @@ class Database:
     @contextmanager
     def driver(self) -> Iterator[Any]:
         """A connection of the driver itself, in a transaction that is undone."""
-        with forks.passing(), self._told():
+        with forks.passing(), self.told():
             raw = self._engine("read").raw_connection()
             try:
                 yield raw.driver_connection
@@ -69,7 +87,7 @@ class Database:
 
         Raises LabError: no record there, one of another version, damaged, or out of reach.
         """
-        with forks.passing(), self._told(), self._engine("read").connect() as connection, connection.begin():
+        with forks.passing(), self.told(), self._engine("read").connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -79,7 +97,9 @@ class Database:
         Raises LabError: locked for longer than half a minute, damaged, read-only; ResourceError: the disk is full.
         """
         kind = "durable" if durable else "quick"
-        with forks.passing(), self._told(), self._engine(kind).connect() as connection, connection.begin():
+        with forks.passing(), self.told(), self._engine(kind).connect() as connection, connection.begin():
+            if not self.sqlite:
+                _one_at_a_time(connection, durable)
             yield connection
 
     def exists(self) -> bool:
@@ -88,9 +108,9 @@ class Database:
             return self.place.database.is_file() and self.place.database.stat().st_size > 0
         if self.sqlite and not self.path.exists():
             return False  # connecting would make an empty file
-        engine = self._raw("read")
+        engine = self.raw("read")
         try:
-            with forks.passing(), self._told(), engine.connect() as connection:
+            with forks.passing(), self.told(), engine.connect() as connection:
                 return inspect(connection).has_table("meta")
         finally:
             engine.dispose()
@@ -98,64 +118,70 @@ class Database:
     def close(self) -> None:
         """Give back every connection."""
         with self._lock:
-            for engine in self._engines.values():
-                if self._process == os.getpid():
-                    engine.dispose()
-            self._engines.clear()
+            _dispose(self._engines, self._process)
 
     # ----------------------------------------------------------------------------------------- inside
 
     def _engine(self, kind: str) -> Engine:
         with self._lock:
-            if (
-                self._process != os.getpid()
-            ):  # `forks` closed them, unless another thread was too long in a transaction
-                _inherited.extend(
-                    self._engines.values()
-                )  # never to be closed here: that would undo what the parent writes
-                self._engines, self._process = {}, os.getpid()
+            if self._process != os.getpid():
+                # `forks` closed them, unless a transaction of another thread lasted too long; then they are kept, for ever: to
+                # close them here would undo what the parent writes
+                _inherited.extend(self._engines.values())
+                self._engines.clear()
+                self._process = os.getpid()
             known = self._engines.get(kind)
         if known is not None:
             return known
-        engine = self._raw(kind)
-        with self._told():
-            self._prepare(engine, kind)
+        engine = self.raw(kind)
+        try:
+            with self.told():
+                self._prepare(engine, kind)
+        except MicrotomeError:
+            engine.dispose()
+            raise
         with self._lock:
             return self._engines.setdefault(kind, engine)
 
-    def _raw(self, kind: str) -> Engine:
+    def raw(self, kind: str) -> Engine:
+        """A new engine: read, quick, durable, or upgrade (durable, and foreign keys are not looked at)."""
         if not self.sqlite:
             options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
-            with self._told():
+            if kind == "read":
+                options |= {
+                    "isolation_level": "REPEATABLE READ",
+                    "execution_options": {"postgresql_readonly": True},
+                }
+            with self.told():
                 return create_engine(_postgres(self.place.url), **options)
-        engine = create_engine(
-            self.place.url or f"sqlite:///{self.place.database}", connect_args={"timeout": WAIT}
-        )
+        # by its parts: a path may have any character
+        engine = create_engine(URL.create("sqlite", database=str(self.path)), connect_args={"timeout": WAIT})
         _listen(engine, kind)
         return engine
 
     def _prepare(self, engine: Engine, kind: str) -> None:
         """Make the record where it may be made; refuse one of another version."""
         if kind == "read" and not self.exists():
-            raise _nothing(self.place)
+            raise nothing(self.place)
         with engine.connect() as connection:
             others = inspect(connection).get_table_names()  # first: another process may be making them
-            revision = _revision(connection)
-        if revision is None and not others and kind != "read":
+            found = revision(connection)
+        if found is None and not others and kind != "read":
             make(engine)
-        elif revision is None and not others:  # whoever made the file was killed before its tables
-            raise _nothing(self.place)
-        elif revision is None:
+        elif found is None and not others:  # whoever made the file was killed before its tables
+            raise nothing(self.place)
+        elif found is None:
             raise LabError(
                 f"{self.place.shown} is no record of Microtome's",
                 why="it has none of its tables",
                 instead="another database, or another folder",
             )
-        elif revision != schema.REVISION:
-            _other_version(self.place, revision)
+        elif found != schema.REVISION:
+            raise other_version(self.place, found)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def told(self) -> Iterator[None]:
+        """Inside it a driver's errors become errors in words."""
         try:
             yield
         except ImportError as error:
@@ -168,7 +194,25 @@ class Database:
             raise explain(error, self.place.shown) from error
 
 
-def _nothing(place: Place) -> LabError:
+def _dispose(engines: dict[str, Engine], process: int) -> None:
+    if process == os.getpid():
+        for engine in engines.values():
+            engine.dispose()
+    engines.clear()
+
+
+def beside(path: Path, word: str) -> Path:
+    """A name beside a file, with a date, that nothing has yet."""
+    name = f"{path.name}.{word}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for count in itertools.count(1):
+        found = path.with_name(name + (f"-{count}" if count > 1 else ""))
+        if not found.exists():
+            return found
+    raise AssertionError
+
+
+def nothing(place: Place) -> LabError:
+    """The refusal where nothing was recorded."""
     return LabError(
         f"nothing was recorded yet in {place.shown}",
         why="the database is made by the first thing that is recorded",
@@ -181,7 +225,7 @@ def make(engine: Engine) -> None:
     with engine.connect() as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(6034528311)"))
-        if _revision(connection) is not None:
+        if revision(connection) is not None:
             return
         schema.metadata.create_all(connection)
         connection.execute(
@@ -194,29 +238,39 @@ def make(engine: Engine) -> None:
         connection.execute(insert(schema.meta), [{"key": k, "value": v} for k, v in said.items()])
 
 
-def _revision(connection: Connection) -> str | None:
+def revision(connection: Connection) -> str | None:
+    """The revision that a database is at, None for one without tables of ours."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _other_version(place: Place, revision: str) -> None:
-    known = {path.name.split("_")[0] for path in (_here() / "migrations" / "versions").glob("[0-9]*.py")}
-    if revision not in known:
-        raise LabError(
-            f"the record {place.shown} is of a newer version (schema {revision})",
+def revisions() -> set[str]:
+    """The revisions that this version knows the steps of."""
+    return {path.name.split("_")[0] for folder in VERSIONS for path in folder.glob("[0-9]*.py")}
+
+
+def other_version(place: Place, found: str) -> LabError:
+    """The refusal of a record whose tables are not those of this version."""
+    if found not in revisions():
+        return LabError(
+            f"the record {place.shown} is of a newer version (schema {found})",
             why=f"this Microtome writes schema {schema.REVISION}, and would damage what it does not know",
             instead="upgrade microtome",
         )
-    raise LabError(
-        f"the record {place.shown} is of an older version (schema {revision})",
+    return LabError(
+        f"the record {place.shown} is of an older version (schema {found})",
         why=f"this Microtome writes schema {schema.REVISION}",
         instead="microtome lab doctor --upgrade; it makes a copy first",
     )
 
 
-def _here() -> Path:
-    return Path(__file__).parent
+def _one_at_a_time(connection: Connection, durable: bool) -> None:
+    """One writer, as in SQLite: what is looked for first and then written is written once."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT:.0f}s'"))
+    if not durable:
+        connection.execute(text("SET LOCAL synchronous_commit = off"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(6034528312)"))
 
 
 def _postgres(url: str) -> str:
@@ -234,8 +288,8 @@ def _listen(engine: Engine, kind: str) -> None:
             cursor.execute("PRAGMA query_only=ON")
         else:
             cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute(f"PRAGMA synchronous={'FULL' if kind == 'durable' else 'NORMAL'}")
+        cursor.execute(f"PRAGMA foreign_keys={'OFF' if kind == 'upgrade' else 'ON'}")
+        cursor.execute(f"PRAGMA synchronous={'NORMAL' if kind == 'quick' else 'FULL'}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -253,7 +307,7 @@ def explain(error: DBAPIError, where: str) -> MicrotomeError:
             why=said,
             instead="free some space; what was recorded before is untouched",
         )
-    if "locked" in low or "busy" in low:
+    if "locked" in low or "busy" in low or "lock timeout" in low:
         return LabError(
             f"{where} is locked", why=f"another process has been writing for {WAIT:.0f} s ({said})",
             instead="wait for it or end it; `fuser FILE` names it",

@@ -5,6 +5,7 @@ A damaged database is recovered by `microtome.lab.salvage`, an older one upgrade
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ def examine(place: Place, deep: bool = False) -> Report:
     counts = dict.fromkeys(("study", "run", "prediction", "claim"), 0)
     version = ""
     stored = {key: stat.st_size for key, stat in files.stored()}
+    findings += _copies(database)
     try:
         if not database.exists():
             if stored:
@@ -169,6 +171,17 @@ def _alone(connection: Connection, place: Place) -> None:
 # ------------------------------------------------------------------------------------------- examining
 
 
+def _copies(database: Database) -> Iterator[Finding]:
+    if not database.sqlite:
+        return
+    path = database.path
+    beside = [p for p in path.parent.glob(f"{glob.escape(path.name)}.*") if p.is_file()]
+    if beside:
+        size = sum(p.stat().st_size for p in beside)
+        said = f"{len(beside)} files of upgrades and recoveries beside it ({size / 1e6:.1f} MB): {beside[0].name}, ..."
+        yield Finding(False, "database", said, "delete them once you trust the record")
+
+
 def _tables(connection: Connection, sqlite: bool) -> Iterator[Finding]:
     if not sqlite:
         return
@@ -211,9 +224,10 @@ def _files(connection: Connection, files: Files, stored: dict[str, int], deep: b
     for word, numbers in gone.items():
         if numbers:
             yield Finding(True, "files", f"{_list(numbers)}: a file {word}", "take it from a copy; microtome lab rerun NUMBER")  # fmt: skip
-    heads = select(run.c.number).where(run.c.result.is_not(None), run.c.result.not_in(select(link.c.key)))
+    mine = select(link.c.key).where(link.c.run == run.c.number)
+    heads = select(run.c.number).where(run.c.result.is_not(None), run.c.result.not_in(mine))
     if lost := connection.execute(heads).scalars().all():
-        yield Finding(True, "files", f"{_list(lost)}: the result is linked to no file")
+        yield Finding(True, "files", f"{_list(lost)}: the files of the result are not linked", "take the database from a copy")  # fmt: skip
     wanted = used(connection)
     orphans = [key for key in stored if key not in wanted]
     if orphans:

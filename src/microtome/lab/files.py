@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from microtome.errors import LabError, ResourceError
-from microtome.results.pieces import piece_digest
 
 __all__ = ["GRACE", "Files", "Swept"]
 
@@ -50,7 +49,7 @@ class Files:
 
         Raises ResourceError when the disk is full, LabError when the place cannot be written to.
         """
-        key = piece_digest(content) + suffix
+        key = _digest(content) + suffix
         path = self.path(key)
         try:
             with _guarded(self.root, sweeping=False):
@@ -97,7 +96,7 @@ class Files:
                 why=error.strerror or str(error),
                 instead="microtome lab doctor says what else is missing; take the file from a copy",
             ) from error
-        if piece_digest(content) != key[:32]:
+        if _digest(content) != key[:32]:
             raise LabError(
                 f"the file {key} is damaged",
                 why="its content is not what was recorded",
@@ -189,6 +188,12 @@ def _guarded(root: Path, *, sweeping: bool) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _digest(content: bytes) -> str:
+    from microtome.results.pieces import piece_digest  # numpy comes with it, which a listing does not need
+
+    return piece_digest(content)
 
 
 def _same(path: Path, content: bytes) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select
 
 from microtome.lab import schema
+from microtome.lab.overlap import addresses
+from microtome.lab.stamps import stamp
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -26,9 +28,9 @@ __all__ = [
     "controls",
     "link",
     "look",
+    "models",
     "question_of",
     "sites",
-    "sites_of",
     "subjects",
 ]
 
@@ -67,58 +69,66 @@ def code_of(method: str) -> str:
     return technique_hash(method) if method != "look" else ""
 
 
-def call(event: Event, files: Files) -> Call:
-    """What the begin of a run tells of its arguments."""
+def call(event: Event, files: Files, recorded: Callable[[str], bool]) -> Call:
+    """What the begin of a run tells of its arguments, which are kept so that it can be run again.
+
+    recorded: whether the result of a query is in the record, so that a result among the arguments is a reference.
+    """
+    from microtome.lab import arguments as kept
+
     arguments = event.arguments or {}
+    made = kept.encode(arguments, files, recorded=recorded)
+    key = files.put(made.text().encode("utf-8"), ".json")
     return Call(
-        row={"family": family_of(arguments), "arguments": None, "not_again": ""},
-        models=tuple(_models(arguments.values())),
-        materials=tuple(_materials(arguments.values())),
+        row={
+            "family": kept.family_of(arguments),
+            "arguments": key,
+            "not_again": "\n".join(made.why_not),
+        },
+        files=tuple((key, key) for key in (key, *made.files)),
+        sites=frozenset(kept.sites_of(event.method, arguments)),
+        models=tuple(models(arguments.values())),
+        materials=tuple(_materials(arguments)),
     )
 
 
 def look(event: Event, files: Files) -> Call:
     """What a raw look tells: the model, and the prompts as text (the first few)."""
+    from microtome.lab import arguments as kept
+    from microtome.results.frozen import dumps
+
     arguments = event.arguments or {}
-    return Call(row={"family": family_of(arguments), "arguments": None, "not_again": "a look, not a technique"},
-                models=tuple(_models(arguments.values())))  # fmt: skip
+    key = files.put(dumps(kept.look_of(arguments)).encode("ascii"), ".json")
+    return Call(
+        row={"family": kept.family_of(arguments), "arguments": key, "not_again": "a look, not a technique"},
+        files=((key, key),),
+        models=tuple(models(arguments.values())),
+    )
 
 
-def family_of(arguments: Mapping[str, Any]) -> str:
-    """The name of the first task or data among arguments, whatever its seed; "" when there is none."""
-    for name in ("task", "pairs", "data", "corpus", "prompts", "texts"):
-        found = getattr(arguments.get(name), "name", None)
-        if isinstance(found, str):
-            return found
-        if name in ("task", "pairs") and isinstance(arguments.get(name), str):
-            return str(arguments[name])
-    return ""
+def models(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
+    """Rows for the models among values."""
+    from microtome.lab.arguments import recipe_of
 
-
-def _models(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
     for value in values:
         if hasattr(value, "facts") and hasattr(value, "card") and hasattr(value, "hash"):
             found = getattr(value, "_certificate", None)
+            recipe = recipe_of(value) if hasattr(value, "asked") else "nothing says how it was made"
             yield {"hash": value.hash, "name": value.name, "family": str(value.facts.family), "card": value.card,
-                   "recipe": None, "certificate": None if found is None else json.dumps(found.as_dict(), default=str),
+                   "recipe": None if isinstance(recipe, str) else json.dumps(recipe, sort_keys=True), "certificate": None if found is None else json.dumps(found.as_dict(), default=str),
                    "seen_at": time.time()}  # fmt: skip
 
 
-def _materials(values: Iterable[Any]) -> Iterable[dict[str, Any]]:
-    for value in values:
-        mark, name = getattr(value, "hash", None), getattr(value, "name", None)
-        if isinstance(mark, str) and isinstance(name, str) and not hasattr(value, "facts"):
-            made = getattr(value, "provenance", None)
-            recipe = (
-                json.dumps(dict(made), default=str, sort_keys=True) if isinstance(made, Mapping) else None
-            )
-            yield {
-                "hash": mark,
-                "kind": type(value).__name__,
-                "name": name,
-                "recipe": recipe,
-                "seen_at": time.time(),
-            }
+def _materials(arguments: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    from microtome.lab.arguments import material_of
+    from microtome.results.frozen import dumps
+
+    for one in material_of(arguments):
+        if one.kind != "model":
+            from_file = stamp(one.recipe.get("file")) or stamp(one.recipe.get("source"))
+            recipe = {**one.recipe, **({"stamp": from_file} if from_file else {})}
+            yield {"hash": one.hash, "kind": one.kind, "name": one.name, "seen_at": time.time(),
+                   "recipe": dumps(recipe) if recipe else None}  # fmt: skip
 
 
 def subjects(connection: Connection, kept: Call) -> None:
@@ -155,22 +165,12 @@ def link(
 
 def sites(connection: Connection, number: int, seen: Iterable[str]) -> None:
     """Rows for what a run saw. Of very many (every neuron, every edge) the layers are named: that is more, never less."""
-    every = set(seen)
+    every = set(addresses(seen))
     if len(every) > _SITES:
         every = {_NARROW.sub(r"L\1", site.partition("@")[0]) for site in every}
     rows = [{"run": number, "site": site} for site in sorted({s[:200] for s in every})]
     if rows:
         connection.execute(insert(schema.run_site), rows)
-
-
-def sites_of(result: Result) -> set[str]:
-    """The addresses of a result's cells, its stages' too."""
-    found = set()
-    if result.effects is not None or "cells" in result.tables:
-        found = {str(site) for site in result.frame()["site"].dropna().unique()}
-    for child in result.children:
-        found |= sites_of(child)
-    return found
 
 
 def controls(connection: Connection, number: int, result: Result) -> None:

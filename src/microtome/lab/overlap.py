@@ -29,9 +29,10 @@ addresses at all means that they are not known, and overlaps everything.** To sa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ..errors import SiteError
 from ..sites import Edge, Several, Site, parse
@@ -124,7 +125,10 @@ def parts(
     SiteError: not an address, one whose point has no such axis (`L5N3.z`), or a layer beyond `n_layers`.
     """
     many = [given] if isinstance(given, str | Site | Edge) else list(given)
-    found = [area for one in many for site in _sites(one) for area in _areas(site, n_layers, heads_per_kv)]
+    found: set[Area] = set()  # the same address at many positions is one part
+    for one in many:
+        text = one if isinstance(one, str) else str(one if isinstance(one, Edge) else parse(one))
+        found.update(_of(text, n_layers, heads_per_kv))
     return Parts(_canonical(found), unknown=not many)
 
 
@@ -166,17 +170,13 @@ def _readable(label: str) -> bool:
     return True
 
 
-def _sites(given: Any) -> Iterator[Site]:
-    if isinstance(given, Site):
-        yield given
-    elif isinstance(given, Edge):
-        yield from (given.sender, given.receiver)
-    elif not isinstance(given, str):
-        parse(given)  # refuses it
-    else:
-        for end in _ARROW.split(given):
-            where, dot, name = end.strip().rpartition(".")
-            yield parse(f"{where}{dot}{_RESTS.get(name, name)}")
+@lru_cache(maxsize=1 << 15)  # a lab asks for the same few thousand addresses, run after run
+def _of(given: str, n_layers: int | None, heads_per_kv: int | None) -> tuple[Area, ...]:
+    found: list[Area] = []
+    for end in _ARROW.split(given):
+        where, dot, name = end.strip().rpartition(".")
+        found += _areas(parse(f"{where}{dot}{_RESTS.get(name, name)}"), n_layers, heads_per_kv)
+    return tuple(found)
 
 
 def _areas(site: Site, n_layers: int | None, heads_per_kv: int | None) -> list[Area]:

@@ -15,7 +15,7 @@ from microtome.errors import LabError
 __all__ = ["HOME", "URL", "Place", "find", "here", "init", "person"]
 
 HOME = ".microtome"
-URL, PERSON = "MICROTOME_LAB_URL", "MICROTOME_PERSON"
+URL, PERSON, CEILING = "MICROTOME_LAB_URL", "MICROTOME_PERSON", "MICROTOME_CEILING"
 _SETTINGS = "lab.toml"
 _KNOWN = {"name", "url", "person", "files"}
 _IGNORE = "# the record: large, and of this machine; pages in notebook/ are what is worth versioning\n*\n"
@@ -59,10 +59,15 @@ class Place:
 def find(start: str | Path | None = None) -> Place | None:
     """The project that `start` (default: the current folder) is in, None for none.
 
+    `MICROTOME_CEILING` names folders (as PATH does) that are not looked into, nor what is above them.
+
     Raises LabError for settings that cannot be read.
     """
     at = Path(start or Path.cwd()).expanduser().absolute()
+    ceiling = {Path(one) for one in os.environ.get(CEILING, "").split(os.pathsep) if one}
     for folder in (at, *at.parents):
+        if folder in ceiling:
+            return None
         if (folder / HOME / _SETTINGS).is_file():
             return _read(folder)
     return None

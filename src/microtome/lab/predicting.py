@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from microtome.lab.database import Database
-    from microtome.results import Result
+    from microtome.results import Query, Result
 
 __all__ = ["Prediction", "decide", "forecasts", "make", "predictions", "resolve"]
 
@@ -143,8 +143,8 @@ def decide(connection: Connection, number: int, result: Result) -> tuple[int, ..
     )
     decided = []
     for one in map(_prediction, rows):
-        asked = one.about.matches(result.query, model_name=row.name or "", family=row.family, sites=sites)
-        if asked is not None or one.holds is None:
+        given = ((result.query, row.name or "", family, sites) for family in row.family.split("+"))
+        if one.holds is None or not any(_answers(one.about, *each) for each in given):
             continue
         outcome = evaluate(one.holds, result)
         values: dict[str, Any] = {"reason": f"run {number} did not tell: {outcome.why}"}
@@ -154,6 +154,10 @@ def decide(connection: Connection, number: int, result: Result) -> tuple[int, ..
             decided.append(one.number)
         connection.execute(update(p).where(p.c.number == one.number, p.c.state == OPEN).values(values))
     return tuple(decided)
+
+
+def _answers(about: Question, query: Query, name: str, family: str, sites: Sequence[str]) -> bool:
+    return about.matches(query, model_name=name, family=family, sites=sites) is None
 
 
 def resolve(database: Database, number: int, outcome: bool | None, *, reason: str, person: str) -> Prediction:
@@ -211,9 +215,10 @@ def forecasts(found: Sequence[Prediction]) -> list[Forecast]:
 def _sighting(connection: Connection, about: Question) -> tuple[int, str]:
     """The first run that saw what a question is about, and what they share."""
     for number, model, name, family, sites in _seen_runs(connection, about):
-        why = seen(about, model=model, model_name=name, family=family, sites=sites)
-        if why:
-            return number, why
+        for one in family.split("+"):  # a run on several data is of each of their families
+            why = seen(about, model=model, model_name=name, family=one, sites=sites)
+            if why:
+                return number, why
     return 0, ""
 
 

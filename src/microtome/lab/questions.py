@@ -234,10 +234,12 @@ def seen(question: Question, *, model: str, family: str, sites: Sequence[str], m
         are of its family.
     sites: addresses that it read or edited; none: not known. A look that captured nothing saw `logits`.
     """
-    shared = overlap(question.parts, parts(sites))
-    if not shared or not _same_model(question, model, model_name):
+    if not _same_model(question, model, model_name):
         return ""
     if question.family and family and not _same_family(question.family, family):
+        return ""
+    shared = overlap(question.parts, parts(sites))
+    if not shared:
         return ""
     about = f"{family or 'a task that is not known'} on {model_name or model or 'a model that is not known'}"
     if not question.sites:

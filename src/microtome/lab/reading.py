@@ -14,8 +14,19 @@ from microtome.lab import place as places
 from microtome.lab import processes
 from microtome.lab.database import Database
 from microtome.lab.files import Files
-from microtome.lab.schema import control, model, person, process, run, run_file, run_site, study
-from microtome.results import pieces
+from microtome.lab.schema import (
+    claim,
+    control,
+    model,
+    page,
+    person,
+    prediction,
+    process,
+    run,
+    run_file,
+    run_site,
+    study,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -23,7 +34,7 @@ if TYPE_CHECKING:
     from microtome.lab.place import Place
     from microtome.results import Result
 
-__all__ = ["ControlRow", "FileRow", "Record", "RunRow", "StudyRow", "Wanted", "open_record"]
+__all__ = ["ControlRow", "Entry", "FileRow", "Record", "RunRow", "StudyRow", "Wanted", "log", "open_record"]
 
 
 @dataclass(frozen=True)
@@ -230,6 +241,8 @@ class Record:
 
         Raises LabError: the run has none (it failed, was interrupted, is running, or was a look), or a file is missing.
         """
+        from microtome.results import pieces
+
         row = self.run(which)
         if row.method == "look":
             raise LabError(
@@ -330,3 +343,66 @@ def _short(value: Any) -> str:
 def newest(connection: Connection) -> int:
     """The highest number of a run, 0 for none."""
     return int(connection.execute(select(func.max(run.c.number))).scalar() or 0)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing that happened: at (seconds since 1970), what kind of thing, its number ("" for a page: its path), who, and
+    a line about it."""
+
+    at: float
+    kind: str
+    number: str
+    who: str
+    said: str
+
+
+def log(record: Record, *, since: float | None = None, limit: int = 200) -> tuple[Entry, ...]:
+    """What happened in a project, the oldest first: runs that no other called, predictions and how they came out, claims,
+    pages of the notebook. At most `limit`, the newest of them."""
+    after = since if since is not None else 0.0
+    found = [_of_run(row) for row in record.runs(Wanted(since=since), limit=limit)]
+    with record.database.reading() as connection:
+        for row in connection.execute(select(prediction)).mappings():
+            said = f"{row['statement']}, with {row['probability']:g}" + (
+                " (post hoc)" if row["post_hoc"] else ""
+            )
+            found.append(Entry(row["made_at"], "prediction", str(row["number"]), row["person"], said))
+            if row["resolved_at"] is not None:
+                by = row["resolved_by"] or f"run {row['run']}"
+                found.append(
+                    Entry(
+                        row["resolved_at"], f"came out {row['state']}", str(row["number"]), by, row["reason"]
+                    )
+                )
+        for row in connection.execute(select(claim)).mappings():
+            found.append(Entry(row["made_at"], "claim", str(row["number"]), row["person"], row["statement"]))
+            if row["withdrawn_at"] is not None:
+                found.append(
+                    Entry(
+                        row["withdrawn_at"],
+                        "withdrawn",
+                        str(row["number"]),
+                        row["person"],
+                        row["why_withdrawn"],
+                    )
+                )
+        for row in connection.execute(select(page)).mappings():
+            at = row["dated"] if row["dated"] is not None else row["indexed_at"]
+            found.append(Entry(at, row["kind"], row["path"], "", row["title"]))
+    kept = sorted((e for e in found if e.at >= after), key=lambda e: (e.at, e.kind, e.number))
+    return tuple(kept[-limit:])
+
+
+def _of_run(row: RunRow) -> Entry:
+    what = " ".join(
+        part
+        for part in (row.method, row.family and f"on {row.family}", row.model_name and f"in {row.model_name}")
+        if part
+    )
+    end = (
+        f": {row.verdict or row.state}" if row.method != "look" else f", {row.times} times" * (row.times > 1)
+    )
+    return Entry(
+        row.begun_at, "look" if row.method == "look" else "run", str(row.number), row.person, what + end
+    )

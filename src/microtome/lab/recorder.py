@@ -1,7 +1,7 @@
 """From events to rows: the observer through which everything that runs in a study is recorded.
 
 A run is a row when it begins. When it ends, its files come first and the row that names them after. What cannot be
-written now (a full disk, a locked database) is kept in memory and tried again with the next event and on closing.
+written now (a full disk, a locked database) is kept in memory and tried again with later events and on closing.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from microtome.errors import LabError, MicrotomeError, ResourceError, ResultError
 from microtome.lab import keeping, schema
+from microtome.lab.arguments import family_of, sites_of
 from microtome.lab.database import never
 from microtome.lab.processes import called_from
 from microtome.results import pieces
@@ -59,7 +61,8 @@ class Recorder:
         self._lock = threading.RLock()
         self._open: dict[str, _Run] = {}
         self._stored = _Stored()
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[tuple[Callable[[], None], Result | None]] = []
+        self._next = 0.0  # when it is tried again
         self._beat = time.monotonic()
         self._look: tuple[Any, int] | None = None
         self.last: int | None = None
@@ -77,12 +80,18 @@ class Recorder:
             elif event.run in self._open:
                 run = self._open.pop(event.run)
                 run.ended = event.at
-                self._do(lambda: self._end(run, event))
+                self._do(lambda: self._end(run, event), event.result)
 
     @property
     def waiting(self) -> int:
         """How many entries could not be written yet."""
         return len(self._waiting)
+
+    @property
+    def unwritten(self) -> tuple[Result, ...]:
+        """Results that are in no record yet."""
+        with self._lock:
+            return tuple(result for _, result in self._waiting if result is not None)
 
     def flush(self) -> None:
         """Write what could not be written before. Raises LabError or ResourceError when it still cannot.
@@ -92,7 +101,7 @@ class Recorder:
         with self._lock:
             while self._waiting:
                 try:
-                    self._waiting[0]()
+                    self._waiting[0][0]()
                 except Exception as error:
                     if not isinstance(error, (LabError, ResourceError)) or never(error.__cause__):
                         del self._waiting[0]
@@ -101,25 +110,30 @@ class Recorder:
 
     # ---------------------------------------------------------------------------------------- writing
 
-    def _do(self, entry: Callable[[], None]) -> None:
-        self._waiting.append(entry)
+    def _do(self, entry: Callable[[], None], result: Result | None = None) -> None:
+        self._waiting.append((entry, result))
+        began = time.monotonic()
+        if began < self._next:
+            return  # it was said that entries wait
         try:
             self.flush()
         except (LabError, ResourceError) as error:
-            error.add_note(f"{len(self._waiting)} entries wait in memory and are tried again with the next")
-            raise
+            # a locked database keeps a writer for half a minute: at most a tenth of a measurement's time goes into that
+            self._next = time.monotonic() + 9 * (time.monotonic() - began)
+            waits = f"{len(self._waiting)} entries wait in memory and are tried again"
+            raise type(error)(error.what, why=error.why, instead=f"{error.instead}; {waits}") from error
 
     def _began(self, event: Event) -> None:
         run = _Run.of(event, self._open.get(event.parent or ""))
         self._open[event.run] = run
         fault: MicrotomeError | None = None
         try:
-            run.call = keeping.call(event, self.files)
+            run.call = keeping.call(event, self.files, self._recorded)
         except MicrotomeError as error:  # the run is recorded all the same; it cannot be run again from here
             fault = error
-            run.call = keeping.Call(
-                {"family": "", "arguments": None, "not_again": f"its arguments were not kept: {error.what}"}
-            )
+            why = f"its arguments were not kept: {error.what}"
+            family = family_of(event.arguments or {})  # by which later predictions are found to be post hoc
+            run.call = keeping.Call({"family": family, "arguments": None, "not_again": why})
         self._do(lambda: self._begin(run))
         if fault is not None:
             raise fault
@@ -155,18 +169,38 @@ class Recorder:
             sites = {*run.sites, *run.call.sites}
             if result is not None and stored is not None:
                 values |= {"result": stored[0], "verdict": str(result.verdict), "p": result.verdict.p}
-                sites |= keeping.sites_of(result)
+                sites |= set(sites_of(event.method, {}, result))
                 keeping.link(connection, run.number, "result", stored[1], self.files)
                 keeping.controls(connection, run.number, result)
             keeping.sites(connection, run.number, sites)
             connection.execute(update(schema.run).where(schema.run.c.number == run.number).values(values))
             self._heard(connection)
-            if result is not None and self.after is not None:
-                self.after(connection, run.number, result)
+            fault = self._after(connection, run.number, result) if result is not None else None
         if run.parent is None:
             self.last = run.number
         if unkept is not None:
             raise unkept
+        if fault is not None:
+            raise fault
+
+    def _after(self, connection: Connection, number: int, result: Result) -> Exception | None:
+        """Decide what the run decides. The run has ended all the same when that cannot be done: why, to be said after the commit."""
+        if self.after is None:
+            return None
+        try:
+            with connection.begin_nested():
+                self.after(connection, number, result)
+        except Exception as error:
+            if isinstance(error, DBAPIError) and not never(error):
+                raise  # nothing was written: all of it is tried again
+            return error
+        return None
+
+    def _recorded(self, query: str) -> bool:
+        run = schema.run
+        with self.database.reading() as connection:
+            kept = select(run.c.number).where(run.c.query == query, run.c.result.is_not(None)).limit(1)
+            return connection.execute(kept).first() is not None
 
     def _keep(self, result: Result | None) -> tuple[_Pieces | None, ResultError | None]:
         """Where a result's pieces are; or why it can be in no file, which trying again would not change."""
@@ -177,7 +211,7 @@ class Recorder:
 
     def _looked(self, event: Event) -> None:
         parent = self._open.get(event.parent or "")
-        sites = tuple(event.look.sites) if event.look is not None else ()
+        sites = (event.look.sites or ("logits",)) if event.look is not None else ()
         if parent is not None:  # a technique's own reading is part of what that technique saw
             parent.see(sites)
             return
@@ -208,6 +242,7 @@ class Recorder:
 
     def _alive(self) -> None:
         if time.monotonic() - self._beat > BEAT:
+            self._beat = time.monotonic()  # now, or a locked database would be waited for at every step
             with self.database.writing(durable=False) as connection:
                 self._heard(connection)
 

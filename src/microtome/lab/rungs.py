@@ -230,6 +230,8 @@ def _height(p: Piece, stated: Stated, nulls: tuple[str, ...]) -> tuple[int, list
 def _mend(p: Piece) -> str:
     if p.verdict == UNDERPOWERED:
         return "more prompts, of more templates or entities"
+    if p.verdict == NULL:
+        return ""  # it was asked, and this is the answer
     if not p.supported:
         return f"microtome lab show {_number(p.name)} says which controls failed or did not run; give them what they need"
     return ""  # the next rung's requirement says what shows more

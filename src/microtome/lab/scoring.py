@@ -5,14 +5,17 @@ given to what happened), in nats. Of both, lower is better, and both are proper:
 what they believe.
 
 **The base rate that a forecaster is compared with** is that of the *other* forecasts, by Laplace's rule of succession:
-(others that came true + 1) / (others + 2). The share of all would know the very outcome that it is scored on, and no
-forecaster can beat a constant that was chosen afterwards by much; the plain share of the others is 0 or 1 where they
-agree, whose log score is infinite. It is what somebody would say who knew how the others came out and nothing else.
+(others that came true + 1) / (others + 2). The share of all would know the very outcome that it is scored on; the plain
+share of the others is 0 or 1 where they agree, whose log score is infinite. This is what somebody would say who knew how
+the others came out and nothing else.
 
 **Intervals** of the difference resample the forecasts and learn the base rate again in every resample. A t interval of
 the differences per item does not know that they all share one base rate: it calls a forecaster who always says one half
-better than chance. In simulations of the bootstrap (600 each of 8 to 150 forecasts) those who knew nothing were called better in
-0 to 0.3 %, and 89 to 100 % of 95 % intervals covered the true difference, 93 % or more on average.
+better than chance. Simulated (nine forecasters, 8 to 150 forecasts, 600 times each), 95 % intervals covered the true
+difference in 89 to 100 %, 97 % on average; of those who knew nothing 0 to 0.3 % were called better, of overconfident ones
+who are truly worse 5 % with 8 forecasts and 2 % with 20.
+
+Forecasts count as independent. Several about one run are not, and the interval is then too narrow.
 """
 
 from __future__ import annotations
@@ -259,12 +262,12 @@ def _group(said: np.ndarray, bins: str) -> np.ndarray:
     """For each forecast the number of its bin."""
     import numpy as np
 
-    if bins == "tenths":  # a forecast on an edge goes up; 0.3 is 0.29999... in binary
+    if bins == "tenths":  # a forecast on an edge goes up; 1 - 0.9 is 0.09999... in binary
         return np.unique(np.floor(said * 10 + 1e-9), return_inverse=True)[1]
     inverse, counts = np.unique(said, return_inverse=True, return_counts=True)[1:]
     middle = (
         np.cumsum(counts) - counts / 2
-    )  # rank of the middle one of equal probabilities: they stay together
+    )  # the rank that equal probabilities share, so that they stay together
     wanted = min(10, max(1, len(said) // 5))
     return np.unique(np.floor(middle / len(said) * wanted), return_inverse=True)[1][inverse]
 

@@ -30,6 +30,11 @@ _PRAGMAS = {"table_info", "table_xinfo", "table_list", "index_list", "index_info
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 
 
+_MODIFIES = re.compile(
+    r'data-modifying|INTO is not allowed|at or near "(INSERT|UPDATE|DELETE|MERGE|INTO)"', re.IGNORECASE
+)
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a statement gave. rows: a tuple of values each. more: whether there were more rows than the limit."""
@@ -73,6 +78,10 @@ class _Judge:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() != "load_extension":
             return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_UPDATE and first == "sqlite_master":
+            return (
+                sqlite3.SQLITE_OK
+            )  # json_each(...) asks for it to declare itself; SQLite lets nobody write there
         if action == sqlite3.SQLITE_PRAGMA and (first or "").lower() in _PRAGMAS:
             return sqlite3.SQLITE_OK
         self.refused = self.refused or (_ACTIONS.get(action, "something else than a read") + f" ({first or second or ''})")  # fmt: skip
@@ -133,7 +142,7 @@ def _postgres(database: Database, sql: str, limit: int, seconds: float) -> Answe
             rows = cursor.fetchall()
             names = tuple(column.name for column in cursor.description or ())
         except psycopg.Error as error:
-            writes = error.sqlstate in ("25006", "0A000") or "data-modifying" in str(error)
+            writes = error.sqlstate in ("25006", "0A000") or _MODIFIES.search(str(error))
             timed = "interrupted" if error.sqlstate == "57014" else ""
             text = timed or str(error).splitlines()[0]
             raise _said(text, seconds, text if writes else "") from error
@@ -169,6 +178,10 @@ def _said(text: str, seconds: float, refused: str) -> LabError:
         return LabError("several statements were given", why="one is run", instead="one SELECT at a time")
     if refused:
         return _writes(refused)
+    if "permission denied" in low:
+        return LabError(
+            "the SQL was refused", why=text, instead="SQL here reads the tables of the record, nothing else"
+        )
     if "interrupted" in low:
         return LabError(
             f"the statement took longer than {seconds:g} s",

@@ -11,11 +11,15 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
-from microtome.lab.schema import model, run
+from microtome.errors import MicrotomeError
+from microtome.lab.schema import material, model, run
+from microtome.lab.stamps import changed
+from microtome.results import registry
+from microtome.results.frozen import loads
 
 if TYPE_CHECKING:
     from microtome.lab.reading import Record, RunRow
@@ -27,6 +31,7 @@ def stale(record: Record, rows: Sequence[RunRow]) -> dict[int, tuple[str, ...]]:
     """Number of a run -> what changed since it ran, a sentence each; runs of which nothing changed are left out."""
     code = _code(record, {row.method for row in rows if row.code})
     models = _models(record, {row.model_name for row in rows if row.model_name})
+    data = _data(record, {mark for row in rows for mark in (row.task, row.data) if mark})
     found: dict[int, tuple[str, ...]] = {}
     for row in rows:
         said = []
@@ -38,6 +43,7 @@ def stale(record: Record, rows: Sequence[RunRow]) -> dict[int, tuple[str, ...]]:
         latest = models.get(row.model_name, row.model)
         if row.model and latest != row.model:
             said.append(f"{row.model_name} has other weights now ({latest[:12]})")
+        said += [why for mark in (row.task, row.data) if (why := data.get(mark))]
         if said:
             found[row.number] = tuple(said)
     return found
@@ -104,3 +110,30 @@ def _models(record: Record, names: set[str]) -> dict[str, str]:
             select(latest.c.name, run.c.model).join(run, run.c.number == latest.c.number)
         ).all()
     return {str(row[0]): str(row[1]) for row in rows}
+
+
+def _data(record: Record, marks: set[str]) -> dict[str, str]:
+    """Hash of a task or data -> what changed of where it came from; those of which nothing did are left out."""
+    if not marks:
+        return {}
+    wanted = select(material.c.hash, material.c.recipe).where(
+        material.c.hash.in_(marks), material.c.recipe.is_not(None)
+    )
+    with record.database.reading() as connection:
+        rows = connection.execute(wanted).all()
+    return {row.hash: why for row in rows if (why := _moved(loads(row.recipe)))}
+
+
+def _moved(recipe: Mapping[str, Any]) -> str:
+    if (kept := recipe.get("stamp")) is not None:
+        return changed(kept)
+    name, version = recipe.get("task"), recipe.get("version")
+    if not isinstance(name, str) or not isinstance(version, str):
+        return ""
+    try:
+        now = getattr(registry.get("tasks", name), "version", version)
+    except MicrotomeError:
+        return f"the task {name} is not installed here"
+    return (
+        "" if now == version else f"the task {name} draws other prompts now (version {now}, then {version})"
+    )

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from microtome.lab.claim_rows import ClaimRow
     from microtome.lab.expecting import Expectation
     from microtome.lab.predicting import Prediction
     from microtome.lab.questions import Question
@@ -221,6 +223,36 @@ class Study:
 
         self._known()
         return resolve(self.database, number, outcome, reason=reason, person=self.person)
+
+    def claim(
+        self,
+        statement: str,
+        *,
+        about: Any = None,
+        evidence: Sequence[Any] = (),
+        alternatives: Sequence[str] = (),
+        falsifiers: Sequence[str] = (),
+        limitations: Sequence[str] = (),
+    ) -> ClaimRow:
+        """Claim something. Its rung is computed from the evidence whenever it is read, and capped with the reason shown.
+
+        See `microtome.lab.claiming.claim` for the parameters. Raises LabError.
+        """
+        from microtome.lab.claiming import claim
+
+        return claim(
+            self, statement, about=about, evidence=evidence, alternatives=alternatives, falsifiers=falsifiers,
+            limitations=limitations,
+        )  # fmt: skip
+
+    def rescue(self, folder: str | Path) -> tuple[Path, ...]:
+        """Save results that could not be recorded into a folder, each as `mt.open` reads it; their folders.
+
+        Raises what `Result.save` raises.
+        """
+        waiting = self._recorder.unwritten if self._recorder is not None else ()
+        at = Path(folder).expanduser()
+        return tuple(result.save(at / f"{i:03d}-{result.kind}") for i, result in enumerate(waiting, 1))
 
     def __enter__(self) -> Study:
         self.open()

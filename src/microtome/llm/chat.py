@@ -6,9 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-__all__ = ["Chat", "Message", "Reply", "Sampling"]
+from microtome.errors import ChatError
+
+__all__ = ["GREEDY", "Chat", "Message", "Reply", "Sampling", "UnusableAnswer"]
 
 Role = Literal["system", "user", "assistant"]
+
+
+class UnusableAnswer(ChatError):
+    """Something came, but not an answer that can be used.
+
+    came: the text that came, perhaps only the beginning of one. It is kept for a person to look at, never as an answer.
+    """
+
+    def __init__(self, what: str, *, why: str = "", instead: str = "", came: str = "") -> None:
+        super().__init__(what, why=why, instead=instead)
+        self.came = came
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unusable, (self.what, self.why, self.instead, self.came)
+
+
+def _unusable(what: str, why: str, instead: str, came: str) -> UnusableAnswer:
+    return UnusableAnswer(what, why=why, instead=instead, came=came)
 
 
 @dataclass(frozen=True)
@@ -30,6 +50,10 @@ class Sampling:
     temperature: float = 0.0
     seed: int | None = 0
     max_tokens: int | None = None
+
+
+GREEDY = Sampling()
+"""As deterministic as the server allows."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,7 @@ class Chat(Protocol):
     def ask(
         self,
         messages: Sequence[Message],
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = GREEDY,
         *,
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:

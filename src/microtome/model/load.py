@@ -42,6 +42,8 @@ class Loaded:
     reasons: why each choice was made: "dtype", "device", "attention" and, where there is something to say,
         "weights" and "tokenizer".
     weight_hash: `checkpoint.module_hash` of the module where it is known without computing it, else None.
+    asked: how to load the same again: "kind" ("embedded", "folder", "gguf" or "hub"), "name" (a name or an absolute path), "revision"
+        (of a hub model the commit) and "own_tokenizer" (False: the caller gave one). None for a module that was in memory.
     """
 
     hf: Any
@@ -53,6 +55,7 @@ class Loaded:
     device: torch.device
     reasons: Mapping[str, str]
     weight_hash: str | None
+    asked: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _from_embedded(source: embedded.EmbeddedSource, ask: Ask) -> Loaded:
     own = hf.dtype == checkpoint.torch_dtype
     return Loaded(
         hf, tokenizer, source.name, f"embedded: {source.pin.package} {source.pin.version}", manifest["card"],
-        hf.dtype, hf.device, reasons, manifest["weight_hash"] if own else None,
+        hf.dtype, hf.device, reasons, manifest["weight_hash"] if own else None, _asked("embedded", source.name, ask),
     )  # fmt: skip
 
 
@@ -144,7 +147,10 @@ def _from_folder(folder: Path, ask: Ask) -> Loaded:
     checkpoint = inspect_folder(folder, tokenizer=ask.tokenizer is None)
     hf, tokenizer, reasons = _read(checkpoint, folder.name, ask)
     card = f"Local folder {folder}; its licence is not known here."
-    return Loaded(hf, tokenizer, folder.name, f"folder: {folder}", card, hf.dtype, hf.device, reasons, None)
+    asked = _asked("folder", str(folder), ask)
+    return Loaded(
+        hf, tokenizer, folder.name, f"folder: {folder}", card, hf.dtype, hf.device, reasons, None, asked
+    )
 
 
 def _from_hub(name: str, ask: Ask) -> Loaded:
@@ -154,7 +160,10 @@ def _from_hub(name: str, ask: Ask) -> Loaded:
     checkpoint = inspect_folder(folder, tokenizer=ask.tokenizer is None)
     hf, tokenizer, reasons = _read(checkpoint, name, ask)
     card = f"Hugging Face hub model {name}, commit {folder.name}; its licence is on its model card."
-    return Loaded(hf, tokenizer, name, f"hub: {name}@{folder.name}", card, hf.dtype, hf.device, reasons, None)
+    asked = _asked("hub", name, ask, folder.name)
+    return Loaded(
+        hf, tokenizer, name, f"hub: {name}@{folder.name}", card, hf.dtype, hf.device, reasons, None, asked
+    )
 
 
 def _from_file(path: Path, ask: Ask) -> Loaded:
@@ -180,9 +189,15 @@ def _from_file(path: Path, ask: Ask) -> Loaded:
     reasons["weights"] = "; ".join(filter(None, (f"read from a GGUF file, {stored}", reasons.get("weights"))))
     check_causal(hf.config, path.name)
     card = f"GGUF file {path}, {stored}; its licence is not known here."
+    asked = _asked("gguf", str(path), ask)
     return Loaded(
-        _ready(hf, device), tokenizer, path.stem, f"gguf: {path}", card, hf.dtype, hf.device, reasons, None
-    )
+        _ready(hf, device), tokenizer, path.stem, f"gguf: {path}", card, hf.dtype, hf.device, reasons, None, asked
+    )  # fmt: skip
+
+
+def _asked(kind: str, name: str, ask: Ask, revision: str | None = None) -> dict[str, Any]:
+    """`Loaded.asked`."""
+    return {"kind": kind, "name": name, "revision": revision, "own_tokenizer": ask.tokenizer is None}
 
 
 def _no_revision(ask: Ask, what: str) -> None:

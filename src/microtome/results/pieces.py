@@ -11,6 +11,7 @@ the whole.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,7 @@ def _table_bytes(name: str, table: pd.DataFrame) -> tuple[bytes, list[str]]:
     return stream.getvalue(), as_json
 
 
+@functools.cache  # reading it takes longer than writing a small result
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 

@@ -222,10 +222,8 @@ class Result:
         if not isinstance(other, Result):
             return NotImplemented
         return (
-            (self.kind, self.query, self.verdict, self.verdict.reasons)
-            == (other.kind, other.query, other.verdict, other.verdict.reasons)
-            and (self.verdict.p, self.verdict.alpha, self.verdict.smallest_p, self.verdict.mandatory)
-            == (other.verdict.p, other.verdict.alpha, other.verdict.smallest_p, other.verdict.mandatory)
+            (self.kind, self.query, self.verdict) == (other.kind, other.query, other.verdict)
+            and _same_json(_numbers(self.verdict), _numbers(other.verdict))
             and self.effects == other.effects
             and self.tables == other.tables
             and _same_arrays(self.tensors, other.tensors)
@@ -245,6 +243,11 @@ class Result:
 def control_as_json(control: Control) -> dict[str, Any]:
     """The fields of a control as a mapping of JSON-able values."""
     return {name: getattr(control, name) for name in control.__dataclass_fields__}
+
+
+def _numbers(verdict: Verdict) -> tuple[Any, ...]:
+    """What a verdict was computed from beside the controls. Its reasons follow from both, in the order of their entries."""
+    return verdict.p, verdict.alpha, verdict.smallest_p, tuple(verdict.mandatory)
 
 
 def _same_json(mine: Any, theirs: Any) -> bool:

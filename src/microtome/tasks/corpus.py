@@ -73,6 +73,7 @@ class Corpus:
     read: (seed, wanted) -> the documents anew: in the fixed order for None, shuffled by a seed where the source can be;
         a source may leave out files that `wanted` refuses by their name, without opening them.
     provenance: where they are from, and what was left out.
+    asked: what `corpus` was given, paths absolute ({} where nobody asked it): how to read the same again.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Corpus:
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     wanted: tuple[Wanted, ...] = field(default=(), compare=False)
     only: frozenset[str] = frozenset()
+    asked: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", FrozenDict(self.provenance))
@@ -246,4 +248,15 @@ def corpus(
         found = sources.files(path, column, undecodable == "skip")
     else:
         found = sources.texts(source)
-    return replace(found, name=name) if name else found
+    asked = {"source": _address(source), "column": column, "split": split, "undecodable": undecodable}
+    return replace(found, name=name or found.name, asked=asked)
+
+
+def _address(source: str | Path | Sequence[str] | None) -> str | list[str] | None:
+    """The source as it can be asked for from any folder; texts stay texts."""
+    if isinstance(source, str) and source.startswith("hf:"):
+        folder = Path(source.removeprefix("hf:"))
+        return f"hf:{folder.absolute()}" if folder.is_dir() else source
+    if source is None or not isinstance(source, str | Path):
+        return source if source is None else list(source)
+    return str(Path(source).absolute())

@@ -62,7 +62,9 @@ def pairs(
     built = _Builder(Encoder(model), named(metric or "logit_diff").name)
     for where, cells in rows:
         built.add(where, cells)
-    return built.task(name, "file" if source is not None else "lists")
+    if source is None:
+        return built.task(name, {"source": "lists"})
+    return built.task(name, {"source": "file", "file": str(source)})
 
 
 def _rows(columns: Mapping[str, Sequence[Any]]) -> list[Row]:
@@ -222,8 +224,8 @@ class _Builder:
         start = prompt.text.index(word)
         return self.encoder.encode(Prompt(prompt.text, {"span": (start, start + len(word))})).slots["span"]
 
-    def task(self, name: str, source: str) -> PairTask:
-        """The task of all rows."""
+    def task(self, name: str, origin: Mapping[str, str]) -> PairTask:
+        """The task of all rows. origin: what its provenance says of where they came from."""
         groups, declared = _groups(self.labels)
         return PairTask(
             name=name,
@@ -236,7 +238,7 @@ class _Builder:
             provenance={
                 "task": name,
                 "n": len(self.labels),
-                "source": source,
+                **origin,
                 "groups": declared,
                 "notes": tuple(self.notes),
             },

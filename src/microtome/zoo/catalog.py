@@ -133,4 +133,5 @@ def build(name: str, *, seed: int = 0, **options: Any) -> Specimen:
             instead=f"did you mean {near[0]!r}?" if near else "choose one of them",
         )
     made: Specimen = known[name].make(seed=seed, **options)
+    made.model.asked = {"kind": "zoo", "name": name, "seed": seed, "options": options}
     return made

@@ -114,7 +114,9 @@ class Specimen:
         for step, state in sorted(self.training.checkpoints.items()):
             module = filled(recipe, state)
             module.config.name_or_path = f"zoo/{self.name}/{step}"
-            out.append((step, Model(load_module(module, tokenizer=self.model.tokenizer))))
+            model = Model(load_module(module, tokenizer=self.model.tokenizer))
+            model.asked = {**self.model.asked, "step": step} if self.model.asked else None
+            out.append((step, model))
         return out
 
     def domain(self) -> Domain:
