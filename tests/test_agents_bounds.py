@@ -73,6 +73,7 @@ def test_values_become_json() -> None:
         "4": "x",
     }
     json.dumps(plain(given), allow_nan=False)
+    assert plain({"blob": b"x" * 5000}) == {"blob": "(5,000 bytes)"}
 
 
 def test_characters_that_a_screen_obeys_are_escaped() -> None:

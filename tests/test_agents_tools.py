@@ -69,6 +69,9 @@ def test_a_model_in_a_folder_of_the_project_loads_and_one_with_a_link_out_does_n
     found = bench("model_load", model="models/small")
     assert found["facts"]["n_layers"] == 2 and found["name"] == "small"
     assert bench("models_list")["in_memory"] == ["small"]
+    for name, known in (("models/small", "small"), ("default", "smollm2-135m-instruct"), ("other", "other")):
+        asked = bench("prediction_make", statement="s", probability=0.5, about={"model": name})
+        assert asked["about"] == f"any technique on {known}"
     read = bench("address_parse", address="L*H*.z", model="models/small")
     assert read["n"] == 4 and read["sites"][0] == "L0H0.z" and read["axes"]
     away = tmp_path / "weights"
@@ -208,3 +211,36 @@ def test_a_result_is_given_to_another_technique_by_its_run(bench: Bench) -> None
     assert compared["asked"] == [] and compared["same"]
     with pytest.raises(LabError, match="has no table 'nothing'"):
         bench("run_table", run=run["run"], table="nothing")
+
+
+def test_a_report_is_written_inside_the_project_and_replaces_nothing(bench: Bench, tmp_path: Path) -> None:
+    claim = bench(
+        "claim_make",
+        statement="capitals are known",
+        about={"family": "capitals"},
+        alternatives=["guessing"],
+        falsifiers=["chance"],
+    )["number"]
+    with pytest.raises(LabError):  # it rests on nothing
+        bench("report_write", name="report", kind="html", claims=[claim])
+    run = bench("run_behaviour", task=bench("task_make", name="capitals", n=24)["task"])
+    assert run["verdict"] == "supported", run["why"]
+    linked = bench("claim_link", claim=claim, run=run["run"])
+    assert linked["rung"] == "observed"
+    assert "capitals are known" in bench("report_preview", claims=[claim])["draft"]
+    for kind, name in (("html", "report.html"), ("draft", "report.md")):
+        assert (
+            bench("report_write", name="report", kind=kind, claims=[claim], summary="A summary.")["written"]
+            == f"reports/{name}"
+        )
+        assert "capitals are known" in (tmp_path / "project" / "reports" / name).read_text(encoding="utf-8")
+        with pytest.raises(LabError, match="something of that name"):
+            bench("report_write", name="report", kind=kind, claims=[claim])
+    for name in ("../report", "a/b", "", ".hidden", "x" * 90, "a.b"):
+        with pytest.raises(LabError, match="name does not fit"):
+            bench("report_write", name=name, kind="html", claims=[claim])
+    shutil.rmtree(tmp_path / "project" / "reports")
+    (tmp_path / "project" / "reports").symlink_to(tmp_path)
+    with pytest.raises(LabError, match="leads out"):
+        bench("report_write", name="report", kind="html", claims=[claim])
+    assert not (tmp_path / "report.html").exists()

@@ -80,6 +80,8 @@ def plain(value: Any) -> Any:
     """Anything that a result or record holds as JSON: NaN and infinities become null, numbers keep 6 digits."""
     if value is None or isinstance(value, str | bool | int):
         return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"({len(value):,} bytes)"
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return plain(value.item())
     if isinstance(value, float):

@@ -90,6 +90,17 @@ class Desk:
                 self._models.popitem(last=False)
         return model
 
+    def called(self, name: str) -> str:
+        """What the record calls the model of this name: an alias or a path has another there; what is none stays as it is."""
+        from microtome.model import embedded
+
+        own = embedded.find_source(name)
+        if own is not None:
+            return own.name
+        with self._lock:
+            found = [m.name for source, m in self._models.items() if source == name or Path(source) == self.settings.place.folder.resolve() / name]  # fmt: skip
+        return found[0] if found else name
+
     @property
     def loaded(self) -> tuple[str, ...]:
         """Names of the models that are in memory."""

@@ -36,6 +36,7 @@ GUIDE = """# How to work here
    suggested a claim cannot confirm it. Its rung (unsupported, observed, correlational, causal on this prompt set, causal on held-out
    prompts, predictive, replicated) is computed. `claim_show` says every cap and what would lift it. Report the caps with the claim.
 7. **Link what speaks against it too** (`claim_link`, supports=false), and withdraw what was wrong.
+8. **Write it up** (`report_preview`, `report_write`): one to three claims. A claim whose mandatory controls are missing is refused.
 
 Addresses: microtome://points. `L9H6.z` is head 6 of layer 9; `L*.resid_post@-1` the last position of every layer's output.
 """

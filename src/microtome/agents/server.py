@@ -91,12 +91,21 @@ class Service:
                 tools_look,
                 tools_models,
                 tools_record,
+                tools_report,
                 tools_run,
                 tools_tasks,
             )
 
             book = Book()
-            for part in (tools_models, tools_tasks, tools_look, tools_run, tools_record, tools_claims):
+            for part in (
+                tools_models,
+                tools_tasks,
+                tools_look,
+                tools_run,
+                tools_record,
+                tools_claims,
+                tools_report,
+            ):
                 book.add(*part.TOOLS)
             book.add(*tools_run.of_techniques())
             self._book = book

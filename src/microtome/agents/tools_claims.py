@@ -85,7 +85,8 @@ def _question(call: Call, about: dict[str, Any]) -> Any:
         from microtome.agents.desk import task_of
 
         task = task_of(call, given["task"])
-    return query(given.get("method"), model=given.get("model"), task=task, sites=given.get("sites", ()), **parameters)  # fmt: skip
+    model = call.desk.called(given["model"]) if given.get("model") else None
+    return query(given.get("method"), model=model, task=task, sites=given.get("sites", ()), **parameters)  # fmt: skip
 
 
 def _expectation(holds: dict[str, Any]) -> Any:

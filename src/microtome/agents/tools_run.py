@@ -192,7 +192,7 @@ def _foretold(call: Call, technique: Any, given: Mapping[str, Any]) -> None:
     """Raises LabError where the server wants a prediction and none that is open is about this call."""
     if not call.desk.settings.predictions:
         return
-    from microtome.lab.keeping import family_of
+    from microtome.lab.arguments.reading import family_of
     from microtome.lab.predicting import OPEN, predictions
     from microtome.results.arguments import bind
     from microtome.results.stamp import make_query
