@@ -21,6 +21,7 @@ from microtome.cli import (
     lab,
     lab_report,
     learning,
+    mcp,
     models,
     probe,
     recorded,
@@ -81,6 +82,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("diff")(diff.diff)
 app.command("examples")(examples.examples)
 app.command("heads")(heads.heads)
+app.command("mcp")(mcp.mcp)
 app.command("probe")(probe.probe)
 app.command("quiz")(learning.quiz)
 app.command("redteam")(redteam.command(claim_of=recorded.claim_text, chat_of=recorded.chat))
