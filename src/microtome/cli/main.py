@@ -19,6 +19,7 @@ from microtome.cli import (
     failures,
     heads,
     lab,
+    lab_report,
     learning,
     models,
     probe,
@@ -87,6 +88,7 @@ app.command("steer")(steer.steer)
 app.command("tutor")(learning.tutor)
 app.command("vector")(vector.vector)
 app.add_typer(lab.app, name="lab")
+app.add_typer(lab_report.app, name="report")
 app.add_typer(models.app, name="models")
 app.add_typer(tasks.app, name="tasks")
 
