@@ -221,6 +221,45 @@ def test_a_run_that_cannot_be_run_elsewhere_is_in_it_with_the_reason(lab, tmp_pa
             connection.execute(update(schema.run).values(not_again=""))
 
 
+def test_an_archive_of_which_nothing_runs_is_not_reproduced(made, tmp_path):
+    def forget(found, manifest):
+        for run in manifest["runs"]:
+            run.update(arguments="", not_again="held in memory")
+
+    found = reproduce(rewritten(made, tmp_path / "b.zip", forget))
+    assert [r.outcome for r in found.runs] == ["not in the archive"] * 2 and not found.good
+
+
+def test_what_arguments_name_is_followed_and_what_is_local_keeps_them_out(lab, tmp_path):
+    def put(data):
+        return lab.files.put(json.dumps(data).encode(), ".json")
+
+    inner = put({"$": "float", "value": "nan"})
+    outer = put({"deep": [{"$": "file", "key": inner}]})
+    local = put({"$": "path", "text": "/srv/mine.txt"})
+    before = {row.number: row.arguments for row in lab.runs()}
+    try:
+        _arguments_are(
+            lab, {1: put({"a": {"$": "file", "key": outer}}), 2: put({"a": {"$": "file", "key": local}})}
+        )
+        path = pack(collect(lab, [1], WORDS), lab, tmp_path / "a.zip")
+        found = members(path)
+        assert {f"files/{inner}", f"files/{outer}", "arguments/1.json"} <= set(found)
+        assert f"files/{local}" not in found and "arguments/2.json" not in found
+        assert (
+            b"Run 2 (direct_logit_attribution) cannot be: it was given the path mine.txt."
+            in found["README.txt"]
+        )
+    finally:
+        _arguments_are(lab, before)
+
+
+def _arguments_are(lab, keys):
+    with lab.database.writing() as connection:
+        for number, key in keys.items():
+            connection.execute(update(schema.run).where(schema.run.c.number == number).values(arguments=key))
+
+
 @pytest.mark.parametrize(
     ("data", "local"),
     [
@@ -401,6 +440,11 @@ def test_what_is_no_zip_is_refused(made, tmp_path):
         inspect(tmp_path / "deep.zip")
 
 
+def _behind_a_file(found):
+    found[f"files/{'ab' * 16}.json"] = b'{"$": "path", "text": "/etc/passwd"}'
+    _arguments(found, arguments={"model": {"$": "file", "key": f"{'ab' * 16}.json"}}, order=["model"])
+
+
 def _arguments(found, **change):
     data = json.loads(found["arguments/1.json"])
     data.update(change)
@@ -414,6 +458,7 @@ def _arguments(found, **change):
         (lambda f, m: _arguments(f, arguments={"model": {"$": "function", "path": "os:system"}}, order=["model"]), "may name public values"),
         (lambda f, m: _arguments(f, arguments={"model": {"$": "file", "key": "../../etc/passwd"}}, order=["model"]), "keys are letters"),
         (lambda f, m: _arguments(f, arguments={"model": {"$": "file", "key": "ab/c.json"}}, order=["model"]), "is missing"),
+        (lambda f, m: _behind_a_file(f), "the archive asks for the path passwd"),
         (lambda f, m: f.update({"arguments/1.json": b"no json"}), "no JSON"),
         (lambda f, m: m["runs"][0].update(query="00"), "answers another question"),
         (lambda f, m: m["runs"][0].update(method="os.system"), "answers another question"),

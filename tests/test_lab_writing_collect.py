@@ -321,6 +321,7 @@ def test_no_claim_and_a_withdrawn_claim_are_refused(here):
 
 def test_a_deleted_run_is_refused(here):
     claim(here, [toy.patching(toy.Model(), toy.Task())])
+    here.close()  # a study that closes keeps pictures of its runs
     _without_keys(here, "DELETE FROM run WHERE number = 1")
     assert refusal(here).what == "claim 1 rests on run 1, which is not in the record any more"
 
@@ -340,6 +341,7 @@ def test_a_missing_file_of_a_result_is_refused(here):
     record = Record(here.place)
     key = record.files_of(1, "result")[0].key
     record.close()
+    here.close()
     here.files.path(key).unlink()
     assert key in refusal(here).what
 
