@@ -56,9 +56,6 @@ def generate(
     with call.recording() as study:
         loaded = call.desk.model(model)
         _few_tokens(loaded, prompts)
-        loaded.run(
-            prompts, logits="last"
-        )  # generation tells no observer: this is what records that it was seen
         made_ = loaded.generate(prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed if temperature else None)  # fmt: skip
     rows = [{"prompt": p, "continuation": t, "n_tokens": len(ids)} for p, t, ids in zip(prompts, made_.text, made_.new, strict=True)]  # fmt: skip
     return {"run": _newest(call, study), "note": f"{_LOOKED}. {UNTRUSTED}", "untrusted": rows}
