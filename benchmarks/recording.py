@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-RUNS, STORED, REPEATS = 200, 10_000, 5
+RUNS, STORED, REPEATS, CELLS = 200, 10_000, 5, 2_000
 LISTING = """
 from microtome.cli import output
 from microtome.lab.reading import open_record
@@ -165,9 +165,40 @@ def asking(count: int, repeats: int) -> dict:
     return {"stored runs": count, **out}
 
 
+def comparing(cells: int, repeats: int) -> dict:
+    """Milliseconds of `microtome lab compare` of two runs with so many cells on 32 prompts."""
+    import numpy as np
+
+    from microtome.lab import place
+    from microtome.lab.study import study
+    from microtome.results import Labelled, Result, technique, verdict
+
+    @technique("toy_sweep", "1")
+    def call(model, turn):
+        values = np.random.default_rng(turn).normal(size=(cells, 32, 1)).astype(np.float32)
+        names = tuple(f"L{i // 100}H{i % 100}.z" for i in range(cells))
+        coords = {"site": names, "prompt": tuple(range(32)), "metric": ("logit_diff",)}
+        return Result(
+            "toy_sweep", effects=Labelled(values, ("site", "prompt", "metric"), coords), verdict=verdict(())
+        )
+
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        place.init(folder)
+        with study("toys", folder=folder, person="bench"):
+            for turn in (1, 2):
+                call(Model(), turn)
+        command = [sys.executable, "-m", "microtome", "lab", "compare", "1", "2"]
+        taken = [
+            timed(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=True))
+            for _ in range(repeats + 1)
+        ]
+    return {"cells": cells, "microtome lab compare": middle(taken[1:])}
+
+
 def measure(small: bool) -> dict:
     """Everything; the keys are those of benchmarks/results.json."""
-    return {"recording": recording(10 if small else RUNS), "asking": asking(500 if small else STORED, 2 if small else REPEATS)}  # fmt: skip
+    return {"recording": recording(10 if small else RUNS), "asking": asking(500 if small else STORED, 2 if small else REPEATS), "comparing": comparing(50 if small else CELLS, 2 if small else REPEATS)}  # fmt: skip
 
 
 if __name__ == "__main__":

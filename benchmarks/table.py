@@ -39,6 +39,7 @@ def page() -> str:
     parts += _edges(data.get("edges"), data.get("edge_memory"))
     parts += sections(data)
     parts += _capture(data.get("capture")) + _memory(data.get("memory")) + _cold(data.get("cold"))
+    parts += _record(data.get("record"))
     return "\n\n".join(parts) + "\n"
 
 
@@ -260,3 +261,34 @@ def _cold(found: dict | None) -> list[str]:
     words = {"python": "an empty interpreter", "import": "`import microtome`", "help": "`microtome --help`", "dissect --help": "`microtome dissect --help`", "plain cold": "plain transformers: load and first logits", "own cold": "`mt.load(folder)` and first logits", "default cold": "`mt.load()` of the embedded model and first logits"}  # fmt: skip
     rows = [[words[n], took(w), promised.get(n, "")] for n, w in found.items()]
     return ["## A cold process", table(["", "seconds", "promised at most"], rows)]
+
+
+def _record(found: dict | None) -> list[str]:
+    if not found:
+        return []
+    kept, asked, compared = found["recording"], found["asking"], found["comparing"]
+
+    def row(name: str, who: dict, promised: str) -> list[str]:
+        return [name, f"{who['ms']:.1f} ({who['low']:.1f} to {who['high']:.1f})", promised]
+
+    rows = [
+        row(
+            f"recording a run of {kept['files per run']} files, above its bytes",
+            kept["added, above its bytes"],
+            "30",
+        ),
+        row(f"the newest 30 of {asked['stored runs']:,} runs", asked["newest 30"], "50"),
+        row("the newest 30 of one method", asked["newest 30 of a method"], "50"),
+        row("one run", asked["one run"], "50"),
+        row(
+            f"`microtome lab runs` in a record of {asked['stored runs']:,}, the whole process",
+            asked["microtome lab runs"],
+            "1,500",
+        ),
+        row(
+            f"`microtome lab compare` of {compared['cells']:,} cells on 32 prompts, the whole process",
+            compared["microtome lab compare"],
+            "2,000",
+        ),
+    ]
+    return ["## The record", table(["", "ms", "promised at most"], rows)]

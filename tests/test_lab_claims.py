@@ -26,7 +26,7 @@ from microtome.lab.expecting import expect
 from microtome.lab.questions import Question
 from microtome.lab.reading import Record
 from microtome.lab.study import study
-from microtome.results import Control, Query, Result, emit_look, technique, verdict
+from microtome.results import Control, ObserverWarning, Query, Result, emit_look, technique, verdict
 from microtome.results.frozen import dumps
 
 
@@ -417,6 +417,8 @@ def test_a_run_that_was_removed_by_hand_counts_for_nothing_and_is_named(here):
     row = again(here, row)
     assert row.rung.name == "unsupported" and "run 1 is not in the record any more" in reasons(row)
     assert "run 1" in "\n".join(lines(row))
+    with pytest.warns(ObserverWarning, match="no pictures were kept: no run 1"):
+        here.close()
 
 
 def test_a_withdrawn_claim_stays_and_takes_nothing_more(here):
@@ -631,6 +633,8 @@ def test_a_result_that_cannot_be_read_supports_no_claim_about_a_site(here):
     record.close()
     row = again(here, row, overlaps=same)
     assert row.rung.name == "unsupported" and "is damaged" in reasons(row)
+    with pytest.warns(ObserverWarning, match="no pictures were kept: the file .* is damaged"):
+        here.close()
 
 
 @pytest.mark.parametrize(("low", "name"), [(0.5, "predictive"), (5.0, "causal on this prompt set")])

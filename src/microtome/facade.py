@@ -164,6 +164,7 @@ class Model:
         """d metric / d site; see `trace.grad.grad`. `g["L9.z"]` has the shape of the point."""
         wanted = [sites] if isinstance(sites, str | Site) else list(sites)
         tokens = self.tokens(prompts, bos=bos)
+        emit_look(self, prompts, [str(s) for s in wanted])
         return _grad(
             self.binding,
             tokens,
@@ -188,6 +189,7 @@ class Model:
     ) -> Generation:
         """Continue prompts with edits in force; see `trace.generate.generate`."""
         tokens = self.tokens(prompts, bos=bos, padding="left")
+        emit_look(self, prompts, ())
         return _generate(self.binding, tokens, edits=self._with_scope(edits, len(tokens)), when=when, max_new_tokens=max_new_tokens,
                          temperature=temperature, seed=seed, cache=cache, stop=stop)  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from microtome.cli import inputs, job, output
+from microtome.cli import inputs, job, output, recorded
 from microtome.cli.inputs import DEFAULT, Device, Dtype, Json, ModelName, Seed
 from microtome.cli.job import Out
 from microtome.cli.watch import steps
@@ -144,5 +144,7 @@ def _announce(model: Any, subject: str | PairTask, settings: dict[str, Any], *, 
         say("drawing pairs, and measuring what this machine does in a second")
         stages = plan(model, subject, **settings)
     rows = [(name, n, f"{seconds:.0f} s") for name, n, seconds in stages]
-    title = f"Plan: about {job.minutes(sum(seconds for _, _, seconds in stages))}"
+    whole = sum(seconds for _, _, seconds in stages)
+    title = f"Plan: about {job.minutes(whole)}"
     output.table(("stage", "n", "estimate"), rows, title=title, to=job.stream(to_stderr))
+    recorded.long(whole, recorded.title())

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from microtome.cli import job, output
+from microtome.cli import job, output, recorded
 from microtome.cli.watch import steps
 
 __all__ = ["Part", "announce", "length", "made_up", "rate"]
@@ -62,4 +62,5 @@ def announce(model: Any, rows: Sequence[Sequence[int]], parts: Sequence[Part], *
     shown = [(part.what, job.minutes(s)) for part, s in zip(parts, seconds, strict=True)]
     title = f"Plan: about {job.minutes(sum(seconds))}"
     output.table(("part", "estimate"), shown, title=title, to=job.stream(to_stderr))
+    recorded.long(sum(seconds), recorded.title())
     return sum(seconds)

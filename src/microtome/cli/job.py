@@ -146,6 +146,7 @@ def finish(result: Result, place: Path, line: str, *, json: bool, tables: Tables
     output.say(f"report: {report}")
     if (number := recorded.keep(report)) is not None:
         output.say(f"record: run {number}   (microtome lab show {number})")
+        recorded.remind()
     output.say(f"result: {place / 'result'}   (in Python: mt.open({str(place / 'result')!r}))")
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import lab_care, lab_claims, lab_predict, notebook, output, pace
+from microtome.cli import lab_care, lab_claims, lab_predict, lab_report, notebook, output, pace
 from microtome.cli.inputs import Json
 
 if TYPE_CHECKING:
-    from microtome.lab.reading import Record, RunRow
+    from microtome.lab.reading import Entry, Record, RunRow
 
 __all__ = ["app", "when"]
 
@@ -22,6 +22,8 @@ app = typer.Typer(no_args_is_help=True, help="The record of a project: runs, pre
 
 app.add_typer(lab_predict.app, name="predict")
 app.add_typer(lab_claims.app, name="claim")
+app.add_typer(lab_report.app, name="report")
+app.command("reproduce")(lab_report.reproduce)
 app.add_typer(notebook.app)
 app.add_typer(pace.app)
 app.command("sql")(lab_care.sql)
@@ -130,6 +132,9 @@ def show(
         Path | None,
         typer.Option(help="Write its result into this new folder, for mt.open.", show_default=False),
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Write its pictures into this folder, as SVG.", show_default=False)
+    ] = None,
     folder: Folder = None,
     json: Json = False,
 ) -> None:
@@ -143,6 +148,7 @@ def show(
     controls = record.controls(row.number)
     if out is not None:
         record.export(row.number, out)
+    drawn = _figures(record, row.number, figures) if figures is not None else []
     if json:
         files = [output.plain(f) for f in record.files_of(row.number)]
         output.print_json({**_data(row), "stale": list(old), "sites": record.sites(row.number), "files": files,
@@ -156,8 +162,22 @@ def show(
     if below:
         calls = [(str(r.number), r.method, output.number(r.seconds), r.verdict or r.state) for r in below]
         output.table(("run", "method", "s", "verdict"), calls, title="Runs that it called")
+    for path in drawn:
+        output.say(f"figure: {path}")
     if out is not None:
         output.say(f"result: {out}   (in Python: mt.open({str(out)!r}))")
+
+
+def _figures(record: Record, number: int, folder: Path) -> list[Path]:
+    from microtome.lab.pictures import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for one in draw(record, number):
+        path = folder / one.name
+        path.write_bytes(record.files.get(one.key))
+        made.append(path)
+    return made
 
 
 def _show(record: Record, row: RunRow, old: Sequence[str]) -> None:
@@ -291,6 +311,18 @@ def _cell(value: Any) -> str:
     return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
 
 
+def _pages(record: Record, since: float) -> list[Entry]:
+    """What the notebook says was done, entry by entry."""
+    from microtome.lab.notebook.indexing import index
+    from microtome.lab.notebook.timeline import of_pages
+    from microtome.lab.reading import Entry
+
+    if not record.place.notebook.is_dir():
+        return []
+    done = of_pages(index(record.place.notebook))
+    return [Entry(a.begin.timestamp(), a.kind, "", "", a.what) for a in done if a.begin.timestamp() >= since]
+
+
 @app.command("log")
 def log(
     days: Annotated[float, typer.Option(min=0, help="How many days back.")] = 7,
@@ -302,7 +334,13 @@ def log(
     from microtome.lab.reading import log as entries
     from microtome.lab.reading import open_record
 
-    found = entries(open_record(folder), since=time.time() - 86400 * days, limit=n)
+    since = time.time() - 86400 * days
+    record = open_record(folder)
+    every = [
+        *(entries(record, since=since, limit=n) if record.database.exists() else ()),
+        *_pages(record, since),
+    ]
+    found = sorted(every, key=lambda e: e.at)[-n:]
     if json:
         output.print_json([output.plain(e) for e in found])
         return

@@ -19,7 +19,9 @@ from microtome.cli import (
     failures,
     heads,
     lab,
+    lab_report,
     learning,
+    mcp,
     models,
     probe,
     recorded,
@@ -80,6 +82,7 @@ app.command("calibrate")(calibrate.calibrate)
 app.command("diff")(diff.diff)
 app.command("examples")(examples.examples)
 app.command("heads")(heads.heads)
+app.command("mcp")(mcp.mcp)
 app.command("probe")(probe.probe)
 app.command("quiz")(learning.quiz)
 app.command("redteam")(redteam.command(claim_of=recorded.claim_text, chat_of=recorded.chat))
@@ -87,6 +90,7 @@ app.command("steer")(steer.steer)
 app.command("tutor")(learning.tutor)
 app.command("vector")(vector.vector)
 app.add_typer(lab.app, name="lab")
+app.add_typer(lab_report.app, name="report")
 app.add_typer(models.app, name="models")
 app.add_typer(tasks.app, name="tasks")
 

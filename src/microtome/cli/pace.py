@@ -25,6 +25,7 @@ from microtome.cli.notebook_place import (
 
 if TYPE_CHECKING:
     from microtome.lab.notebook.pages import Page
+    from microtome.lab.notebook.timers import Trigger
 
 app = typer.Typer(no_args_is_help=True, help="Stages, timers and reviews of a project.")
 
@@ -75,8 +76,6 @@ def timers(
     """What is due by the guide's timers, with the number and its source."""
     from microtome.lab.notebook import views
     from microtome.lab.notebook.limits import read_limits, said
-    from microtome.lab.notebook.stages import history
-    from microtome.lab.notebook.timers import due, settings_of
 
     table = read_limits(notebook())
     if limits:
@@ -85,16 +84,25 @@ def timers(
         else:
             output.table(("name", "value", "source", "what"), said(table))
         return
-    pages = read_pages()
-    moves, done = history(pages), timeline(pages)
-    ideas = sum(p.kind == "idea" for p in pages)
-    settings = settings_of(done, project=project, ideas=ideas, limits=table)
-    found = due(now(), moves[-1].to if moves else "", done, settings)
+    found = due_now(project)
     if json:
         output.print_json(found)
         return
     for line in views.triggers(found):
         output.say(line)
+
+
+def due_now(project: str = "") -> tuple[Trigger, ...]:
+    """What the timers of the project's notebook say now; project: its kind, "" for what the notebook says."""
+    from microtome.lab.notebook.limits import read_limits
+    from microtome.lab.notebook.stages import history
+    from microtome.lab.notebook.timers import due, settings_of
+
+    pages = read_pages()
+    moves, done = history(pages), timeline(pages)
+    ideas = sum(p.kind == "idea" for p in pages)
+    settings = settings_of(done, project=project, ideas=ideas, limits=read_limits(notebook()))
+    return due(now(), moves[-1].to if moves else "", done, settings)
 
 
 @app.command()

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from microtome.llm.chat import Chat
     from microtome.llm.claim_text import ClaimText
 
-__all__ = ["activity", "certified", "chat", "claim_text", "here", "keep", "title"]
+__all__ = ["activity", "certified", "chat", "claim_text", "here", "keep", "long", "remind", "title"]
 
+SHOWN = 3
+"""Lines of timers that are shown after a run."""
 _last: list[Study] = []
 
 
@@ -57,6 +59,44 @@ def activity(name: str, parameters: Mapping[str, Any], model: Any = None) -> Ite
     with here(), running(name, query, {} if model is None else {"model": model}) as run:
         yield
         run.tell(END)
+
+
+def long(seconds: float, what: str) -> None:
+    """Before something long in a project: say that the guide asks for quicker ways to know first."""
+    from microtome.lab import place
+
+    try:
+        found = place.find()
+        if found is None:
+            return
+        from microtome.lab.notebook.limits import read_limits
+
+        most = read_limits(found.notebook).seconds("long_experiment")
+    except MicrotomeError as error:
+        _warn(error)
+        return
+    if seconds > most:
+        line = f'microtome lab gate {seconds / 60:.0f} "{what}" --alternative "..." --alternative "..."'
+        output.stderr().print(
+            f"over {most / 60:.0f} min: are there quicker ways to know? {line}", soft_wrap=True
+        )
+
+
+def remind() -> None:
+    """What the notebook's timers say, after something ran; nothing where nobody keeps a notebook."""
+    from microtome.lab import place
+
+    try:
+        found = place.find()
+        if found is None or not found.notebook.is_dir():
+            return
+        from microtome.cli.pace import due_now
+        from microtome.lab.notebook import views
+
+        for one in due_now()[:SHOWN]:
+            output.stderr().print(f"timer: {views.triggers([one])[0]} (microtome lab timers)", soft_wrap=True)
+    except MicrotomeError as error:
+        _warn(error)
 
 
 def certified(model: Any) -> None:

@@ -18,7 +18,6 @@ from microtome.lab.schema import (
     claim,
     control,
     model,
-    page,
     person,
     prediction,
     process,
@@ -362,7 +361,7 @@ def newest(connection: Connection) -> int:
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that happened: at (seconds since 1970), what kind of thing, its number ("" for a page: its path), who, and
+    """One thing that happened: at (seconds since 1970), what kind of thing, its number ("" where it has none), who, and
     a line about it."""
 
     at: float
@@ -373,8 +372,8 @@ class Entry:
 
 
 def log(record: Record, *, since: float | None = None, limit: int = 200) -> tuple[Entry, ...]:
-    """What happened in a project, the oldest first: runs that no other called, predictions and how they came out, claims,
-    pages of the notebook. At most `limit`, the newest of them."""
+    """What happened in a project, the oldest first: runs that no other called, predictions and how they came out, claims.
+    At most `limit`, the newest of them."""
     after = since if since is not None else 0.0
     found = [_of_run(row) for row in record.runs(Wanted(since=since), limit=limit)]
     with record.database.reading() as connection:
@@ -402,9 +401,6 @@ def log(record: Record, *, since: float | None = None, limit: int = 200) -> tupl
                         row["why_withdrawn"],
                     )
                 )
-        for row in connection.execute(select(page)).mappings():
-            at = row["dated"] if row["dated"] is not None else row["indexed_at"]
-            found.append(Entry(at, row["kind"], row["path"], "", row["title"]))
     kept = sorted((e for e in found if e.at >= after), key=lambda e: (e.at, e.kind, e.number))
     return tuple(kept[-limit:])
 

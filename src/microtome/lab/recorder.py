@@ -43,7 +43,7 @@ class Recorder:
     """Records the events of one study, for one person and one process.
 
     after: called with (connection, number, result) in the transaction that ends a run: predictions are decided there.
-    last: the number of the last run that ended and that no other had called.
+    last: the number of the last run that ended and that no other had called. ended: all such that have a result.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Recorder:
         self._beat = time.monotonic()
         self._look: tuple[Any, int] | None = None
         self.last: int | None = None
+        self.ended: list[int] = []
 
     def __call__(self, event: Event) -> None:
         """Record one event. Raises what keeps it from being written; it is tried again later."""
@@ -178,6 +179,7 @@ class Recorder:
             fault = self._after(connection, run.number, result) if result is not None else None
         if run.parent is None:
             self.last = run.number
+            self.ended += [run.number] if stored is not None else []
         if unkept is not None:
             raise unkept
         if fault is not None:

@@ -25,6 +25,8 @@ SECONDS = 10.0
 """How long a statement may take."""
 _MOST = 1_000_000
 _BYTES = 50_000_000  # of one value
+_TOTAL = 100_000_000  # of all values
+_AT_ONCE = 50  # rows
 _READS = ("select", "with", "values", "table", "explain", "pragma")
 _PRAGMAS = {"table_info", "table_xinfo", "table_list", "index_list", "index_info", "foreign_key_list"}
 _ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
@@ -65,6 +67,25 @@ def query(place: Place, sql: str, limit: int = LIMIT, *, seconds: float = SECOND
         return _postgres(database, sql, limit, seconds)
     finally:
         database.close()
+
+
+def _taken(fetch: Callable[[int], list[Any]], wanted: int) -> list[Any]:
+    """Up to `wanted` rows, a few at a time, as long as all of them together fit in memory."""
+    rows: list[Any] = []
+    size = 0
+    while len(rows) < wanted:
+        some = fetch(min(_AT_ONCE, wanted - len(rows)))
+        if not some:
+            break
+        rows += some
+        size += sum(len(v) for row in some for v in row if isinstance(v, (str, bytes)))
+        if size > _TOTAL:
+            raise LabError(
+                f"the answer is larger than {_TOTAL // 1_000_000} MB",
+                why="it is held in memory",
+                instead="ask for fewer columns or rows",
+            )
+    return rows
 
 
 class _Judge:
@@ -115,7 +136,7 @@ def _sqlite(path: Path, sql: str, limit: int, seconds: float) -> Answer:
         cursor = connection.execute(sql)
         if cursor.description is None:
             raise _writes("it gives no rows")
-        rows = cursor.fetchmany(limit + 1)
+        rows = _taken(cursor.fetchmany, limit + 1)
         names = tuple(column[0] for column in cursor.description)
     except (sqlite3.Warning, sqlite3.Error, ValueError) as error:
         raise _said(str(error), seconds, judge.refused) from error
@@ -138,8 +159,7 @@ def _postgres(database: Database, sql: str, limit: int, seconds: float) -> Answe
             cursor.execute(f"SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}")
             _step_down(cursor.execute)
             cursor.execute(f"DECLARE asked NO SCROLL CURSOR FOR {words}\n", prepare=True)
-            cursor.execute(f"FETCH {limit + 1} FROM asked")
-            rows = cursor.fetchall()
+            rows = _taken(lambda n: cursor.execute(f"FETCH {n} FROM asked").fetchall(), limit + 1)
             names = tuple(column.name for column in cursor.description or ())
         except psycopg.Error as error:
             writes = error.sqlstate in ("25006", "0A000") or _MODIFIES.search(str(error))

@@ -152,6 +152,7 @@ class Study:
                 remove_observer(self._hear)
             else:
                 self._recorder.flush()
+                self._draw(self._recorder.ended)
                 with self.database.writing() as connection:
                     at = schema.study.c.number == self.number
                     connection.execute(update(schema.study).where(at).values(closed_at=time.time()))
@@ -308,6 +309,18 @@ class Study:
         from microtome.lab.predicting import decide
 
         decide(connection, number, result)
+
+    def _draw(self, numbers: Sequence[int]) -> None:
+        """Keep pictures of the last runs; what cannot be drawn or written now is drawn when somebody asks."""
+        if not numbers:
+            return
+        from microtome.lab.pictures import keep
+        from microtome.lab.reading import Record
+
+        try:
+            keep(Record(self.place), numbers)
+        except MicrotomeError as fault:
+            warnings.warn(f"no pictures were kept: {fault.what}", ObserverWarning, stacklevel=4)
 
     def _find(self, connection: Connection) -> tuple[int, str]:
         person = select(schema.person).where(schema.person.c.name == self.person)

@@ -20,7 +20,7 @@ def examples(result: Result) -> Html:
     rows = result.raw_examples
     if not rows:
         return join()
-    shown = [_example(row) for row in rows[:MOST]]
+    shown = [example(row) for row in rows[:MOST]]
     of = f" of {len(rows)}" if len(rows) > MOST else ""
     return fold(
         f"Raw examples, drawn at random and not chosen ({len(shown)}{of})",
@@ -30,7 +30,8 @@ def examples(result: Result) -> Html:
     )
 
 
-def _example(row: Mapping[str, Any]) -> Html:
+def example(row: Mapping[str, Any]) -> Html:
+    """One raw example: its prompt or tokens, what is said of it, the most likely next tokens."""
     tokens: Any = row.get("tokens")
     prompt: Any = row.get("prompt")
     body: list[Html] = []

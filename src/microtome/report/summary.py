@@ -61,7 +61,7 @@ def summary(result: Result, found: Sequence[Stage], command: str = "") -> Html:
         finding(result, found),
         tag(
             "div",
-            _cards(headline(result, found)),
+            cards(headline(result, found)),
             tag("div", stages(found, unlinked(result, found)), _tally(result, found)),
             cls="screen",
         ),
@@ -91,7 +91,8 @@ def _tally(result: Result, found: Sequence[Stage]) -> Html | None:
     return tag("p", parts, tag("a", "What failed", href="#checked"), cls="tally")
 
 
-def _cards(numbers: Sequence[Number]) -> Html | None:
+def cards(numbers: Sequence[Number]) -> Html | None:
+    """The numbers that matter, a card each: value, interval, null, n; None for none."""
     return tag("ul", [_card(one) for one in numbers], cls="numbers") if numbers else None
 
 
