@@ -163,7 +163,7 @@ def test_a_folder_of_files_that_another_record_uses_is_left_alone(place):
 
 def test_an_edited_prediction_shows(place):
     rows = [{"number": i, "key": f"{i}", "study": 1, "person": "ada", "statement": "é\x1b", "probability": 0.1 * i,
-             "about": "{}", "holds": None, "made_at": 0.5, "after_run": 0, "post_hoc": False} for i in (1, 2, 3)]  # fmt: skip
+             "about": "{}", "holds": None, "made_at": 0.5, "after_run": 0, "post_hoc": False, "claim": None} for i in (1, 2, 3)]  # fmt: skip
     before = ""
     for row in rows:
         row["seal"] = before = seals.seal(before, row)

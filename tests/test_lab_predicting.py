@@ -398,6 +398,14 @@ def test_in_either_database_an_edit_shows(lab):
         with one.database.writing() as connection:
             connection.execute(update(p).where(p.c.number == 2).values({k: before[k] for k in values}))
         assert broken() == ()
+    with opened(lab):
+        number = one.claim("it moves the name", about=ABOUT, alternatives=["any head does"], falsifiers=["a small loss"]).number  # fmt: skip
+    with one.database.writing() as connection:  # as if it had been made from a claim, which it would lift
+        connection.execute(update(p).where(p.c.number == 2).values(claim=number))
+    assert broken() == (2,)
+    with one.database.writing() as connection:
+        connection.execute(update(p).where(p.c.number == 2).values(claim=None))
+    assert broken() == ()
     with one.database.writing() as connection:
         connection.execute(p.delete().where(p.c.number == 2))
     assert broken() == (3,)

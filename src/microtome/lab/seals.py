@@ -27,6 +27,7 @@ FIELDS = (
     "made_at",
     "after_run",
     "post_hoc",
+    "claim",
 )
 """Columns of `prediction` that a seal covers: what was said before the result, nothing of how it turned out."""
 

@@ -134,8 +134,8 @@ CREATE TABLE prediction (
 	CONSTRAINT fk_prediction_run FOREIGN KEY(run) REFERENCES run (number), 
 	CONSTRAINT fk_prediction_claim FOREIGN KEY(claim) REFERENCES claim (number)
 );
-INSERT INTO "prediction" VALUES(1,'0000000000000000',1,'ada','it holds <b>0</b>',0.7,'{"method": "toy_leaf"}','{"field": "effects"}',1790000000.0,0,0,'','true',1,'{}','',NULL,1790000009.5,NULL,'f64f9cc43f8ccfd60b66efdb075c1d00');
-INSERT INTO "prediction" VALUES(2,'0000000000000001',1,'ada','it holds <b>1</b>',0.2,'{"method": "toy_leaf"}',NULL,1790000001.0,1,1,'run 1','open',NULL,NULL,'',NULL,NULL,NULL,'6d1a93a4ded35cecebcd18b9c684e446');
+INSERT INTO "prediction" VALUES(1,'0000000000000000',1,'ada','it holds <b>0</b>',0.7,'{"method": "toy_leaf"}','{"field": "effects"}',1790000000.0,0,0,'','true',1,'{}','',NULL,1790000009.5,NULL,'7718df7092e04db1d58951e9c3329dcb');
+INSERT INTO "prediction" VALUES(2,'0000000000000001',1,'ada','it holds <b>1</b>',0.2,'{"method": "toy_leaf"}',NULL,1790000001.0,1,1,'run 1','open',NULL,NULL,'',NULL,NULL,NULL,'cfc4894adf590cff53674d251acaba91');
 CREATE TABLE process (
 	id VARCHAR(32) NOT NULL, 
 	host TEXT NOT NULL, 
