@@ -22,6 +22,7 @@ from microtome.cli.main import app
 from microtome.lab import place as places
 from microtome.lab import schema
 from microtome.lab.expecting import expect
+from microtome.lab.files import Files
 from microtome.lab.place import CEILING, URL
 from microtome.lab.questions import Question
 from microtome.lab.reading import Record, Wanted
@@ -127,7 +128,9 @@ def _arguments(words):
     )
 
 
-@pytest.mark.parametrize("words", [p for p in LAB if p[1] not in ("init",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [p for p in LAB if p[1] not in ("init", "report", "reproduce")], ids=" ".join
+)
 def test_outside_a_project_every_command_says_how_to_make_one(words, tmp_path, monkeypatch):
     monkeypatch.setenv(CEILING, str(tmp_path))
     (tmp_path / "x").mkdir()
@@ -190,6 +193,12 @@ def test_show_tells_all_of_one_run_and_writes_its_result(place):
     assert row["sites"] == sorted(SITES) and [c["name"] for c in row["controls"]] == ["identity"]
     assert {f["role"] for f in row["files"]} == {"argument", "result"}
     assert told("lab", "show", row["id"][:9])["number"] == 2
+    with Record(place).database.writing() as connection:  # an id may begin with nothing but decimals
+        connection.execute(update(schema.run).where(schema.run.c.number == 4).values(id="12345678" + "a" * 8))
+    assert told("lab", "show", "12345678")["number"] == 4 == told("lab", "show", "4")["number"]
+    assert "no run 12345" in refused("lab", "show", "12345")
+    assert told("lab", "show", "1")["predictions"] == [1] and told("lab", "show", "2")["predictions"] == []
+    assert "decided" in said("lab", "show", "1") and "prediction 1" in said("lab", "show", "1")
     assert told("lab", "show", "3")["children"] == [4]
     shown = said("lab", "show", "3")
     assert "Runs that it called" in shown and "\\x1b[31m" in shown and "certificate: none asked for" in shown
@@ -383,6 +392,18 @@ def test_keys_of_files_that_lead_out_of_the_project_are_not_read(place):
             insert(schema.run_file),
             {"run": 5, "role": "report", "name": "../../x", "key": "0" * 32, "bytes": 1},
         )
+        connection.execute(
+            insert(schema.run_file),
+            {
+                "run": 2,
+                "role": "figure",
+                "name": "../../evil.svg",
+                "key": Files(place.files).put(b"<svg/>", ".svg"),
+                "bytes": 6,
+            },
+        )
+    told("lab", "show", "2", "--figures", str(place.folder / "a" / "b" / "c"))
+    assert [str(p.relative_to(place.folder)) for p in place.folder.rglob("*evil*")] == ["a/b/c/evil.svg"]
     assert "is no key of a file" in refused("lab", "show", "1", "--out", str(place.folder / "out"))
     assert "is no key of a file" in refused("lab", "compare", "1", "2")
     assert not (place.folder / "out").exists()

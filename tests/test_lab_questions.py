@@ -192,6 +192,11 @@ def test_parameters_read_from_source_are_those_of_the_technique() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     read = json.loads(out)
-    assert set(read) == set(registry.names("techniques"))
+    ours = {
+        n
+        for n in registry.names("techniques")
+        if (registry.module_of("techniques", n) or "").startswith("microtome.")
+    }
+    assert set(read) == ours  # other tests' toys are in this process alone
     for name, found in read.items():
         assert found == list(inspect.signature(registry.get("techniques", name)).parameters) == list(parameters_of(name)), name  # fmt: skip

@@ -152,7 +152,8 @@ def show(
     if json:
         files = [output.plain(f) for f in record.files_of(row.number)]
         output.print_json({**_data(row), "stale": list(old), "sites": record.sites(row.number), "files": files,
-                           "controls": [output.plain(c) for c in controls], "children": [r.number for r in below]})  # fmt: skip
+                           "controls": [output.plain(c) for c in controls], "children": [r.number for r in below],
+                           "predictions": record.decided(row.number)})  # fmt: skip
         return
     _show(record, row, old)
     if controls:
@@ -174,7 +175,7 @@ def _figures(record: Record, number: int, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for one in draw(record, number):
-        path = folder / one.name
+        path = folder / Path(one.name).name  # a record that came from elsewhere may say "../.."
         path.write_bytes(record.files.get(one.key))
         made.append(path)
     return made
@@ -201,6 +202,7 @@ def _show(record: Record, row: RunRow, old: Sequence[str]) -> None:
         ("seed", output.number(row.seed)),
         ("numerics", _json.dumps(row.question.get("numerics", {}))),
         ("verdict", (row.verdict or "") + (f", p {output.number(row.p)}" if row.p is not None else "")),
+        ("decided", ", ".join(f"prediction {p}" for p in record.decided(row.number))),
         ("error", row.error),
         ("stale", "; ".join(old)),
         ("run again", row.not_again and f"not possible: {'; '.join(row.not_again.splitlines())}"),
@@ -380,7 +382,9 @@ def rerun(
             {"run": row.number, "again": number, "agreement": output.plain(found), "tolerance": TOLERANCE}
         )
     else:
-        output.say(f"run {row.number} again: run {number}, {after.verdict}")
+        output.say(
+            f"run {row.number} again: {'not recorded' if number is None else f'run {number}'}, {after.verdict}"
+        )
         if found is None:
             output.say("there is no earlier result to compare it with")
         elif found.equal:
@@ -394,6 +398,7 @@ def rerun(
             output.say(
                 f"not equal: {gap} (tolerance {TOLERANCE:g}); verdict {'the same' if found.verdict else 'differs'}"
             )
-            output.say(f"microtome lab compare {row.number} {number}")
+            if number is not None:
+                output.say(f"microtome lab compare {row.number} {number}")
     if found is not None and not found.within:
         raise typer.Exit(1)

@@ -189,9 +189,10 @@ class Record:
             raise LabError(
                 "no run was named", why="the text is empty", instead="microtome lab runs lists them"
             )
-        by = (
-            run.c.number == number if number is not None else run.c.id.startswith(str(which), autoescape=True)
-        )
+        is_id = run.c.id.startswith(str(which), autoescape=True)
+        by = is_id if number is None else run.c.number == number
+        if isinstance(which, str) and len(which) >= 6:  # an id may begin with nothing but decimals
+            by |= is_id
         with self.database.reading() as connection:
             rows = connection.execute(_runs().where(by).limit(2)).mappings().all()
             last = connection.execute(select(func.max(run.c.number))).scalar()
@@ -234,6 +235,12 @@ class Record:
         with self.database.reading() as connection:
             rows = connection.execute(query.order_by(run_file.c.role, run_file.c.name)).mappings().all()
         return tuple(FileRow(r["role"], r["name"], r["key"], r["bytes"]) for r in rows)
+
+    def decided(self, number: int) -> tuple[int, ...]:
+        """Numbers of the predictions that a run decided."""
+        query = select(prediction.c.number).where(prediction.c.run == number).order_by(prediction.c.number)
+        with self.database.reading() as connection:
+            return tuple(connection.execute(query).scalars())
 
     def certificate(self, model_hash: str) -> dict[str, Any] | None:
         """A model's certificate as recorded, None while none was asked for."""
