@@ -161,6 +161,18 @@ def test_identical_runs_are_equal_to_the_bit_and_one_bit_is_seen(record):
     assert not compare(record, 1, 3).same
 
 
+def test_cells_that_did_not_move_are_no_part_of_the_family(record):
+    base = noise(0)
+    after = base.copy()
+    after[4] += 0.1 + noise(2, 1)[0]
+    found = pair(record, base, after)
+    moved, *still = found.cells
+    assert moved.cell["site"] == MANY[4] and moved.p <= ALPHA
+    assert (
+        all(c.difference == 0 and math.isnan(c.p) and math.isnan(c.null) for c in still) and len(still) == 35
+    )
+
+
 @pytest.mark.parametrize("task", [Task("ioi", "1111" * 8), Task("sva", "1111" * 8)])
 def test_other_prompts_have_no_partner(record, task):
     given(Model(), Task(), values=noise(0))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, func, insert, or_, select, text, update
+from sqlalchemy import Select, func, insert, or_, select, update
 
 from microtome.errors import LabError, MicrotomeError
 from microtome.lab import schema, seals
@@ -112,8 +112,7 @@ def make(
             why="it is data, compared with the stored result",
             instead='holds=mt.expect("effects", site="L9H6.z", low=-0.6, high=-0.3)',
         )
-    with database.writing() as connection:
-        _alone(connection)
+    with database.writing() as connection:  # one writer at a time: seals follow one another
         if claim is not None:
             _check_claim(connection, claim)
         number, why = _sighting(connection, about)
@@ -297,12 +296,6 @@ def _check_claim(connection: Connection, number: int) -> None:
             why="a prediction is made from a claim that stands",
             instead="claim=None",
         )
-
-
-def _alone(connection: Connection) -> None:
-    """Seals follow one another: on PostgreSQL writers of predictions take turns (SQLite's always do)."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("LOCK TABLE prediction IN EXCLUSIVE MODE"))
 
 
 def _newest(connection: Connection) -> int:
