@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 
 from microtome.errors import ChatError
-from microtome.llm.answers import ask_for, find_value, holds, problems
+from microtome.llm.answers import ask_for, find_value, problems
 from microtome.llm.chat import Message, UnusableAnswer
 from microtome.llm.pasting import END, Pasting, as_text
 from scripted import Scripted
@@ -106,14 +106,6 @@ def test_what_a_check_finds_is_told_too():
     chat = Scripted(GOOD, '{"x": 2, "name": "a"}')
     got = ask_for(chat, ASK, POINT, check=lambda v: () if v["x"] == 2 else ("x must be 2",))
     assert got.value["x"] == 2 and "x must be 2" in chat.asked[1][-1].content
-
-
-def test_a_quote_is_in_the_source_word_for_word_or_not_at_all():
-    source = "The residual stream\n is read by   every head."
-    assert holds(source, "stream is read by every") and holds(source, " The residual stream is ")
-    assert not holds(source, "stream was read by every")
-    assert not holds(source, "every head"), "two words stand anywhere"
-    assert not holds(source, "the residual stream is"), "case counts"
 
 
 def test_prompts_are_pasted_with_their_roles():

@@ -105,10 +105,10 @@ def minutes(began: float) -> float:
 
 def progress_file(given: Path | None) -> Path | None:
     """Where progress is kept: the file that was given, else notebook/learning.yaml of the project, else nowhere."""
-    from microtome.llm.settings import project
+    from microtome.lab import place
 
-    around = project()
-    return given or (around / "notebook" / "learning.yaml" if around else None)
+    around = None if given else place.find()
+    return given or (around.notebook / "learning.yaml" if around else None)
 
 
 def entries(path: Path | None) -> tuple[Entry, ...]:

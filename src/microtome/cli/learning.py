@@ -64,10 +64,16 @@ def tutor(
     if sum(x is not None for x in (say, summary, exercise, read)) > 1:
         raise typer.BadParameter("only one of --say, --summary, --exercise and --read at a time")
     if topic is None:
-        if any(x is not None for x in (say, summary, exercise, read, source)):
+        if run or any(
+            x is not None for x in (say, summary, exercise, read, source, prompt_to, answer_from, max_tokens)
+        ):
             raise typer.BadParameter("name a topic; `microtome tutor` lists them")
         _curriculum(kept, json)
         return
+    if run and exercise is None:
+        raise typer.BadParameter("--run runs the tests of an exercise: give --exercise FOLDER too")
+    if (prompt_to or answer_from) and not (say is not None or summary or exercise):
+        raise typer.BadParameter("files carry one question: give --say, --summary or --exercise too")
     found = curriculum().topic(topic)
     text = answering.text_of(source, "the source") if source else ""
     if read is not None:
@@ -163,13 +169,16 @@ def _talk(topic: Topic, source: str, said: str | None, kept: Path | None, asking
             answering.told("\n")
             _cut(reply)
         return
+    answering.aside("an empty line, quit or exit ends it")
     said = "Begin."
     while said.strip().lower() not in LEAVE:
         try:
-            _cut(conversation.say(said, on_text=answering.told))
+            reply = conversation.say(said, on_text=answering.told)
+            answering.told("\n")
+            _cut(reply)
         except ChatError as error:
             failures.show(error)  # the conversation stands as it was before
-        answering.told("\n\n> ")
+        answering.told("\n> ")
         said = sys.stdin.readline()
     answering.keep(kept, Entry(datetime.date.today(), topic.id, "talk", minutes=answering.minutes(began)))
     answering.aside(f"that does not count yet: microtome quiz {topic.id}, then --summary FILE")
@@ -177,7 +186,7 @@ def _talk(topic: Topic, source: str, said: str | None, kept: Path | None, asking
 
 def _cut(reply: Reply) -> None:
     if reply.finish == "length":
-        answering.aside("\nthe answer was cut by its length")
+        answering.aside("the answer was cut by its length (--max-tokens, or the server's limit)")
 
 
 def _summary(topic: Topic, source: str, summary: str, kept: Path | None, asking: Asking, json: bool) -> None:  # fmt: skip

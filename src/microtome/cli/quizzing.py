@@ -103,9 +103,16 @@ def _to_file(items: tuple[Item, ...], path: Path) -> None:
 
 
 def _made(chat: Any, text: str, n: int, topic: str, asking: Asking) -> tuple[Item, ...]:
+    from microtome.llm.chat import UnusableAnswer
     from microtome.llm.quiz import generate
 
-    made = generate(chat, text, n, topic=topic, sampling=asking.sampling())
+    try:
+        made = generate(chat, text, n, topic=topic, sampling=asking.sampling())
+    except UnusableAnswer as error:
+        if topic == MIXED:
+            raise
+        instead = f"{error.instead}; the built-in questions need no model: --offline"
+        raise UnusableAnswer(error.what, why=error.why, instead=instead, came=error.came) from error
     for line in made.dropped:
         answering.aside(f"dropped: {line}")
     answering.aside(f"{len(made.items)} questions by {chat.name}, {len(made.dropped)} dropped: quotes were looked up, whether the key is right was not")  # fmt: skip
@@ -205,6 +212,7 @@ def _grade(graded: Grade, code: str, json: bool) -> None:
         output.say(f"{'right' if mark else 'wrong'}: {item.question}")
         if not mark:
             output.say(f"  you said: {chosen or 'nothing'}")
-        output.say(f"  {item.right} {item.because}")
+            output.say(f"  right is: {item.right}")
+        output.say(f"  {item.because}")
     need = "" if graded.passed else " (a quiz of at least 4 questions is passed with 80 %)"
     output.say(f"{sum(graded.marks)} of {len(rows)}: {'passed' if graded.passed else 'not passed'}{need}")

@@ -15,7 +15,7 @@ from microtome.errors import ChatError
 from microtome.llm.chat import GREEDY, Chat, Message, Reply, Sampling, UnusableAnswer
 from microtome.llm.replies import shown
 
-__all__ = ["Structured", "ask_for", "find_value", "holds", "problems", "squeeze"]
+__all__ = ["Structured", "ask_for", "find_value", "problems", "squeeze"]
 
 LONGEST = 1_000_000
 MOST_STARTS = 300
@@ -208,9 +208,3 @@ def _said(value: object) -> str:
 def squeeze(text: str) -> str:
     """Text with every run of white space as one space, and none around it."""
     return " ".join(text.split())
-
-
-def holds(source: str, quote: str, least_words: int = 4) -> bool:
-    """Whether a source has a quote word for word, white space aside. Shorter than `least_words` words it proves nothing: False."""
-    wanted = squeeze(quote)
-    return len(wanted.split()) >= least_words and wanted in squeeze(source)
