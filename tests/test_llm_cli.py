@@ -129,9 +129,9 @@ def test_without_a_project_nothing_is_kept_and_that_is_said(tmp_path, monkeypatc
         (["quiz", "-n", "0"], 2, "-n"),
         (["quiz", "--offline", "--source", "x"], 2, "--offline"),
         (["quiz", "--prompt-to", "p", "--answer-from", "a"], 2, "name a topic or a --source"),
-        (["quiz", "--file", "f"], 2, "name a topic or a --source"),
+        (["quiz", "--file", "f"], 2, "there is no f yet"),
         (["quiz", "tokens", "--file", "f"], 1, "nobody is there"),
-        (["quiz", "--source", "not-there.txt"], 1, "cannot be read"),
+        (["quiz", "--source", "not-there.txt"], 1, "No such file"),
         (["tutor", "--say", "hello"], 2, "name a topic"),
         (["tutor", "--run"], 2, "name a topic"),
         (["tutor", "--prompt-to", "p", "--answer-from", "a"], 2, "name a topic"),
@@ -142,6 +142,7 @@ def test_without_a_project_nothing_is_kept_and_that_is_said(tmp_path, monkeypatc
         (["tutor", "tokens", "--say", "hello"], 1, "nobody is there to answer"),
         (["tutor", "tokens", "--say", "hello", "--prompt-to", "p"], 1, "one of two files"),
         (["tutor", "tokens", "--exercise", "e", "--run"], 1, "nobody is there"),
+        (["tutor", "tokens", "--exercise", "."], 1, "is not empty"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(arguments, code, match):
@@ -228,7 +229,7 @@ def test_a_models_quiz_is_printed_with_what_was_dropped(asked, tmp_path):
         asked(server)
         done = run("quiz", "--source", tmp_path / "source.txt")
         assert (
-            "1 questions by small" in done.stderr and "1 dropped" in done.stderr and "\x1b" not in done.output
+            "1 question by small" in done.stderr and "1 dropped" in done.stderr and "\x1b" not in done.output
         )
         assert (
             "dropped: its quote is not in the source" in done.stderr

@@ -214,6 +214,7 @@ def _exercise(topic: Topic, source: str, folder: Path, run: bool, kept: Path | N
     if (folder / "exercise.json").is_file():
         _tested(topic, exercises.load(folder), folder, run, kept, json)
         return
+    exercises.need_free(folder)
     made = exercises.generate(asking.chat(), topic, source=source, sampling=asking.sampling())
     made = exercises.check(made) if run else made
     exercises.save(made, folder)
@@ -231,7 +232,7 @@ def _tested(topic: Topic, exercise: Any, folder: Path, run: bool, kept: Path | N
     if exercise.topic != topic.id:
         raise ChatError(f"{folder} is an exercise on {exercise.topic!r}", why=f"{topic.id!r} was named", instead="name its topic, or another folder")  # fmt: skip
     if not run:
-        raise ChatError(f"the tests of {folder} were not run", why="a model wrote them, and they are no sandbox", instead="read test_exercise.py, then add --run")  # fmt: skip
+        raise ChatError(f"the tests of {folder} were not run", why="a model wrote them, and they run without a sandbox", instead="read test_exercise.py, then add --run")  # fmt: skip
     ran = exercises.run(exercise.blank, exercise.tests)
     # tests that nobody has seen fail may pass on anything
     passed = ran.good and exercise.state == exercises.CHECKED

@@ -65,7 +65,8 @@ def quiz(
     if offline and (source or file or prompt_to or answer_from):
         raise typer.BadParameter("--offline takes nothing that is for a language model")
     if not (topic or source or (file and file.exists())) and (prompt_to or answer_from or file):
-        raise typer.BadParameter("name a topic or a --source to ask a language model about")
+        missing = f"there is no {file} yet: " if file else ""
+        raise typer.BadParameter(f"{missing}name a topic or a --source to ask a language model about")
     text = answering.text_of(source, "the source") if source else found.notes if found else ""
     if file and file.exists():
         items = _of_file(file, topic)
@@ -115,7 +116,7 @@ def _made(chat: Any, text: str, n: int, topic: str, asking: Asking) -> tuple[Ite
         raise UnusableAnswer(error.what, why=error.why, instead=instead, came=error.came) from error
     for line in made.dropped:
         answering.aside(f"dropped: {line}")
-    answering.aside(f"{len(made.items)} questions by {chat.name}, {len(made.dropped)} dropped: quotes were looked up, whether the key is right was not")  # fmt: skip
+    answering.aside(f"{len(made.items)} question{'s' * (len(made.items) != 1)} by {chat.name}, {len(made.dropped)} dropped: quotes were looked up, whether the key is right was not")  # fmt: skip
     return made.items
 
 

@@ -147,7 +147,8 @@ def _load(path: Path) -> Any:
             raise ChatError(f"{path} is larger than {LARGEST:,} bytes", why="a claim is a page at most", instead="the claim's own file")  # fmt: skip
         return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ChatError(f"{path} cannot be read", why=str(error), instead="a UTF-8 file with statement: ...") from error  # fmt: skip
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ChatError(f"{path} cannot be read", why=why or type(error).__name__, instead="a UTF-8 file with statement: ...") from error  # fmt: skip
     except (yaml.YAMLError, RecursionError) as error:
         raise ChatError(f"{path} is not YAML", why=" ".join(str(error).split())[:200], instead="quote texts that hold colons") from error  # fmt: skip
 
@@ -185,7 +186,7 @@ def _show(told: RedTeam, n: int, ways: list[str]) -> None:
     pending = [item for item in told.items if item.status != "covered"]
     full = [item for item in told.items if item.hypothesis.name in ways] if ways else pending[:n]
     for status in ("seen", "open", "covered"):
-        items = told.of(status)
+        items = [item for item in told.of(status) if not ways or item in full]
         if items:
             output.say(f"{status}: {_HEADS[status]} ({len(items)})", style="bold")
         for item in items:
@@ -194,13 +195,14 @@ def _show(told: RedTeam, n: int, ways: list[str]) -> None:
         rest = [item.hypothesis.name for item in items if item not in full]
         if rest:
             output.say(f"  {'also: ' if len(rest) < len(items) else ''}{', '.join(rest)}")
-    if not ways:
-        for proposal in told.proposed:
-            _proposal(proposal, told.model)
-        if told.broken:
-            output.say(f"{told.broken} pieces of the answer of {told.model} could not be read and count as nothing")  # fmt: skip
-        elif told.model and not told.proposed:
-            output.say(f"{told.model} proposed nothing that could be read")
+    if ways:
+        return
+    for proposal in told.proposed:
+        _proposal(proposal, told.model)
+    if told.broken:
+        output.say(f"{told.broken} pieces of the answer of {told.model} could not be read and count as nothing")  # fmt: skip
+    elif told.model and not told.proposed:
+        output.say(f"{told.model} proposed nothing that could be read")
     hidden = " (-n 99 shows all, --way NAME one)" if len(full) < len(pending) else ""
     output.say(f"{len(told.checks())} checks to run; none was run here{hidden}")
 

@@ -70,11 +70,17 @@ def ask_for(
         asked = [*asked, Message("assistant", reply.text), Message("user", again)]
     cut = "; the answer was cut by its length" if replies[-1].finish == "length" else ""
     raise UnusableAnswer(
-        f"{chat.name} gave no answer that can be used, in {len(replies)} tries",
+        f"{chat.name} gave no answer that can be used, in {len(replies)} {'try' if len(replies) == 1 else 'tries'}",
         why=f"{'; '.join(wrong[:MOST_SHOWN])}{cut}; it began: {shown(replies[-1].text, 120) or 'nothing'}",
-        instead="another model, or more tokens for an answer" if cut else "another model",
+        instead=_instead(chat, bool(cut)),
         came=replies[-1].text,
     )
+
+
+def _instead(chat: Chat, cut: bool) -> str:
+    if getattr(chat, "once", False):
+        return "tell the model what is wrong, save its new answer in the place of the old one, and run this again"
+    return "another model, or more tokens for an answer" if cut else "another model"
 
 
 def _instructions(schema: Mapping[str, Any]) -> str:
