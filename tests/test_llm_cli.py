@@ -385,6 +385,23 @@ def test_a_conversation_survives_an_answer_that_cannot_be_used(home, asked):
     assert [(e.kind, e.passed) for e in kept(home)] == [("talk", False)] and KEY not in out + err
 
 
+def test_a_paper_is_predicted_and_scored_by_what_a_person_says_of_it(home):
+    def lab(*words):
+        done = CliRunner().invoke(main.app, ["lab", "predict", *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    about = ["--task", "paper: Interpretability in the wild", "--study", "papers"]
+    said = lab("new", "they patch single heads", "0.7", *about)
+    assert "microtome lab predict resolve 1 true|false|void --reason TEXT" in said and "post hoc" not in said
+    lab("new", "the loss is reported", "0.6", *about)
+    lab("resolve", "1", "true", "--reason", "section 3.1")
+    lab("resolve", "2", "false", "--reason", "it is not")
+    scored = json.loads(lab("score", "--json"))
+    assert [(s["kind"], s["n"]) for s in scored] == [("judged", 2)]
+    assert scored[0]["brier"] == pytest.approx((0.3**2 + 0.6**2) / 2)
+
+
 def test_the_commands_import_nothing_heavy():
     code = "import sys, microtome.cli.learning, microtome.llm.quiz, microtome.llm.endpoint, microtome.llm.exercises; print([m for m in ('torch', 'pandas', 'plotly', 'alembic', 'openai', 'numpy', 'yaml') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
