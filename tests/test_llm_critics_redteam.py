@@ -310,6 +310,7 @@ def test_the_command_lists_what_to_run_and_asks_nobody_offline():
         and told.stdout.count("run:  ") == 4
         and "none was run here (-n 99 shows all" in told.stdout
     )
+    assert "irrelevant is not known to have run" in told.stdout, "words say nothing of controls"
     assert "also: " in told.stdout and ", the_metric" in told.stdout, "the others by name"
     words = [
         "Head L9H6 moves the name.",
