@@ -204,6 +204,14 @@ def zoo() -> str:
     return described(_table)
 
 
+def battery() -> str:
+    """Each way in which a claim could be wrong, with its check."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from battery_page import page as described
+
+    return described(_table)
+
+
 def record() -> str:
     """The tables of a record, column by column."""
     from microtome.lab import schema
@@ -259,6 +267,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "extensions": extensions,
     "benchmarks": benchmarks,
     "record": record,
+    "battery": battery,
     "runs": runs,
     "zoo": zoo,  # last: they load the zoo, whose family is no part of what is installed
     "calibration": calibration,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", ROOT / "docs" / "circuits.md"]
+PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("index", "circuits", "learning"))]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 FENCES = [
     pytest.param(text, id=f"{page.name}-{i}", marks=() if "mt.load(" not in text else pytest.mark.long)

@@ -10,7 +10,7 @@ from io import StringIO
 import pytest
 
 from microtome.errors import ChatError
-from microtome.llm.answers import ask_for, find_value, holds, problems
+from microtome.llm.answers import ask_for, find_value, problems
 from microtome.llm.chat import Message, UnusableAnswer
 from microtome.llm.pasting import END, Pasting, as_text
 from scripted import Scripted
@@ -108,14 +108,6 @@ def test_what_a_check_finds_is_told_too():
     assert got.value["x"] == 2 and "x must be 2" in chat.asked[1][-1].content
 
 
-def test_a_quote_is_in_the_source_word_for_word_or_not_at_all():
-    source = "The residual stream\n is read by   every head."
-    assert holds(source, "stream is read by every") and holds(source, " The residual stream is ")
-    assert not holds(source, "stream was read by every")
-    assert not holds(source, "every head"), "two words stand anywhere"
-    assert not holds(source, "the residual stream is"), "case counts"
-
-
 def test_prompts_are_pasted_with_their_roles():
     assert as_text([Message("user", " Only this. ")]) == "Only this.\n"
     assert as_text(ASK) == "[INSTRUCTIONS]\nBe exact.\n\n[QUESTION]\nWhere is it?\n"
@@ -168,7 +160,7 @@ def test_a_second_try_is_not_asked_of_files(tmp_path):
     with pytest.raises(ChatError, match="waits"):
         ask_for(chat, ASK, POINT)
     answer.write_text("no", encoding="utf-8")
-    with pytest.raises(UnusableAnswer, match="in 1 tries"):
+    with pytest.raises(UnusableAnswer, match=r"in 1 try\b.*\n.*\n.*save its new answer"):
         ask_for(chat, ASK, POINT)
     answer.write_text(GOOD, encoding="utf-8")
     assert ask_for(chat, ASK, POINT).value["x"] == 1

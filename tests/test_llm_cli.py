@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from fake_endpoint import chunk, completion, serving
 from microtome.cli import learning, main
+from microtome.lab.place import init
 from microtome.llm import quiz
 from microtome.llm.curriculum import curriculum
 from microtome.llm.progress import read
@@ -34,7 +35,8 @@ def home(tmp_path, monkeypatch):
     for name in [n for n in os.environ if n.startswith(("MICROTOME_LLM_", "OPENAI_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "project" / ".microtome").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    init(tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     return tmp_path / "project"
 
@@ -127,15 +129,20 @@ def test_without_a_project_nothing_is_kept_and_that_is_said(tmp_path, monkeypatc
         (["quiz", "-n", "0"], 2, "-n"),
         (["quiz", "--offline", "--source", "x"], 2, "--offline"),
         (["quiz", "--prompt-to", "p", "--answer-from", "a"], 2, "name a topic or a --source"),
-        (["quiz", "--file", "f"], 2, "name a topic or a --source"),
+        (["quiz", "--file", "f"], 2, "there is no f yet"),
         (["quiz", "tokens", "--file", "f"], 1, "nobody is there"),
-        (["quiz", "--source", "not-there.txt"], 1, "cannot be read"),
+        (["quiz", "--source", "not-there.txt"], 1, "No such file"),
         (["tutor", "--say", "hello"], 2, "name a topic"),
+        (["tutor", "--run"], 2, "name a topic"),
+        (["tutor", "--prompt-to", "p", "--answer-from", "a"], 2, "name a topic"),
+        (["tutor", "tokens", "--run"], 2, "--exercise FOLDER"),
+        (["tutor", "tokens", "--prompt-to", "p", "--answer-from", "a"], 2, "files carry one question"),
         (["tutor", "tokens", "--say", "a", "--read", "3"], 2, "only one"),
         (["tutor", "tokens", "--read", "100000"], 1, "no time spent on one day"),
         (["tutor", "tokens", "--say", "hello"], 1, "nobody is there to answer"),
         (["tutor", "tokens", "--say", "hello", "--prompt-to", "p"], 1, "one of two files"),
         (["tutor", "tokens", "--exercise", "e", "--run"], 1, "nobody is there"),
+        (["tutor", "tokens", "--exercise", "."], 1, "is not empty"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said(arguments, code, match):
@@ -222,7 +229,7 @@ def test_a_models_quiz_is_printed_with_what_was_dropped(asked, tmp_path):
         asked(server)
         done = run("quiz", "--source", tmp_path / "source.txt")
         assert (
-            "1 questions by small" in done.stderr and "1 dropped" in done.stderr and "\x1b" not in done.output
+            "1 question by small" in done.stderr and "1 dropped" in done.stderr and "\x1b" not in done.output
         )
         assert (
             "dropped: its quote is not in the source" in done.stderr
@@ -261,6 +268,7 @@ def test_a_model_that_answers_nonsense_gives_no_quiz_and_the_offline_one_still_w
         asked(server)
         done = run("quiz", "tokens", code=1)
         assert "no answer that can be used, in 2 tries" in done.stderr and "1." not in done.stdout
+        assert "the built-in questions need no model: --offline" in done.stderr
         assert "1." in run("quiz", "tokens", "--offline").stdout
     assert len(server.asked) == 2
 
@@ -337,6 +345,11 @@ def test_at_a_terminal_the_questions_are_asked_one_by_one(home):
     assert process.returncode == 0, err
     assert out.count("or - for I do not know") == 3, "z is no answer and is asked again"
     assert "you said: nothing" in out and "of 2: not passed" in out
+    flat = " ".join(out.split())
+    asked = [i for i in quiz.bank() if " ".join(i.question.split()) in flat]
+    assert len(asked) == 2 and all(
+        f"right is: {i.right}" in flat or f"right: {i.question}" in flat for i in asked
+    )
     assert kept(home)[0].date <= datetime.date.today() and len(kept(home)[0].answers) == 2
 
 
@@ -363,12 +376,30 @@ def test_a_conversation_survives_an_answer_that_cannot_be_used(home, asked):
         "Answer 1." in out
         and "Answer 3." in out
         and "cut after 14 characters" in err
-        and "cut by its length" in err
+        and "\nthe answer was cut by its length" in err
+        and "an empty line, quit or exit ends it" in err
     )
     said = [m["content"] for m in server.asked[2]["body"]["messages"][1:]]
     assert said == ["Begin.", "Answer 1.", "second\n"], "what got no answer is not kept"
     assert server.asked[0]["body"]["max_tokens"] == 9
     assert [(e.kind, e.passed) for e in kept(home)] == [("talk", False)] and KEY not in out + err
+
+
+def test_a_paper_is_predicted_and_scored_by_what_a_person_says_of_it(home):
+    def lab(*words):
+        done = CliRunner().invoke(main.app, ["lab", "predict", *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    about = ["--task", "paper: Interpretability in the wild", "--study", "papers"]
+    said = lab("new", "they patch single heads", "0.7", *about)
+    assert "microtome lab predict resolve 1 true|false|void --reason TEXT" in said and "post hoc" not in said
+    lab("new", "the loss is reported", "0.6", *about)
+    lab("resolve", "1", "true", "--reason", "section 3.1")
+    lab("resolve", "2", "false", "--reason", "it is not")
+    scored = json.loads(lab("score", "--json"))
+    assert [(s["kind"], s["n"]) for s in scored] == [("judged", 2)]
+    assert scored[0]["brier"] == pytest.approx((0.3**2 + 0.6**2) / 2)
 
 
 def test_the_commands_import_nothing_heavy():

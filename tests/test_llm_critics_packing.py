@@ -157,16 +157,18 @@ def test_source_is_that_of_this_package():
 
 # ------------------------------------------------------------------------------ keys
 
-FILES = [".env", "prod.env", ".env.local", ".microtome/llm.toml", "a/.microtome/LLM.toml", "id_rsa", "id_ed25519.pub", "server.pem", "x.key", ".netrc", "credentials.json", "secrets.yaml", ".ssh/config", ".aws/config"]  # fmt: skip
+FILES = [".env", "prod.env", ".env.local", ".microtome/llm.toml", "a/.microtome/LLM.toml", ".config/microtome/llm.toml", "llm.toml", "id_rsa", "id_ed25519.pub", "server.pem", "x.key", ".netrc", "credentials.json", "secrets.yaml", ".ssh/config", ".aws/config"]  # fmt: skip
 KEYS = [
     "sk-" + "proj-" + "Ab3" * 10, "OPENAI: sk-" + "x" * 24, "ghp_" + "a1B2" * 9, "hf_" + "Q" * 30, "AKIA" + "ABCD1234" * 2, "AIza" + "x" * 35,
     "-----BEGIN OPENSSH PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----", "Authorization: Bearer " + "abc123" * 5, "api_key = '" + "k3y" * 6 + "'",
     "postgresql://me:hunter22@host/db", '"password": "correct7horse9"', "eyJ" + "a" * 12 + ".eyJ" + "b" * 12 + "." + "c" * 10, "xoxb-" + "1234567890" * 2,
+    'key = "0123456789abcdef"', "key = 'plain-word-9'  # of the endpoint",
 ]  # fmt: skip
 CLEAN = [
     "the key of a query is read by KV2", "sk-learn is a package", "api_key = os.environ['KEY']", "password: ask the user", "a task-specific-direction-found-here",
     "postgresql://localhost/db", "token = tokenizer.decode(ids)", "risk-averse-behaviour-in-models", "secret = word_that_is_hidden", "bearer of bad news",
     "https://arxiv.org/abs/2404.15255", "api_key: str | None = None", "hf_module",
+    'key = "resid_pre"', 'key = names["L9H6.pattern"]', 'sort(key="effect9000")', "key = f'{a}9'",
 ]  # fmt: skip
 
 

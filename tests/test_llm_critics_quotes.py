@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chatty import Scripted
 from microtome.errors import ChatError
-from microtome.llm.quotes import check_quoting, quotes_in, verify, verify_quotes
+from microtome.llm.quotes import check_quoting, holds, quotes_in, verify, verify_quotes
 from microtome.llm.quoting import ask_with_quotes
 
 PAPER = """We remove each head in turn – and measure the loss.
@@ -35,6 +35,7 @@ OTHER = (
 )
 def test_other_typography_is_the_same_quote(quote):
     found = verify(quote, {"paper": PAPER})
+    assert holds(PAPER, quote)
     assert found.verified and found.source == "paper" and found.ratio == 1 and not found.diff
     assert PAPER[found.start : found.end] == found.found
     assert PAPER.count("\n", 0, found.start) + 1 == found.line
@@ -56,6 +57,13 @@ def test_other_typography_is_the_same_quote(quote):
 )
 def test_what_turns_the_meaning_is_no_quote(quote):
     assert not verify(quote, {"paper": PAPER}).verified
+    assert not holds(PAPER, quote)
+
+
+def test_short_quotes_hold_only_where_they_may_be_short():
+    assert not holds(PAPER, "Non-linear probes") and holds(PAPER, "Non-linear probes", 2)
+    assert not holds(PAPER, "linear probes", 2), "as whole words, however few"
+    assert not holds(PAPER, "", 0) and not holds("", "four words of nothing")
 
 
 def test_a_near_miss_is_reported_with_the_words_that_differ_and_a_fabrication_as_absent():

@@ -305,8 +305,45 @@ def test_the_command_lists_what_to_run_and_asks_nobody_offline():
         raise AssertionError("asked")
 
     told = run("Head L9H6 moves the name.", "--offline", "--method", "activation_patching", "--task", "ioi", "--site", "L9H6.z", made=cli.command(chat_of=nobody))  # fmt: skip
-    assert told.exit_code == 0 and "run:      microtome dissect ioi --model MODEL --seed 1" in told.stdout
-    assert "mode='noise'" in told.stdout and "none was run here" in told.stdout
+    assert (
+        told.exit_code == 0
+        and told.stdout.count("run:  ") == 4
+        and "none was run here (-n 99 shows all" in told.stdout
+    )
+    assert "irrelevant is not known to have run" in told.stdout, "words say nothing of controls"
+    assert "also: " in told.stdout and ", the_metric" in told.stdout, "the others by name"
+    words = [
+        "Head L9H6 moves the name.",
+        "--method",
+        "activation_patching",
+        "--task",
+        "ioi",
+        "--site",
+        "L9H6.z",
+    ]
+    told = run(*words, "--offline", "-n", "99")
+    assert "run:      microtome dissect ioi --model MODEL --seed 1" in told.stdout
+    assert "mode='noise'" in told.stdout and "also: " not in told.stdout and "-n 99" not in told.stdout
+    told = run(*words, "--way", "the_metric", made=cli.command(chat_of=nobody))
+    assert told.stdout.count("run:  ") == 1 and "  the_metric: " in told.stdout and told.stderr == ""
+    shown = json.loads(run(*words, "--way", "the_metric", "--json").stdout)
+    assert [i["name"] for i in shown["items"]] == ["the_metric"]
+
+
+def test_an_answer_fits_on_a_screen():
+    lines = run("Head L9H6 moves the name.", "--offline").stdout.splitlines()
+    assert len(lines) <= 30 and sum(-(-len(line) // 100) for line in lines) <= 40
+
+
+def test_a_model_is_asked_over_two_files(tmp_path):
+    files = ["--prompt-to", str(tmp_path / "p"), "--answer-from", str(tmp_path / "a")]
+    waits = run("A claim.", *files)
+    assert isinstance(waits.exception, ChatError) and "waits for its answer" in str(waits.exception)
+    assert "A claim." in (tmp_path / "p").read_text(encoding="utf-8")
+    (tmp_path / "a").write_text(json.dumps(GOOD), encoding="utf-8")
+    assert "proposed by pasted: " in run("A claim.", *files).stdout
+    (tmp_path / "a").write_text("It may be wrong somehow.", encoding="utf-8")
+    assert "pasted proposed nothing that could be read" in run("A claim.", *files).stdout
 
 
 def test_escapes_of_an_answer_are_shown_and_not_obeyed():
@@ -365,6 +402,7 @@ def test_files_that_are_no_claims(tmp_path, content, why):
         (["7"], "no record here"),
         (["claim", "--method", "brain_surgery"], "no technique is called"),
         (["7", "--task", "ioi"], "its own evidence"),
+        (["claim", "--way", "paddding"], "no way 'paddding'"),
         ([" "], "the claim is empty"),
     ],
 )

@@ -6,12 +6,14 @@ import copy
 import dataclasses
 import json
 import pickle
+import subprocess
 import traceback
 
 import pytest
 
 from microtome.cli.output import plain
-from microtome.errors import ChatError
+from microtome.errors import ChatError, LabError
+from microtome.lab.place import init
 from microtome.llm.settings import Secret, Settings, find, is_loopback
 
 KEY = "sk-planted-0123456789abcdef"
@@ -22,7 +24,8 @@ URL = "http://127.0.0.1:11434/v1"
 def home(tmp_path):
     """An empty home, and a project folder in it."""
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "project" / ".microtome").mkdir(parents=True)
+    (tmp_path / "home" / "project").mkdir(parents=True)
+    init(tmp_path / "home" / "project")
     return tmp_path / "home"
 
 
@@ -56,6 +59,28 @@ def test_the_environment_comes_first_then_the_project_then_home(home):
         home, MICROTOME_LLM_URL=URL, MICROTOME_LLM_MODEL="e", MICROTOME_LLM_KEY=KEY, MICROTOME_LLM_TIMEOUT="9"
     )
     assert (found.url, found.model, found.key, found.timeout) == (URL, "e", Secret(KEY), 9.0)
+
+
+def test_a_project_is_what_the_lab_calls_one(home, monkeypatch):
+    write(home / "other" / ".microtome" / "llm.toml", f'url = "{URL}"')
+    assert find(home / "other", {"HOME": str(home)}) is None, "a folder of that name alone is no project"
+    write(home / "project" / ".microtome" / "llm.toml", f'url = "{URL}"')
+    monkeypatch.setenv("MICROTOME_CEILING", str(home / "project"))
+    assert looked(home) is None
+    monkeypatch.delenv("MICROTOME_CEILING")
+    write(home / "project" / ".microtome" / "lab.toml", "nonsense")
+    with pytest.raises(LabError, match="cannot be read"):
+        looked(home)
+
+
+def test_the_file_of_a_project_is_not_versioned(home):
+    write(home / "project" / ".microtome" / "llm.toml", f'url = "{URL}"\nkey = "{KEY}"')
+    git = ["git", "-C", str(home / "project")]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "-A"], check=True)
+    added = subprocess.run([*git, "ls-files"], capture_output=True, text=True, check=True).stdout
+    assert "llm.toml" not in added
+    subprocess.run([*git, "check-ignore", "-q", ".microtome/llm.toml"], check=True)
 
 
 def test_model_and_timeout_of_the_environment_overrule_a_file(home):

@@ -95,7 +95,8 @@ def text_of(path: Path, what: str) -> str:
             raise ChatError(f"{what} {path} is too long", why="over a million bytes", instead="a part of it")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        raise ChatError(f"{what} {path} cannot be read", why=type(error).__name__, instead="a readable UTF-8 text") from None  # fmt: skip
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ChatError(f"{what} {path} cannot be read", why=why or type(error).__name__, instead="a readable UTF-8 text") from None  # fmt: skip
 
 
 def minutes(began: float) -> float:
@@ -105,10 +106,10 @@ def minutes(began: float) -> float:
 
 def progress_file(given: Path | None) -> Path | None:
     """Where progress is kept: the file that was given, else notebook/learning.yaml of the project, else nowhere."""
-    from microtome.llm.settings import project
+    from microtome.lab import place
 
-    around = project()
-    return given or (around / "notebook" / "learning.yaml" if around else None)
+    around = None if given else place.find()
+    return given or (around.notebook / "learning.yaml" if around else None)
 
 
 def entries(path: Path | None) -> tuple[Entry, ...]:

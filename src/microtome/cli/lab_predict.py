@@ -90,10 +90,11 @@ def new(
         output.print_json(_data(made))
         return
     output.say(f"prediction {made.number}: {made.statement}, with {made.probability:g}")
-    output.say(
-        f"  decided by {made.about.text}"
-        + (f": {made.holds.text}" if made.holds else "; then by you: microtome lab predict resolve")
-    )
+    if made.holds:
+        output.say(f"  decided by {made.about.text}: {made.holds.text}")
+    else:
+        output.say(f"  about {made.about.text}; you say how it came out:")
+        output.say(f"  microtome lab predict resolve {made.number} true|false|void --reason TEXT")
     if made.post_hoc:
         output.say(f"  post hoc, and scored apart: {made.why_post_hoc}")
 

@@ -64,10 +64,16 @@ def tutor(
     if sum(x is not None for x in (say, summary, exercise, read)) > 1:
         raise typer.BadParameter("only one of --say, --summary, --exercise and --read at a time")
     if topic is None:
-        if any(x is not None for x in (say, summary, exercise, read, source)):
+        if run or any(
+            x is not None for x in (say, summary, exercise, read, source, prompt_to, answer_from, max_tokens)
+        ):
             raise typer.BadParameter("name a topic; `microtome tutor` lists them")
         _curriculum(kept, json)
         return
+    if run and exercise is None:
+        raise typer.BadParameter("--run runs the tests of an exercise: give --exercise FOLDER too")
+    if (prompt_to or answer_from) and not (say is not None or summary or exercise):
+        raise typer.BadParameter("files carry one question: give --say, --summary or --exercise too")
     found = curriculum().topic(topic)
     text = answering.text_of(source, "the source") if source else ""
     if read is not None:
@@ -163,13 +169,16 @@ def _talk(topic: Topic, source: str, said: str | None, kept: Path | None, asking
             answering.told("\n")
             _cut(reply)
         return
+    answering.aside("an empty line, quit or exit ends it")
     said = "Begin."
     while said.strip().lower() not in LEAVE:
         try:
-            _cut(conversation.say(said, on_text=answering.told))
+            reply = conversation.say(said, on_text=answering.told)
+            answering.told("\n")
+            _cut(reply)
         except ChatError as error:
             failures.show(error)  # the conversation stands as it was before
-        answering.told("\n\n> ")
+        answering.told("\n> ")
         said = sys.stdin.readline()
     answering.keep(kept, Entry(datetime.date.today(), topic.id, "talk", minutes=answering.minutes(began)))
     answering.aside(f"that does not count yet: microtome quiz {topic.id}, then --summary FILE")
@@ -177,7 +186,7 @@ def _talk(topic: Topic, source: str, said: str | None, kept: Path | None, asking
 
 def _cut(reply: Reply) -> None:
     if reply.finish == "length":
-        answering.aside("\nthe answer was cut by its length")
+        answering.aside("the answer was cut by its length (--max-tokens, or the server's limit)")
 
 
 def _summary(topic: Topic, source: str, summary: str, kept: Path | None, asking: Asking, json: bool) -> None:  # fmt: skip
@@ -205,6 +214,7 @@ def _exercise(topic: Topic, source: str, folder: Path, run: bool, kept: Path | N
     if (folder / "exercise.json").is_file():
         _tested(topic, exercises.load(folder), folder, run, kept, json)
         return
+    exercises.need_free(folder)
     made = exercises.generate(asking.chat(), topic, source=source, sampling=asking.sampling())
     made = exercises.check(made) if run else made
     exercises.save(made, folder)
@@ -222,7 +232,7 @@ def _tested(topic: Topic, exercise: Any, folder: Path, run: bool, kept: Path | N
     if exercise.topic != topic.id:
         raise ChatError(f"{folder} is an exercise on {exercise.topic!r}", why=f"{topic.id!r} was named", instead="name its topic, or another folder")  # fmt: skip
     if not run:
-        raise ChatError(f"the tests of {folder} were not run", why="a model wrote them, and they are no sandbox", instead="read test_exercise.py, then add --run")  # fmt: skip
+        raise ChatError(f"the tests of {folder} were not run", why="a model wrote them, and they run without a sandbox", instead="read test_exercise.py, then add --run")  # fmt: skip
     ran = exercises.run(exercise.blank, exercise.tests)
     # tests that nobody has seen fail may pass on anything
     passed = ran.good and exercise.state == exercises.CHECKED

@@ -65,7 +65,8 @@ def quiz(
     if offline and (source or file or prompt_to or answer_from):
         raise typer.BadParameter("--offline takes nothing that is for a language model")
     if not (topic or source or (file and file.exists())) and (prompt_to or answer_from or file):
-        raise typer.BadParameter("name a topic or a --source to ask a language model about")
+        missing = f"there is no {file} yet: " if file else ""
+        raise typer.BadParameter(f"{missing}name a topic or a --source to ask a language model about")
     text = answering.text_of(source, "the source") if source else found.notes if found else ""
     if file and file.exists():
         items = _of_file(file, topic)
@@ -103,12 +104,19 @@ def _to_file(items: tuple[Item, ...], path: Path) -> None:
 
 
 def _made(chat: Any, text: str, n: int, topic: str, asking: Asking) -> tuple[Item, ...]:
+    from microtome.llm.chat import UnusableAnswer
     from microtome.llm.quiz import generate
 
-    made = generate(chat, text, n, topic=topic, sampling=asking.sampling())
+    try:
+        made = generate(chat, text, n, topic=topic, sampling=asking.sampling())
+    except UnusableAnswer as error:
+        if topic == MIXED:
+            raise
+        instead = f"{error.instead}; the built-in questions need no model: --offline"
+        raise UnusableAnswer(error.what, why=error.why, instead=instead, came=error.came) from error
     for line in made.dropped:
         answering.aside(f"dropped: {line}")
-    answering.aside(f"{len(made.items)} questions by {chat.name}, {len(made.dropped)} dropped: quotes were looked up, whether the key is right was not")  # fmt: skip
+    answering.aside(f"{len(made.items)} question{'s' * (len(made.items) != 1)} by {chat.name}, {len(made.dropped)} dropped: quotes were looked up, whether the key is right was not")  # fmt: skip
     return made.items
 
 
@@ -205,6 +213,7 @@ def _grade(graded: Grade, code: str, json: bool) -> None:
         output.say(f"{'right' if mark else 'wrong'}: {item.question}")
         if not mark:
             output.say(f"  you said: {chosen or 'nothing'}")
-        output.say(f"  {item.right} {item.because}")
+            output.say(f"  right is: {item.right}")
+        output.say(f"  {item.because}")
     need = "" if graded.passed else " (a quiz of at least 4 questions is passed with 80 %)"
     output.say(f"{sum(graded.marks)} of {len(rows)}: {'passed' if graded.passed else 'not passed'}{need}")

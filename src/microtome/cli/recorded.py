@@ -174,9 +174,7 @@ def claim_text(number: int) -> ClaimText:
 
 
 def chat() -> Chat | None:
-    """The language model that is set up, None for none."""
-    from microtome.llm.endpoint import Endpoint
-    from microtome.llm.settings import find
+    """The language model that is set up, said on stderr; None for none."""
+    from microtome.cli import answering
 
-    settings = find()
-    return None if settings is None else Endpoint(settings)
+    return answering.endpoint()

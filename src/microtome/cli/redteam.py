@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from microtome.cli import output
+from microtome.cli import answering, output
+from microtome.cli.answering import AnswerFrom, Asking, MaxTokens, PromptTo
 from microtome.cli.inputs import Json
 from microtome.errors import ChatError
 
@@ -21,6 +22,8 @@ __all__ = ["command", "redteam"]
 
 LARGEST = 1_000_000
 """Bytes of a claim's file."""
+SHOWN = 4
+"""Ways with their checks that fit on a screen."""
 _HEADS = {
     "seen": "a control that would rule it out ran and failed",
     "open": "nothing has ruled it out",
@@ -56,20 +59,43 @@ def command(
         offline: Annotated[
             bool, typer.Option("--offline", help="The built-in battery alone: ask no language model.")
         ] = False,
+        n: Annotated[
+            int,
+            typer.Option("-n", min=0, help="How many ways are shown with their check, the others by name."),
+        ] = SHOWN,
+        way: Annotated[
+            list[str] | None,
+            typer.Option(help="Show only this way of the battery, by its name; repeat.", show_default=False),
+        ] = None,
+        prompt_to: PromptTo = None,
+        answer_from: AnswerFrom = None,
+        max_tokens: MaxTokens = None,
         json: Json = False,
     ) -> None:
-        """List the dumbest ways in which a claim could be wrong, each with a check that can be run. Runs none of them."""
+        """List the dumbest ways in which a claim could be wrong, each with a check that can be run. Runs none of them.
+
+        The built-in battery, and what the configured endpoint proposes beyond it (or a model of your own, over two files).
+        """
         from microtome.llm.redteam import red_team
 
+        asking = Asking(prompt_to, answer_from, max_tokens)
+        if (offline or way) and (prompt_to or answer_from or max_tokens):
+            raise typer.BadParameter(
+                "--offline and --way ask no language model, and take nothing that is for one"
+            )
         read = _claim(claim, claim_of, method or [], {"task": task, "model": model, "sites": (site,) if site else ()})  # fmt: skip
-        chat = None if offline or chat_of is None else chat_of()
-        if not offline and chat is None:
-            output.stderr().print("no language model is set up: the built-in battery alone (--offline says so beforehand)")  # fmt: skip
-        told = red_team(read, chat=chat, commands=_commands())
-        if json:
-            output.print_json(_json(told))
+        if prompt_to or answer_from:
+            chat: Chat | None = asking.chat()
         else:
-            _show(told)
+            chat = None if offline or way or chat_of is None else chat_of()
+        if not (offline or way) and chat is None:
+            answering.aside("no language model is set up: the built-in battery alone (--offline says so beforehand)")  # fmt: skip
+        told = red_team(read, chat=chat, commands=_commands(), sampling=asking.sampling())
+        _named(way or [], told)
+        if json:
+            output.print_json(_json(told, way or []))
+        else:
+            _show(told, n, way or [])
 
     return redteam
 
@@ -121,7 +147,8 @@ def _load(path: Path) -> Any:
             raise ChatError(f"{path} is larger than {LARGEST:,} bytes", why="a claim is a page at most", instead="the claim's own file")  # fmt: skip
         return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ChatError(f"{path} cannot be read", why=str(error), instead="a UTF-8 file with statement: ...") from error  # fmt: skip
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ChatError(f"{path} cannot be read", why=why or type(error).__name__, instead="a UTF-8 file with statement: ...") from error  # fmt: skip
     except (yaml.YAMLError, RecursionError) as error:
         raise ChatError(f"{path} is not YAML", why=" ".join(str(error).split())[:200], instead="quote texts that hold colons") from error  # fmt: skip
 
@@ -143,36 +170,48 @@ def _commands() -> dict[str, frozenset[str]]:
 # ------------------------------------------------------------------------------ what is shown
 
 
-def _show(told: RedTeam) -> None:
-    """Lines; every character that a terminal would obey is shown as an escape."""
+def _named(ways: list[str], told: RedTeam) -> None:
+    """Refuse a way that is not among those that apply."""
+    names = [item.hypothesis.name for item in told.items]
+    for name in ways:
+        if name not in names:
+            raise ChatError(f"no way {name!r} in which this claim could be wrong", why="it is not in the battery, or explains none of this evidence", instead=", ".join(names))  # fmt: skip
+
+
+def _show(told: RedTeam, n: int, ways: list[str]) -> None:
+    """Lines; every character that a terminal would obey is shown as an escape. n: ways in full; ways: these ones instead."""
     output.say(f"claim: {told.claim.statement}", style="bold")
     if not told.claim.evidence:
-        output.say(
-            "it rests on no evidence that is known here: the whole battery applies (--method NAME cuts it)"
-        )
+        output.say("on no evidence that is known here: the whole battery applies (--method NAME cuts it)")
+    pending = [item for item in told.items if item.status != "covered"]
+    full = [item for item in told.items if item.hypothesis.name in ways] if ways else pending[:n]
     for status in ("seen", "open", "covered"):
-        items = told.of(status)
+        items = [item for item in told.of(status) if not ways or item in full]
         if items:
-            output.say("")
             output.say(f"{status}: {_HEADS[status]} ({len(items)})", style="bold")
         for item in items:
-            _item(item)
+            if item in full:
+                _item(item)
+        rest = [item.hypothesis.name for item in items if item not in full]
+        if rest:
+            output.say(f"  {'also: ' if len(rest) < len(items) else ''}{', '.join(rest)}")
+    if ways:
+        return
     for proposal in told.proposed:
         _proposal(proposal, told.model)
     if told.broken:
-        output.say(
-            f"{told.broken} pieces of the answer of {told.model} could not be read and count as nothing"
-        )
-    output.say("")
-    output.say(f"{len(told.checks())} checks to run; none was run here")
+        output.say(f"{told.broken} pieces of the answer of {told.model} could not be read and count as nothing")  # fmt: skip
+    elif told.model and not told.proposed:
+        output.say(f"{told.model} proposed nothing that could be read")
+    hidden = " (-n 99 shows all, --way NAME one)" if len(full) < len(pending) else ""
+    output.say(f"{len(told.checks())} checks to run; none was run here{hidden}")
 
 
 def _item(item: Item) -> None:
     output.say(f"  {item.hypothesis.name}: {item.hypothesis.statement}")
-    for by in item.by:
-        output.say(f"      {by}")
-    if item.status != "covered":
-        _check(item.check)
+    if item.by:
+        output.say(f"      {'; '.join(item.by)}")
+    _check(item.check)
 
 
 def _check(check: Any) -> None:
@@ -193,11 +232,12 @@ def _proposal(proposal: Proposal, model: str) -> None:
         output.say(f"      suggestion, to be read and not run: {proposal.suggestion}")
 
 
-def _json(told: RedTeam) -> dict[str, Any]:
+def _json(told: RedTeam, ways: list[str]) -> dict[str, Any]:
     def check(c: Any) -> dict[str, Any]:
         return {"rules_out": c.rules_out, "run": c.line(), "if_right": c.if_right, "if_wrong": c.if_wrong, "cost": c.cost, "given": c.given}  # fmt: skip
 
-    items = [{"name": i.hypothesis.name, "statement": i.hypothesis.statement, "status": i.status, "by": i.by, "check": check(i.check)} for i in told.items]  # fmt: skip
+    items = [{"name": i.hypothesis.name, "statement": i.hypothesis.statement, "status": i.status, "by": i.by, "check": check(i.check)}
+             for i in told.items if not ways or i.hypothesis.name in ways]  # fmt: skip
     proposed = [{"wrong": p.wrong, "check": check(p.check) if p.check else None, "problem": p.problem, "suggestion": p.suggestion} for p in told.proposed]  # fmt: skip
     return {"claim": told.claim, "items": items, "model": told.model, "proposed": proposed, "broken": told.broken,
             "checks": [c.line() for c in told.checks()]}  # fmt: skip

@@ -15,7 +15,7 @@ from microtome.errors import ChatError
 from microtome.llm.chat import GREEDY, Chat, Message, Reply, Sampling, UnusableAnswer
 from microtome.llm.replies import shown
 
-__all__ = ["Structured", "ask_for", "find_value", "holds", "problems", "squeeze"]
+__all__ = ["Structured", "ask_for", "find_value", "problems", "squeeze"]
 
 LONGEST = 1_000_000
 MOST_STARTS = 300
@@ -70,11 +70,17 @@ def ask_for(
         asked = [*asked, Message("assistant", reply.text), Message("user", again)]
     cut = "; the answer was cut by its length" if replies[-1].finish == "length" else ""
     raise UnusableAnswer(
-        f"{chat.name} gave no answer that can be used, in {len(replies)} tries",
+        f"{chat.name} gave no answer that can be used, in {len(replies)} {'try' if len(replies) == 1 else 'tries'}",
         why=f"{'; '.join(wrong[:MOST_SHOWN])}{cut}; it began: {shown(replies[-1].text, 120) or 'nothing'}",
-        instead="another model, or more tokens for an answer" if cut else "another model",
+        instead=_instead(chat, bool(cut)),
         came=replies[-1].text,
     )
+
+
+def _instead(chat: Chat, cut: bool) -> str:
+    if getattr(chat, "once", False):
+        return "tell the model what is wrong, save its new answer in the place of the old one, and run this again"
+    return "another model, or more tokens for an answer" if cut else "another model"
 
 
 def _instructions(schema: Mapping[str, Any]) -> str:
@@ -208,9 +214,3 @@ def _said(value: object) -> str:
 def squeeze(text: str) -> str:
     """Text with every run of white space as one space, and none around it."""
     return " ".join(text.split())
-
-
-def holds(source: str, quote: str, least_words: int = 4) -> bool:
-    """Whether a source has a quote word for word, white space aside. Shorter than `least_words` words it proves nothing: False."""
-    wanted = squeeze(quote)
-    return len(wanted.split()) >= least_words and wanted in squeeze(source)

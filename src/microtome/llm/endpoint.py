@@ -261,12 +261,20 @@ class Endpoint:
                                     instead="check MICROTOME_LLM_KEY, or key in the file; OPENAI_API_KEY is not read"))  # fmt: skip
         if status == 404:
             return _Fault(ChatError(f"{where} does not have the model {self._settings.model!r}, or is no API: {said}",
-                                    why=self._listing(), instead="name a model that it has"))  # fmt: skip
+                                    why=self._listing(), instead=self._elsewhere()))  # fmt: skip
         what = f"{where} answered {status}: {said}"
         quota = status == 429 and getattr(error, "code", None) == "insufficient_quota"
         if status in PASSING and not quota:
             return _Fault(ChatError(what, why=f"asked {self._tries} times", instead="try later"), _pause(error.response.headers))  # fmt: skip
         return _Fault(ChatError(what, why="the server did not take the request", instead="see what it says"))
+
+    def _elsewhere(self) -> str:
+        base = (
+            ""
+            if self._settings.url.endswith("/v1")
+            else f"; or the url lacks its end, as a rule /v1: {self._settings.url}/v1"
+        )
+        return f"name a model that it has{base}"
 
     def _listing(self) -> str:
         try:

@@ -24,7 +24,7 @@ from microtome.llm.answers import ask_for
 from microtome.llm.chat import GREEDY, Chat, Message, Sampling, UnusableAnswer
 from microtome.llm.curriculum import Topic
 
-__all__ = ["Exercise", "Ran", "check", "generate", "load", "run", "save"]
+__all__ = ["Exercise", "Ran", "check", "generate", "load", "need_free", "run", "save"]
 
 SECONDS = 60.0
 OUTPUT = 4_000
@@ -172,8 +172,7 @@ def save(exercise: Exercise, folder: Path) -> None:
     ------
     ChatError: the folder is there and not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ChatError(f"{folder} is not empty", why="an exercise would overwrite what is there", instead="another folder")  # fmt: skip
+    need_free(folder)
     (folder / ".solution").mkdir(parents=True)
     about = {"title": exercise.title, "topic": exercise.topic, "by": exercise.by, "state": exercise.state}
     readme = f"# {exercise.title}\n\n{exercise.task.strip()}\n\nWritten by {exercise.by}. {exercise.state.capitalize()}.\n"
@@ -186,6 +185,12 @@ def save(exercise: Exercise, folder: Path) -> None:
     }
     for name, text in texts.items():
         (folder / name).write_text(text if text.endswith("\n") else text + "\n", encoding="utf-8")
+
+
+def need_free(folder: Path) -> None:
+    """Raises ChatError where an exercise would overwrite something: asked before a model is."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ChatError(f"{folder} is not empty", why="an exercise would overwrite what is there", instead="another folder")  # fmt: skip
 
 
 def load(folder: Path) -> Exercise:

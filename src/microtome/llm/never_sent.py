@@ -20,6 +20,7 @@ _KEYS = (
     re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\bAIza[\w-]{30,}"),
     re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{5,}"),
     re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]{3,}@", re.I),
+    re.compile(r"""^\s*key\s*=\s*["'](?=\S*\d)(?=\S*[A-Za-z])[!-~]{8,}["']\s*(#|$)"""),  # as llm.toml has it
     re.compile(r"(?i)\bbearer\s+[\w.~+/-]{16,}"),
     re.compile(
         r"""(?ix)(?:api[_-]?key|secret(?:[_-]?key)?|access[_-]?token|auth[_-]?token|password|passwd)\b["']?\s*[:=]\s*["']?
@@ -29,11 +30,11 @@ _KEYS = (
 
 
 def secret_file(path: str | Path) -> str:
-    """Why a file is never sent, by its name and place; "" for one that may be. The settings of a model (`.microtome/llm.toml`) are among
-    them: they hold its key."""
+    """Why a file is never sent, by its name and place; "" for one that may be. The settings of a model (`llm.toml`, in a project or at
+    home) are among them: they hold its key."""
     parts = PurePath(path).parts
     name = parts[-1] if parts else ""
-    if len(parts) > 1 and (parts[-2].lower(), name.lower()) == (".microtome", "llm.toml"):
+    if name.lower() == "llm.toml":
         return "it holds the key of a model"
     if any(part.lower() in _FOLDERS for part in parts[:-1]):
         return "its folder holds keys"

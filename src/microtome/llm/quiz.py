@@ -18,9 +18,10 @@ from random import Random
 from typing import Any
 
 from microtome.errors import ChatError
-from microtome.llm.answers import ask_for, find_value, holds, squeeze
+from microtome.llm.answers import ask_for, find_value, squeeze
 from microtome.llm.chat import GREEDY, Chat, Message, Reply, Sampling, UnusableAnswer
 from microtome.llm.progress import Box
+from microtome.llm.quotes import holds
 
 __all__ = [
     "Grade",
@@ -200,7 +201,7 @@ def generate(
         raise UnusableAnswer(
             f"{chat.name} made no item that can be asked",
             why=f"of {len(dropped)}, every one was dropped: {'; '.join(dropped[:3])}",
-            instead="another model; the built-in quiz needs none (--offline)",
+            instead="another model",
             came=answer.replies[-1].text,
         )
     return Made(tuple(kept), tuple(dropped), answer.replies)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from microtome.errors import ChatError
 
-__all__ = ["Quote", "QuoteCheck", "check_quoting", "quotes_in", "verify", "verify_quotes"]
+__all__ = ["Quote", "QuoteCheck", "check_quoting", "holds", "quotes_in", "verify", "verify_quotes"]
 
 Status = Literal["verified", "altered", "absent", "short"]
 MIN_WORDS = 4
@@ -144,16 +144,31 @@ def verify(quote: str, sources: Mapping[str, str] | str) -> Quote:
     """
     texts = _sources(sources)
     asked = _plain(quote.strip())
-    if len(re.findall(r"[^\W_]+", asked.text)) < MIN_WORDS:
+    if _words(asked) < MIN_WORDS:
         return Quote(quote, "short")
-    pattern, plains = _pattern(asked.text), {name: _plain(text) for name, text in texts.items()}
+    plains = {name: _plain(text) for name, text in texts.items()}
     for name, plain in plains.items():
-        for found in pattern.finditer(plain.text):
-            if _whole(plain, *found.span()):
-                return _placed(quote, "verified", name, plain, found.span(), 1.0)
+        if span := _span(asked, plain):
+            return _placed(quote, "verified", name, plain, span, 1.0)
     nearest = max((_nearest(asked.text, name, plain) for name, plain in plains.items()), key=lambda n: n[0])
     ratio, name, span = nearest
     return _placed(quote, "altered" if ratio >= NEAR else "absent", name, plains[name], span, ratio)
+
+
+def holds(source: str, quote: str, least_words: int = MIN_WORDS) -> bool:
+    """Whether `verify` finds a quote in a source, without a search for the nearest passage; False under `least_words` words."""
+    asked = _plain(quote.strip())
+    return _words(asked) >= max(least_words, 1) and _span(asked, _plain(source)) is not None
+
+
+def _words(plain: _Plain) -> int:
+    return len(re.findall(r"[^\W_]+", plain.text))
+
+
+def _span(asked: _Plain, plain: _Plain) -> tuple[int, int] | None:
+    """Where a text has a quote as whole words; None for nowhere."""
+    found = (match.span() for match in _pattern(asked.text).finditer(plain.text))
+    return next((span for span in found if _whole(plain, *span)), None)
 
 
 def verify_quotes(quotes: Sequence[str] | str, sources: Mapping[str, str] | str) -> tuple[Quote, ...]:
@@ -278,7 +293,7 @@ def _count(quotes: Sequence[str], sources: Mapping[str, str] | str) -> tuple[int
 
 def _sentences(sources: Mapping[str, str] | str) -> list[str]:
     found = (s.strip() for text in _sources(sources).values() for s in re.split(r"(?<=[.!?])\s+", text))
-    return [s for s in found if len(re.findall(r"[^\W_]+", _plain(s).text)) >= MIN_WORDS]
+    return [s for s in found if _words(_plain(s)) >= MIN_WORDS]
 
 
 def _retyped(sentence: str) -> str:

@@ -117,7 +117,9 @@ def _status(hypothesis: Hypothesis, evidence: EvidenceText) -> tuple[Status, tup
     failed = tuple(f"{evidence.method}: {name} failed" for name in needed if ran.get(name) is False)
     if failed:
         return "seen", failed
-    missing = tuple(f"{evidence.method}: {name} did not run" for name in needed if ran.get(name) is None)
+    # of a claim in words nothing is known of its controls
+    absent = "did not run" if ran else "is not known to have run"
+    missing = tuple(f"{evidence.method}: {name} {absent}" for name in needed if ran.get(name) is None)
     if missing or not needed:
         return "open", missing
     return "covered", tuple(f"{evidence.method}: {name} passed" for name in needed)

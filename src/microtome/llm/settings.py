@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from microtome.errors import ChatError
 
-__all__ = ["Secret", "Settings", "find", "is_loopback", "project"]
+__all__ = ["Secret", "Settings", "find", "is_loopback"]
 
 PREFIX = "MICROTOME_LLM_"
 NAMES = ("url", "model", "key", "timeout", "allow_http")
@@ -164,13 +164,13 @@ def find(start: Path | None = None, environ: Mapping[str, str] | None = None) ->
     """The settings, or None where no endpoint is configured (then prompts are copied and pasted).
 
     The first of these that names a url gives url and key, which are never mixed: a key belongs to the endpoint it was
-    given for. `MICROTOME_LLM_URL`; `.microtome/llm.toml` in the nearest folder above `start` (default: the current one)
-    that has a `.microtome`; `~/.config/microtome/llm.toml`. `MICROTOME_LLM_MODEL` and `_TIMEOUT` overrule a file.
+    given for. `MICROTOME_LLM_URL`; `.microtome/llm.toml` of the project that `start` (default: the current folder) lies in;
+    `~/.config/microtome/llm.toml`. `MICROTOME_LLM_MODEL` and `_TIMEOUT` overrule a file.
 
     Raises
     ------
     ChatError: a file that cannot be read or understood, a file with a key that other users can read, a key in the
-    environment without a url there, or what Settings refuses.
+    environment without a url there, or what Settings refuses. LabError: the project's own settings cannot be read.
     """
     environ = os.environ if environ is None else environ
     given = {name: environ[PREFIX + name.upper()] for name in NAMES if environ.get(PREFIX + name.upper())}
@@ -189,17 +189,13 @@ def find(start: Path | None = None, environ: Mapping[str, str] | None = None) ->
     return None
 
 
-def project(start: Path | None = None) -> Path | None:
-    """The nearest folder that holds a `.microtome`, from `start` (default: the current folder) upwards; None where there is none."""
-    here = (start or Path.cwd()).resolve()
-    return next((folder for folder in (here, *here.parents) if (folder / ".microtome").is_dir()), None)
-
-
 def _files(start: Path | None, environ: Mapping[str, str]) -> list[Path]:
-    around = project(start)
+    from microtome.lab import place
+
+    around = place.find(start)
     home = Path(environ["HOME"]) if environ.get("HOME") else Path.home()
     own = [home / ".config" / "microtome" / "llm.toml"]
-    return ([around / ".microtome" / "llm.toml"] if around else []) + own
+    return ([around.home / "llm.toml"] if around else []) + own
 
 
 def _read(path: Path) -> dict[str, Any]:

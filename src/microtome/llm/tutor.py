@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from microtome.errors import ChatError
-from microtome.llm.answers import ask_for, holds, squeeze
+from microtome.llm.answers import ask_for, squeeze
 from microtome.llm.chat import GREEDY, Chat, Message, Reply, Sampling
 from microtome.llm.curriculum import Topic
+from microtome.llm.quotes import holds
 
 __all__ = ["Critique", "Missing", "Tutor", "Wrong", "describe_technique", "frame", "summarise_back"]
 
