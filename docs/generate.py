@@ -152,7 +152,7 @@ def _technique(found: Any) -> Sequence[object]:
 
 _KINDS: dict[str, tuple[str, Sequence[str], Callable[[Any], Sequence[object]]]] = {
     "techniques": (
-        "A function from a model and data to a `Result`, decorated with `microtome.technique`. Controls in bold are\n"
+        "A function from a model and data to a `Result`, decorated with `microtome.results.technique`. Controls in bold are\n"
         'mandatory: without them the verdict is "unchecked".',
         ("version", "what it asks", "controls"),
         _technique,

@@ -232,7 +232,7 @@ def test_bars_appear_after_a_while_and_leave_nothing_behind(monkeypatch):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, no_color=True)
 
-    @microtome.technique("slow_toy", "1")
+    @microtome.results.technique("slow_toy", "1")
     def slow(model):
         microtome.results.progress(3, 10, "cells", "\x1b[2Jhead 3")
         time.sleep(0.4)
