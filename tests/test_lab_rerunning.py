@@ -22,8 +22,9 @@ from lab_tools import opened, project, runs
 from measured import Task
 from microtome.errors import LabError, MicrotomeError
 from microtome.lab import schema
+from microtome.lab.equality import TOLERANCE, compared
 from microtome.lab.reading import Record
-from microtome.lab.rerunning import TOLERANCE, Agreement, again, agree
+from microtome.lab.rerunning import again
 from microtome.results import Control, Labelled, Result, emit_look, verdict
 
 CSV = "clean,corrupt,answer,wrong,entity\n" + "".join(
@@ -77,7 +78,11 @@ def test_in_another_process_and_without_the_file_of_its_data_the_numbers_are_the
     done = command(place, "lab", "rerun", "1", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["again"] == 2 and told["agreement"] == {"equal": True, "largest": 0.0, "verdict": True}
+    assert told["again"] == 2 and (
+        told["agreement"]["same"],
+        told["agreement"]["within"],
+        told["agreement"]["largest"],
+    ) == (True, True, 0.0)
     first, second = runs(place)
     assert first.query == second.query and first.title == second.title and first.process != second.process
     record = Record(place)
@@ -179,11 +184,15 @@ def result(values=((1.0, 2.0), (3.0, 4.0)), table=(1.0, 2.0), names=("x", "y"), 
                   verdict=verdict(controls, ("identity",)))  # fmt: skip
 
 
+def untouched(found):
+    return (found.same, found.within, found.largest) == (True, True, 0.0)
+
+
 def test_equal_results_agree_and_small_differences_are_within_the_tolerance():
-    assert agree(result(), result()) == Agreement(True, 0.0, True)
-    near = agree(result(), result(values=((1.0, 2.0), (3.0, 4.00004))))
-    assert not near.equal and near.largest == pytest.approx(1e-5, rel=0.02) and near.within
-    far = agree(result(), result(values=((1.0, 2.0), (3.0, 4.004))))
+    assert untouched(compared(result(), result()))
+    near = compared(result(), result(values=((1.0, 2.0), (3.0, 4.00004))))
+    assert not near.same and near.largest == pytest.approx(1e-5, rel=0.02) and near.within
+    far = compared(result(), result(values=((1.0, 2.0), (3.0, 4.004))))
     assert far.largest == pytest.approx(1e-3, rel=0.01) and far.largest > TOLERANCE and not far.within
 
 
@@ -205,22 +214,22 @@ def test_equal_results_agree_and_small_differences_are_within_the_tolerance():
     ids=str,
 )
 def test_whatever_differs_is_seen(other):
-    found = agree(result(), result(**other))
-    assert not found.equal and not found.within
-    back = agree(result(**other), result())
-    assert not back.equal and not back.within
+    found = compared(result(), result(**other))
+    assert not found.same and not found.within
+    back = compared(result(**other), result())
+    assert not back.same and not back.within
 
 
 def test_labels_and_stages_count():
     moved = Labelled(result().effects.values, ("site", "prompt", "metric"), {**result().effects.coords, "site": ("L0.z", "L2.z")})  # fmt: skip
-    assert agree(result(), replace(result(), effects=moved)).largest is None
+    assert compared(result(), replace(result(), effects=moved)).largest == math.inf
     one, two = (result(children=(result(table=(1.0, x)),)) for x in (2.0, 2.1))
-    assert agree(one, two).largest == pytest.approx(0.05) and agree(one, one) == Agreement(True, 0.0, True)
+    assert compared(one, two).largest == pytest.approx(0.1 / 2.1) and untouched(compared(one, one))
 
 
 def test_counts_and_ids_must_be_equal_and_infinities_alike():
     big = [[49000, 1], [49001, 1]]  # 2e-5 of the largest: a neighbour in a vocabulary is another word
-    assert agree(result(tensor=big[0]), result(tensor=big[1])).largest is None
+    assert compared(result(tensor=big[0]), result(tensor=big[1])).largest == math.inf
     infinite = [1.0, math.inf], [1.0, -math.inf]
-    assert agree(result(tensor=infinite[0]), result(tensor=infinite[0])).within
-    assert agree(result(tensor=infinite[0]), result(tensor=infinite[1])).largest is None
+    assert compared(result(tensor=infinite[0]), result(tensor=infinite[0])).within
+    assert compared(result(tensor=infinite[0]), result(tensor=infinite[1])).largest == math.inf

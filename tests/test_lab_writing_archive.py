@@ -26,10 +26,10 @@ from microtome import methods, zoo
 from microtome.cli import lab_report
 from microtome.errors import LabError
 from microtome.lab import claiming, place, schema
+from microtome.lab.equality import compared
 from microtome.lab.reading import Record
 from microtome.lab.study import study
 from microtome.lab.writing import Words, collect, pack, reproduce, unpacking
-from microtome.lab.writing.equality import compared
 from microtome.lab.writing.unpacking import inspect, unpack
 
 WORDS = Words("A planted direction", ("Ada",), "It is planted.")

@@ -364,8 +364,9 @@ def rerun(
     Ends with 1 where the numbers are not the same: bit for bit on the same machine and versions, within a stated tolerance else.
     """  # fmt: skip
     from microtome.cli.watch import watching
+    from microtome.lab.equality import TOLERANCE, compared
     from microtome.lab.reading import open_record
-    from microtome.lab.rerunning import TOLERANCE, again, agree
+    from microtome.lab.rerunning import again
     from microtome.lab.study import study
 
     record = open_record(folder)
@@ -376,7 +377,7 @@ def rerun(
     with study(row.title, folder=record.place.folder) as named, watching():
         after = again(record, row.number)
     number = named.last
-    found = None if before is None else agree(before, after)
+    found = None if before is None else compared(before, after)
     if json:
         output.print_json(
             {"run": row.number, "again": number, "agreement": output.plain(found), "tolerance": TOLERANCE}
@@ -387,17 +388,10 @@ def rerun(
         )
         if found is None:
             output.say("there is no earlier result to compare it with")
-        elif found.equal:
+        elif found.same:
             output.say("equal, bit for bit: effects, tensors, tables, controls and verdict")
         else:
-            gap = (
-                "shapes or labels differ"
-                if found.largest is None
-                else f"largest difference {found.largest:.2g} of the largest number"
-            )
-            output.say(
-                f"not equal: {gap} (tolerance {TOLERANCE:g}); verdict {'the same' if found.verdict else 'differs'}"
-            )
+            output.say(found.said)
             if number is not None:
                 output.say(f"microtome lab compare {row.number} {number}")
     if found is not None and not found.within:

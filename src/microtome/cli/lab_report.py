@@ -147,7 +147,7 @@ def reproduce(
 ) -> None:
     """Run what an archive holds again and compare: 0 when all of it came out alike, 1 when something differs or fails."""  # fmt: skip
     from microtome.cli.watch import steps
-    from microtome.lab.rerunning import TOLERANCE
+    from microtome.lab.equality import TOLERANCE
     from microtome.lab.writing.reproducing import reproduce as run
 
     with steps() as say:

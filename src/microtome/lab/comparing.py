@@ -133,9 +133,9 @@ def _apart(a: RunRow, b: RunRow, one: Result, two: Result) -> str:
 
 def _equal(one: Result, two: Result) -> bool:
     """Whether all numbers are equal, whatever was asked."""
-    from microtome.lab.rerunning import agree
+    from microtome.lab.equality import compared
 
-    return agree(one, two).largest == 0
+    return compared(one, two).largest == 0
 
 
 def _with(base: Comparison, **values: Any) -> Comparison:

@@ -72,7 +72,7 @@ def _again(record: Record, rows: Sequence[RunRow], results: Mapping[int, Result 
 
 
 def _compared(record: Record, number: int, other: int, mine: Result) -> str:
-    from microtome.lab.writing.equality import compared
+    from microtome.lab.equality import compared
 
     try:
         found = compared(mine, record.result(other))

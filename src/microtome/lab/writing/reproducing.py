@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from microtome.errors import LabError, MicrotomeError
 from microtome.lab.arguments.values import read_text
-from microtome.lab.rerunning import TOLERANCE
+from microtome.lab.equality import TOLERANCE, Equality, compared
 from microtome.lab.writing import foreign
-from microtome.lab.writing.equality import Equality, compared
 from microtome.lab.writing.unpacking import Manifest, unpack
 
 if TYPE_CHECKING:
