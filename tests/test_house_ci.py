@@ -29,6 +29,8 @@ def ci(
     calibrate=0,
     chromium=True,
     last="done: circuit tests, 3.1 s",
+    postgres=True,
+    recorded='"state": "finished"',
 ):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
@@ -41,6 +43,12 @@ def ci(
     ):
         (doubles / name).write_text(text)
         (doubles / name).chmod(0o755)
+    if postgres:
+        (tmp_path / "postgresql" / "17" / "bin").mkdir(parents=True)
+        (tmp_path / "postgresql" / "17" / "bin" / "initdb").symlink_to("/bin/true")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "microtome").write_text(f"#!/bin/sh\necho '{recorded}'\n")
+    (tmp_path / ".venv" / "bin" / "microtome").chmod(0o755)
     for name in ("bash", "dirname", "mktemp", "tee", "grep", "tail", "rm"):
         (doubles / name).symlink_to(shutil.which(name))
     calls = tmp_path / "calls"
@@ -54,6 +62,7 @@ def ci(
         "CALIBRATE_CODE": str(calibrate),
         "LAST_STAGE": last,
         "TMPDIR": str(tmp_path),
+        "POSTGRES_ROOT": str(tmp_path / "postgresql"),
     }
     done = subprocess.run(
         [str(doubles / "bash"), ".ci/run"],
@@ -107,3 +116,13 @@ def test_a_dissection_that_ends_early_fails_it(tmp_path):
 def test_without_chromium_and_without_the_right_to_install_it(tmp_path):
     done, calls = ci(tmp_path, chromium=False)
     assert done.returncode == 1 and calls == [] and "chromium" in done.stderr
+
+
+def test_without_postgresql_and_without_the_right_to_install_it(tmp_path):
+    done, calls = ci(tmp_path, postgres=False)
+    assert done.returncode == 1 and calls == [] and "PostgreSQL" in done.stderr
+
+
+def test_a_dissection_that_left_no_record_fails_it(tmp_path):
+    done, calls = ci(tmp_path, recorded="[]")
+    assert done.returncode == 1 and len(calls) == 2 and "no recorded run" in done.stderr
