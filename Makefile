@@ -21,7 +21,7 @@ dissect: $(VENV)/.ready ## set up if needed, then dissect ioi on the embedded mo
 	@test -e .microtome/lab.toml || $(BIN)/microtome lab init
 	@$(BIN)/microtome dissect ioi $(ARGS)
 
-test: lint types pytest ## lint, types and tests; at most 14 minutes
+test: lint types pytest ## lint, types and tests
 
 lint: $(VENV)/.ready-dev ## ruff and the order of imports
 	$(BIN)/ruff check .

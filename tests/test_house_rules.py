@@ -164,14 +164,17 @@ def test_methods_know_nothing_of_who_records_them():
 
 
 def test_only_trace_touches_hooks():
-    """`replay.check` sets one by hand on purpose: its whole forward must not share code with what it checks."""
+    """`replay.check` sets one by hand on purpose: its whole forward must not share code with what it checks. An agent's runs are
+    stopped by one of PyTorch's for all modules, which no model carries."""
     found = {
         str(p.relative_to(SOURCE))
         for p in SOURCE.rglob("*.py")
-        if re.search(r"register_(full_)?(forward|backward)_", p.read_text(encoding="utf-8"))
+        if re.search(r"register_(module_)?(full_)?(forward|backward)_", p.read_text(encoding="utf-8"))
     }
     outside = {name for name in found if not name.startswith("trace")}
-    assert outside <= {"replay/check.py"} | {n for n in outside if n.startswith("certificate")}
+    assert outside <= {"replay/check.py", "agents/jobs.py"} | {
+        n for n in outside if n.startswith("certificate")
+    }
 
 
 def test_no_path_of_a_workplace_is_in_the_project():

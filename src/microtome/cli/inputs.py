@@ -28,6 +28,10 @@ ModelName = Annotated[
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; default: chosen and explained.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; default: chosen and explained.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", help="Of the project; default: the one around here.", show_default=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 

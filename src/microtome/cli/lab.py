@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microtome.cli import lab_care, lab_claims, lab_predict, lab_report, notebook, output, pace
-from microtome.cli.inputs import Json
+from microtome.cli.inputs import Folder, Json
 
 if TYPE_CHECKING:
     from microtome.lab.reading import Entry, Record, RunRow
@@ -30,10 +30,6 @@ app.command("sql")(lab_care.sql)
 app.command("gc")(lab_care.gc)
 app.command("doctor")(lab_care.doctor)
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", help="Of the project; default: the one around here.", show_default=False),
-]
 Which = Annotated[str, typer.Argument(metavar="RUN", help="A run's number, or the first digits of its id.")]
 
 HIGHEST = 2**31 - 1  # number that a database's column holds
@@ -105,7 +101,7 @@ def runs(
         raise typer.BadParameter(f"{state!r}: {', '.join(STATES)}", param_hint="--state")
     record = open_record(folder)
     wanted = Wanted(
-        study=_study(record, study), method=method, family=task, model=model, state=state, verdict=verdict,
+        study=None if study is None else lab_claims.study_of(record, study), method=method, family=task, model=model, state=state, verdict=verdict,
         person=person, before=before, below=record.run(below).number if below else None, nested=nested,
     )  # fmt: skip
     found = record.runs(wanted, limit=n + 1)
@@ -216,19 +212,6 @@ def _stale(record: Record, rows: Sequence[RunRow]) -> dict[int, tuple[str, ...]]
     from microtome.lab.staleness import stale
 
     return stale(record, rows)
-
-
-def _study(record: Record, asked: str | None) -> int | None:
-    if asked is None:
-        return None
-    found = [s for s in record.studies() if s.title == asked or str(s.number) == asked]
-    if found:
-        return found[0].number
-    from microtome.errors import LabError
-    from microtome.results.arguments import suggest
-
-    titles = [s.title for s in record.studies()]
-    raise LabError(f"no study {asked!r}", why=f"the record has {len(titles)}", instead=suggest(asked, titles))
 
 
 def _line(row: RunRow, old: Sequence[str]) -> tuple[str, ...]:

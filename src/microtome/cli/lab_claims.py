@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microtome.cli import output
-from microtome.cli.inputs import Json
+from microtome.cli.inputs import Folder, Json
 
 if TYPE_CHECKING:
     from microtome.lab.claim_rows import ClaimRow
     from microtome.lab.claiming import Link
     from microtome.lab.reading import Record
 
-__all__ = ["app"]
+__all__ = ["app", "study_of"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,10 +23,6 @@ app = typer.Typer(
 )
 
 Number = Annotated[int, typer.Argument(metavar="CLAIM", min=1, help="A claim's number.", show_default=False)]
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", help="Of the project; default: the one around here.", show_default=False),
-]
 StudyName = Annotated[
     str | None,
     typer.Option("--study", help="Title or number of a study.", show_default=False),
@@ -83,7 +79,7 @@ def new(
 
     record = _record(folder)
     about = query(model=model, task=task, sites=tuple(sites or ())) if model or task or sites else None
-    number = claiming.make(record.database, _study(record, study, new=True), _person(record), statement, about=about, evidence=run or (),
+    number = claiming.make(record.database, study_of(record, study, new=True), _person(record), statement, about=about, evidence=run or (),
                            alternatives=alternative or (), falsifiers=falsifier or (), limitations=limitation or ())  # fmt: skip
     _show(record, number, json)
 
@@ -156,7 +152,7 @@ def list_(study: StudyName = None, folder: Folder = None, json: Json = False) ->
     from microtome.lab.claim_telling import as_dict
 
     record = _record(folder)
-    found = list_claims(record, study=None if study is None else _study(record, study))
+    found = list_claims(record, study=None if study is None else study_of(record, study))
     record.close()
     if json:
         output.print_json([as_dict(claim) for claim in found])
@@ -212,7 +208,7 @@ def _link(run: int | None, prediction: int | None, weight: str, against: bool, n
     return Link(run, weight, not against, note, prediction)
 
 
-def _study(record: Record, given: str | None, *, new: bool = False) -> int:
+def study_of(record: Record, given: str | None, *, new: bool = False) -> int:
     """The number of a study: of that number or title, else the only one. new: a title that is not there is made."""
     from microtome.errors import LabError
 

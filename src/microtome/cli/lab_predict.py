@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microtome.cli import output
-from microtome.cli.inputs import Json
+from microtome.cli.inputs import Folder, Json
 
 if TYPE_CHECKING:
     from microtome.lab.expecting import Expectation
@@ -21,10 +21,6 @@ HIGHEST = 2**31 - 1  # number that a database's column holds
 
 app = typer.Typer(no_args_is_help=True, help="Predict before a run; be scored after it.")
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", help="Of the project; default: the one around here.", show_default=False),
-]
 Study = Annotated[str, typer.Option("--study", help="Title of the study it belongs to.")]
 Number = Annotated[int, typer.Argument(metavar="NUMBER", max=HIGHEST, help="The prediction's number.")]
 

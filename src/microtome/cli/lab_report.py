@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from microtome.cli import output
-from microtome.cli.inputs import Json
+from microtome.cli.inputs import Folder, Json
 
 if TYPE_CHECKING:
     from microtome.lab.reading import Record
@@ -40,10 +40,6 @@ Summary = Annotated[
 ]
 Seed = Annotated[
     int | None, typer.Option(min=0, help="Of the raw examples and the scores; default 0.", show_default=False)
-]
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", help="Of the project; default: the one around here.", show_default=False),
 ]
 
 

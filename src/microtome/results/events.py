@@ -126,7 +126,7 @@ def observe(observer: Observer) -> Iterator[Observer]:
 def send(event: Event) -> None:
     """Give an event to every observer; one that raises gets a warning that names it.
 
-    This is the one place where any Exception is caught. An observer is foreign code that keeps books about
+    Any Exception is caught here. An observer is foreign code that keeps books about
     a run; a full disk or a locked database there must not end a measurement of hours, nor keep other
     observers from hearing of it. Nothing is hidden: each fault is an ObserverWarning, given after all were
     told, with the observer's name and the error; KeyboardInterrupt and the like pass through.
