@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from microtome.errors import SiteError
 from microtome.lab.evidence import CAUSAL, KINDS
+from microtome.lab.overlap import addresses
 from microtome.results.verdicts import SUPPORTED
 
 if TYPE_CHECKING:
@@ -61,18 +61,6 @@ def _cells(result: Result) -> tuple[list[str], list[str], list[str]]:
         donors = result.tables["donors"]
         if {"donor", "site"} <= set(donors.columns):
             tested = set(donors["site"][donors["donor"] == "real"])
-    return _addresses(outside), _addresses(set(frame["site"]) - outside), _addresses(tested)
-
-
-def _addresses(labels: set[str]) -> list[str]:
-    """Results also label cells "set of 5" or "factor: level"."""
-    from microtome.sites import parse
-
-    kept = []
-    for label in sorted(map(str, labels)):
-        try:
-            parse(label)
-        except SiteError:
-            continue
-        kept.append(label)
-    return kept
+    named = (outside, set(frame["site"]) - outside, tested)
+    one, two, three = (sorted(addresses(labels)) for labels in named)  # results also label cells "set of 5"
+    return one, two, three
