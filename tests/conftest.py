@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,11 @@ os.environ["MICROTOME_CEILING"] = str(Path(__file__).parents[1])
 
 @pytest.fixture(autouse=True)
 def hygiene(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test: no hook left, parameters, attention implementation, requires_grad, training mode, grad mode and
-    random states as before. Models are checked when the test asked tests/tiny.py for them."""
+    """After every test: no observer and no hook left, parameters, attention implementation, requires_grad, training
+    mode, grad mode and random states as before. Models are checked when the test asked tests/tiny.py for them."""
     if "tiny" not in vars(request.module):
         yield
+        _nobody_listens()
         return
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     import torch
@@ -31,6 +33,7 @@ def hygiene(request: pytest.FixtureRequest) -> Iterator[None]:
     tiny.USED.clear()
     state, grad = torch.get_rng_state(), torch.is_grad_enabled()
     yield
+    _nobody_listens()
     assert torch.is_grad_enabled() == grad
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == python
@@ -78,6 +81,12 @@ def lab(request: pytest.FixtureRequest, fast_path: Path, monkeypatch: pytest.Mon
     with lab_servers.database(request.getfixturevalue("postgres")) as url:
         monkeypatch.setenv("MICROTOME_LAB_URL", url)  # a password may be in it
         yield lab_tools.project(fast_path)
+
+
+def _nobody_listens() -> None:
+    """A study that a test left open would hear the tests after it."""
+    if events := sys.modules.get("microtome.results.events"):
+        assert events._observers == ()
 
 
 def _same_numpy(before: tuple[object, ...]) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.engine.default import DefaultDialect
 import microtome.lab.place as places
 from lab_tools import Known, Model, leaf, opened, predict, tree
 from microtome.lab.reading import Wanted  # noqa: F401 - imported before the fork
-from microtome.results import add_observer, emit_look
+from microtome.results import emit_look, observe
 
 
 class Moments:
@@ -59,10 +59,10 @@ def whole_study(place: places.Place, say: Callable[[str], None]) -> None:
             if event.kind in ("begin", "end"):
                 say(f"{event.kind} {event.run}")
 
-        add_observer(told)  # after the study: it hears of an event when the record has it
-        leaf(Model(), 1)
-        tree(Known(), 2)
-        emit_look(Model(), ["seen"], ["L0.z"])
+        with observe(told):  # after the study: it hears of an event when the record has it
+            leaf(Model(), 1)
+            tree(Known(), 2)
+            emit_look(Model(), ["seen"], ["L0.z"])
         say("look")
         predict(one)
         say("prediction")

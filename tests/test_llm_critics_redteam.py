@@ -52,7 +52,9 @@ def test_every_check_of_the_battery_names_what_exists(name, check):
 def test_the_lines_of_every_technique_lead_to_it():
     from microtome.llm.checks import _home
 
-    for name in registry.names("techniques"):
+    names = [n for n in registry.names("techniques") if not n.startswith("toy_")]  # other tests' own
+    assert len(names) > 30
+    for name in names:
         found = mt
         for part in _home(name).split(".")[1:]:
             found = getattr(found, part)
