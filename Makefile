@@ -31,8 +31,8 @@ lint: $(VENV)/.ready-dev ## ruff and the order of imports
 types: $(VENV)/.ready-dev ## mypy
 	$(BIN)/mypy
 
-pytest: $(VENV)/.ready-dev ## the tests alone; ARGS="tests/test_cli_main.py"
-	$(BIN)/python -m pytest -q $(ARGS)
+pytest: $(VENV)/.ready-dev ## the tests alone, a process a core; ARGS="-n 0 tests/test_cli_main.py" for one
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 long: $(VENV)/.ready-dev ## what takes longer; appends a dated line to tests/long.jsonl
 	$(BIN)/python tools/long.py $(ARGS)

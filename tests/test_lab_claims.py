@@ -89,7 +89,7 @@ def fresh(record, rows):
 
 
 def claim(s, statement="L9H6 moves the name", **more):
-    return claiming.claim(s, statement, **{**WORDS, **more})
+    return s.claim(statement, **{**WORDS, **more})
 
 
 def again(s, row, **more):

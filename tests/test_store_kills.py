@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import pytest
 
 import microtome as mt
 import tiny
+from kill_servers import Server
 from microtome.activations import Store, files, layout
 from microtome.errors import ResourceError
 
@@ -107,69 +104,31 @@ def test_stopped_again_and_again(small, monkeypatch, tmp_path):
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
 
 
-SERVER = """
-import os, sys
+CAPTURE = """
 sys.path.insert(0, {tests!r})
 import tiny, microtome as mt
 from microtome.activations import layout
 layout.WINDOW_TOKENS, layout.SHARD_BYTES = 16, 4000
 model, data = tiny.loaded("llama"), tiny.ragged({lengths!r}, seed=3)
-print("ready", flush=True)
-for line in sys.stdin:  # each capture in a process of its own, which has everything imported
-    worker = os.fork()
-    if not worker:
-        mt.store(model, data, {sites!r}, line.strip(), batch=20)
-        os._exit(0)
-    print(worker, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]), flush=True)
+
+def work(folder):
+    mt.store(model, data, {sites!r}, folder, batch=20)
 """
-
-
-class Server:
-    """Runs captures that can be killed."""
-
-    def __init__(self, lengths: list[int]) -> None:
-        code = SERVER.format(tests=str(Path(__file__).parent), lengths=lengths, sites=SITES)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a fork keeps no other threads
-        self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment)  # fmt: skip
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def capture(self, folder: Path, kill_after: float | None = None) -> int:
-        """The worker's exit code: 0, or minus the signal."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
-        worker = int(self._line())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-        return int(self._line())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
-        assert self.process.wait() == 0
-        self.process.stdout.close()
 
 
 def killed(count: int, tmp_path: Path, lengths: list[int]) -> int:
     """So many real kills at random moments of captures, most of a folder several times; returns how many folders."""
-    server = Server(lengths)
+    server = Server(CAPTURE.format(tests=str(Path(__file__).parent), lengths=lengths, sites=SITES))
     began = time.monotonic()
-    assert server.capture(tmp_path / "whole") == 0
+    assert server.run(tmp_path / "whole") == 0
     seconds = time.monotonic() - began
     want = content(tmp_path / "whole")
     chance, kills, folders = random.Random(0), 0, 0
     while kills < count:
         target = tmp_path / "torn"
         for _ in range(chance.randrange(1, 5)):
-            kills += server.capture(target, chance.uniform(0, seconds)) == -signal.SIGKILL
-        assert server.capture(target) == 0
+            kills += server.run(target, chance.uniform(0, seconds)) == -signal.SIGKILL
+        assert server.run(target) == 0
         assert content(target) == want, kills
         shutil.rmtree(target)
         folders += 1

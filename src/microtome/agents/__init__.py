@@ -7,7 +7,9 @@ not: it cannot switch controls off or loosen a significance level, and it reache
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from microtome.lazy import lazily
 
 if TYPE_CHECKING:
     from .server import serve_stdio
@@ -18,14 +20,4 @@ __all__ = ["Settings", "serve_http", "serve_stdio"]
 
 _HOME = {"Settings": "settings", "serve_http": "web", "serve_stdio": "server"}
 
-
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -109,11 +109,9 @@ def claim_make(
 ) -> dict[str, Any]:
     """Claim something, with what else could explain it and what would show it wrong. Its rung follows from the evidence (numbers
     of runs) and is capped by controls that failed or did not run."""  # fmt: skip
-    from microtome.lab.claiming import claim
-
     with call.writing() as study:
-        found = claim(study, statement, about=_question(call, about), evidence=evidence or (), alternatives=alternatives,
-                  falsifiers=falsifiers, limitations=limitations or ())  # fmt: skip
+        found = study.claim(statement, about=_question(call, about), evidence=evidence or (), alternatives=alternatives,
+                            falsifiers=falsifiers, limitations=limitations or ())  # fmt: skip
     return _claim(found)
 
 

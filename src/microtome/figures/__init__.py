@@ -6,7 +6,9 @@ One module per family of picture, each with `draw(result)`. `pictures_of(result)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from microtome.lazy import lazily
 
 if TYPE_CHECKING:
     from .panels import Picture, pictures_of
@@ -16,16 +18,4 @@ __all__ = ["Picture", "pictures_of", "static_svg"]
 
 _HOME = {"Picture": "panels", "pictures_of": "panels", "static_svg": "static"}
 
-
-def __getattr__(name: str) -> Any:
-    import importlib
-
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOME)

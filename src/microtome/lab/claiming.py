@@ -21,11 +21,9 @@ from microtome.lab.rungs import STRONG, WEIGHTS
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from microtome.lab.claim_rows import ClaimRow
     from microtome.lab.database import Database
-    from microtome.lab.study import Study
 
-__all__ = ["ROLES", "Link", "add_texts", "claim", "link", "make", "withdraw"]
+__all__ = ["ROLES", "Link", "add_texts", "link", "make", "withdraw"]
 
 ROLES = ("alternative", "falsifier", "limitation")
 LONGEST = 4000
@@ -51,8 +49,10 @@ class Link:
     prediction: int | None = None
 
 
-def claim(
-    study: Study,
+def make(
+    database: Database,
+    study: int,
+    person: str,
     statement: str,
     *,
     about: Any = None,
@@ -60,8 +60,8 @@ def claim(
     alternatives: Sequence[str] = (),
     falsifiers: Sequence[str] = (),
     limitations: Sequence[str] = (),
-) -> ClaimRow:
-    """Make a claim in a study and read it back with its rung.
+) -> int:
+    """Write a claim with all it comes with, or nothing of it; its number.
 
     Parameters
     ----------
@@ -76,30 +76,6 @@ def claim(
     ------
     LabError: an empty text, an unknown weight, evidence that is not in this record, a child run, a run without a result.
     """
-    from microtome.lab.claim_rows import read
-    from microtome.lab.reading import Record
-
-    study._known()
-    if study._recorder is not None:
-        study._recorder.flush()
-    number = make(study.database, study.number, study.person, statement, about=about, evidence=evidence,
-                  alternatives=alternatives, falsifiers=falsifiers, limitations=limitations)  # fmt: skip
-    return read(Record(study.place), number)
-
-
-def make(
-    database: Database,
-    study: int,
-    person: str,
-    statement: str,
-    *,
-    about: Any = None,
-    evidence: Sequence[Any] = (),
-    alternatives: Sequence[str] = (),
-    falsifiers: Sequence[str] = (),
-    limitations: Sequence[str] = (),
-) -> int:
-    """Write a claim with all it comes with, or nothing of it; its number. See `claim` for the rest. Raises LabError."""
     texts = _texts(alternatives, falsifiers, limitations)
     row = {"key": os.urandom(8).hex(), "study": study, "person": person, "about": _about(about),
            "statement": _text(statement, "the claim")}  # fmt: skip

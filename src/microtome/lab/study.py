@@ -240,14 +240,20 @@ class Study:
     ) -> ClaimRow:
         """Claim something. Its rung is computed from the evidence whenever it is read, and capped with the reason shown.
 
-        See `microtome.lab.claiming.claim` for the parameters. Raises LabError.
+        See `microtome.lab.claiming.make` for the parameters. Raises LabError.
         """
-        from microtome.lab.claiming import claim
+        from microtome.lab.claim_rows import read
+        from microtome.lab.claiming import make
+        from microtome.lab.reading import Record
 
-        return claim(
-            self, statement, about=about, evidence=evidence, alternatives=alternatives, falsifiers=falsifiers,
-            limitations=limitations,
+        self._known()
+        if self._recorder is not None:
+            self._recorder.flush()  # a result that evidence names may still be on its way
+        number = make(
+            self.database, self.number, self.person, statement, about=about, evidence=evidence,
+            alternatives=alternatives, falsifiers=falsifiers, limitations=limitations,
         )  # fmt: skip
+        return read(Record(self.place), number)
 
     def rescue(self, folder: str | Path) -> tuple[Path, ...]:
         """Save results that could not be recorded into a folder, each as `mt.open` reads it; their folders.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from microtome.lazy import lazily
 from microtome.results import registry
 
 if TYPE_CHECKING:
@@ -32,11 +33,4 @@ registry.register(
     "techniques", "training_dynamics", registry.Lazy("microtome.zoo.checkpoints:training_dynamics")
 )
 
-
-def __getattr__(name: str) -> Any:
-    """`build` and the kinds of values that it returns, loaded when asked for: they need torch."""
-    import importlib
-
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__, __dir__ = lazily(__name__, _HOME)

@@ -6,7 +6,9 @@ jobs become rates with intervals over models, the table of the docs and the sent
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from microtome.lazy import lazily
 
 if TYPE_CHECKING:
     from microtome.zoo.calibrate.adapters import SILENT, Reading, Setting, settings
@@ -39,11 +41,4 @@ __all__ = [
     "write",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """What the package has, loaded when asked for: it needs torch."""
-    import importlib
-
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
