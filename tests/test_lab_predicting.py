@@ -412,6 +412,26 @@ def test_in_either_database_an_edit_shows(lab):
     one.database.close()
 
 
+def test_an_outcome_that_was_edited_shows_when_its_result_is_asked_again(lab):
+    with opened(lab) as one:
+        predict(one)
+        predict(one, statement="a person decides", holds=None)
+        one.resolve(2, True, reason="seen")
+        measure(Model(), Task(), size=0.4)
+        predict(one, statement="open still")
+    p = schema.prediction
+
+    def found():
+        return [f.what for f in examine(lab, deep=True).findings if f.grave]
+
+    assert now(one).state == "false" and found() == []
+    with one.database.writing() as connection:
+        connection.execute(update(p).where(p.c.number == 1).values(state="true"))
+    assert found() == ["prediction 1 is recorded as true and is false by the stored result of run 1"]
+    assert examine(lab).ok  # only a deep look reads results
+    one.database.close()
+
+
 def test_in_either_database_predictions_made_at_once_are_one_chain(lab):
     with opened(lab, "warm") as warm:
         predict(warm)

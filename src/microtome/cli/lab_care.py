@@ -65,7 +65,9 @@ def gc(
 
 
 def doctor(
-    deep: Annotated[bool, typer.Option("--deep", help="Compare every file with its digest.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every file with its digest, and decide predictions again.")
+    ] = False,
     upgrade: Annotated[
         bool,
         typer.Option(
@@ -126,7 +128,10 @@ def _show(report: Report, deep: bool) -> None:
         rows = [("wrong" if f.grave else "note", f.about, f.what, f.instead) for f in report.findings]
         output.table(("", "about", "what", "instead"), rows)
     else:
-        output.say("nothing is wrong" + ("" if deep else "; --deep compares every file too"))
+        output.say(
+            "nothing is wrong"
+            + ("" if deep else "; --deep compares every file and decides predictions again")
+        )
 
 
 def _words(value: Any) -> str:

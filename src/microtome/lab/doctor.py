@@ -67,7 +67,8 @@ class Report:
 def examine(place: Place, deep: bool = False) -> Report:
     """Look at everything and change nothing.
 
-    deep: compare every file with its digest, not only that it is there and how large it is.
+    deep: compare every file with its digest, not only that it is there and how large it is, and decide every prediction
+    again that a stored result decided.
     """
     database, files = Database(place), Files(place.files)
     findings: list[Finding] = []
@@ -92,6 +93,8 @@ def examine(place: Place, deep: bool = False) -> Report:
                 findings += _files(connection, files, stored, deep)
                 rows = connection.execute(select(schema.prediction).order_by(schema.prediction.c.number))
                 findings += _seals([dict(row) for row in rows.mappings()])
+            if deep:
+                findings += _outcomes(place)
     except LabError as error:
         findings.append(Finding(True, "version" if "version" in error.what else "database", f"{error.what}: {error.why}", error.instead))  # fmt: skip
     finally:
@@ -257,6 +260,21 @@ def _seals(rows: list[dict[str, object]]) -> Iterator[Finding]:
     for number in seals.broken(rows):
         yield Finding(True, "predictions", f"prediction {number} was changed after it was made, or one before it is gone",
                       "the record of a score is not to be trusted from there on")  # fmt: skip
+
+
+def _outcomes(place: Place) -> Iterator[Finding]:
+    """Seals cover what was said before a result; how it came out follows from the result, which is stored."""
+    from microtome.lab.predicting import redecided
+    from microtome.lab.reading import Record
+
+    record = Record(place)
+    try:
+        for one, held in redecided(record):
+            said = "cannot be told from" if held is None else f"is {str(held).lower()} by"
+            yield Finding(True, "predictions", f"prediction {one.number} is recorded as {one.state} and {said} the stored result of run {one.run}",
+                          f"microtome lab show {one.run}; its score is not to be trusted")  # fmt: skip
+    finally:
+        record.close()
 
 
 def _list(numbers: object) -> str:

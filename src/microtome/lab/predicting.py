@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from microtome.lab.database import Database
+    from microtome.lab.reading import Record
     from microtome.results import Query, Result
 
-__all__ = ["Prediction", "decide", "forecasts", "make", "predictions", "resolve"]
+__all__ = ["Prediction", "decide", "forecasts", "make", "predictions", "redecided", "resolve"]
 
 OPEN, TRUE, FALSE, VOID = "open", "true", "false", "void"
 _PAGE = 2000  # runs whose sites are read at once
@@ -220,6 +221,26 @@ def predictions(
             query = query.where(schema.prediction.c[column] == value)
     with database.reading() as connection:
         return tuple(_prediction(row) for row in connection.execute(query).mappings().all())
+
+
+def redecided(record: Record) -> Iterator[tuple[Prediction, bool | None]]:
+    """Predictions whose recorded outcome is not what their stored result gives now, with what it gives.
+
+    One that cannot be read, or whose result cannot, is left out: its seal or the file says so.
+    """
+    p = schema.prediction
+    query = _predictions().where(p.c.holds.is_not(None), p.c.run.is_not(None), p.c.state.in_((TRUE, FALSE)))
+    with record.database.reading() as connection:
+        rows = connection.execute(query).mappings().all()
+    for row in rows:
+        try:
+            one = _prediction(row)
+            result = record.result(row["run"])
+        except MicrotomeError:
+            continue
+        held = evaluate(one.holds, result).held if one.holds else None
+        if held is not (one.state == TRUE):
+            yield one, held
 
 
 def forecasts(found: Sequence[Prediction]) -> list[Forecast]:

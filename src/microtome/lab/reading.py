@@ -266,9 +266,7 @@ class Record:
             raise LabError(
                 f"run {row.number} has no result",
                 why=f"it is {row.state}" + (": " + row.error.splitlines()[0] if row.error else ""),
-                instead=f"microtome lab rerun {row.number}"
-                if row.method != "look"
-                else "a look keeps no numbers",
+                instead=f"microtome lab rerun {row.number}",
             )
         keys = {f.name: f.key for f in self.files_of(row.number, "result")}
 
