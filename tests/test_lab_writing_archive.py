@@ -25,7 +25,7 @@ import toy_record as toy
 from microtome import methods, zoo
 from microtome.cli import lab_report
 from microtome.errors import LabError
-from microtome.lab import claiming, place, schema
+from microtome.lab import place, schema
 from microtome.lab.equality import compared
 from microtome.lab.reading import Record
 from microtome.lab.study import study
@@ -47,7 +47,7 @@ def lab(tmp_path_factory):
         with study("planted", folder=folder) as s:
             first = methods.logit_lens(built.model, built.task, seed=0)
             second = methods.direct_logit_attribution(built.model, built.task, seed=0)
-            claiming.claim(s, "the answer is written late", evidence=[first, second], **toy.WORDS)
+            s.claim("the answer is written late", evidence=[first, second], **toy.WORDS)
         record = Record(s.place)
         yield record
         record.close()

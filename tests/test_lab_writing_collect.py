@@ -39,7 +39,7 @@ def gather(s, claims=(), **words):
 
 
 def claim(s, evidence, **more):
-    return claiming.claim(s, "a head does it", evidence=evidence, **{**toy.WORDS, **more})
+    return s.claim("a head does it", evidence=evidence, **{**toy.WORDS, **more})
 
 
 def refusal(s, claims=()):
@@ -170,7 +170,7 @@ def test_a_look_is_told_as_a_look(here):
 
 def test_a_capped_claim_is_written_with_its_cap(here):
     result = toy.patching(toy.Model(), toy.Task())
-    claiming.claim(here, "a head does it", evidence=[result])
+    here.claim("a head does it", evidence=[result])
     part = gather(here).claims[0]
     assert part.rung == "observed" and any("no alternative is written" in cap for cap in part.caps)
 
@@ -299,7 +299,7 @@ def test_a_control_that_is_not_in_the_result_at_all_is_missing():
 
 def test_four_claims_are_refused_and_it_is_said_which_to_choose(here):
     for i in range(4):
-        claiming.claim(here, f"claim number {i}", evidence=[toy.patching(toy.Model(), toy.Task(hash=f"{i}" * 32))], **toy.WORDS)  # fmt: skip
+        here.claim(f"claim number {i}", evidence=[toy.patching(toy.Model(), toy.Task(hash=f"{i}" * 32))], **toy.WORDS)  # fmt: skip
     found = refusal(here)
     assert found.what == "4 claims are too many for one write-up"
     assert (

@@ -106,7 +106,7 @@ def fill(study, *, tokens=toy.TOKENS, name="L3H3 carries the name"):
     study.predict("patching finds a place", 0.7, query("activation_patching", model="toy"), expect("verdict", equals="supported"))  # fmt: skip
     first = patching(model, task, tokens=tokens)
     links = [claiming.Link(first, note="the place where the name is moved")]
-    row = claiming.claim(study, name, about={"model_name": "toy", "family": "ioi"}, evidence=links, limitations=["names only"], **WORDS)  # fmt: skip
+    row = study.claim(name, about={"model_name": "toy", "family": "ioi"}, evidence=links, limitations=["names only"], **WORDS)  # fmt: skip
     study.predict("taking out L3H3 does nothing", 0.8, query("ablation", model="toy"), expect("verdict", equals="unchecked"), claim=row.number)  # fmt: skip
     claiming.link(study.database, row.number, claiming.Link(ablation(model, Task(hash="1111" * 8), tokens=tokens)), study.person)  # fmt: skip
     behaviour(model, task)
