@@ -103,7 +103,7 @@ def test_init_makes_a_project_once(tmp_path, monkeypatch):
     made = told("lab", "init", str(tmp_path / "deep" / "er"), "--name", EVIL)
     assert made["folder"] == str(tmp_path / "deep" / "er") and made["record"].endswith("lab.db")
     assert places.here(tmp_path / "deep" / "er").name == EVIL
-    assert told("lab", "runs") == [] and "no such run" in said("lab", "runs")
+    assert told("lab", "runs") == [] and "nothing ran yet" in said("lab", "runs")
 
 
 def test_init_refuses_passwords_other_databases_and_a_server_that_is_not_there(tmp_path, monkeypatch):

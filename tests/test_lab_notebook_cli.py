@@ -96,7 +96,7 @@ def test_a_day_with_the_notebook(project):
     assert "notebook" in os.listdir(project) and not os.listdir(project / "deep" / "er")
 
 
-def test_ratings_stay_private_on_the_command_line(project):
+def test_ratings_stay_private_on_the_command_line(project, monkeypatch):
     run("idea", "gender", "--answer", "success=a direction")
     run("rate", "gender", "7", "--by", "Ada", "--why", "cheap-and-quick")
     refused = run("reveal", "gender", "--by", "Bo", code=1)
@@ -105,6 +105,9 @@ def test_ratings_stay_private_on_the_command_line(project):
     run("rate", "gender", "2", "--by", "Bo")
     assert "worth a talk: gender: 2 by you, 7 by Ada" in run("reveal", "gender", "--by", "Bo")
     assert json.loads(run("reveal", "gender", "--by", "Bo", "--json"))["ratings"][1]["rating"] == 7
+    monkeypatch.setenv("MICROTOME_PERSON", "Cy")  # without --by it is who the record says
+    run("rate", "gender", "4")
+    assert "Cy" in run("reveal", "gender")
 
 
 def test_a_long_experiment_is_let_through_with_alternatives_or_a_recorded_reason(project):

@@ -324,6 +324,11 @@ def test_what_is_no_probability_is_refused_and_nothing_is_recorded(toy, probabil
     with pytest.raises(LabError, match=said):
         predict(toy, probability=probability)
     assert predictions(toy.database) == ()
+    with pytest.raises(LabError, match=said):
+        predict(study("a study of its own", folder=toy.place.folder), probability=probability)
+    record = Record(toy.place)
+    assert [s.title for s in record.studies()] == ["toys"]  # not even a study is left behind
+    record.close()
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,8 @@ def runs(
         output.print_json([{**_data(row), "stale": list(old.get(row.number, ()))} for row in shown])
         return
     if not shown:
-        output.say(f"no such run in {record.place.shown}")
+        any_at_all = wanted != Wanted() and record.runs(Wanted(nested=True), limit=1)
+        output.say(f"no such run in {record.place.shown}" if any_at_all else "nothing ran yet")
         return
     output.table(
         ("run", "when", "method", "task", "model", "what", "s", "verdict"),

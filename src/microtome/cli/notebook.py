@@ -16,6 +16,7 @@ from microtome.cli.notebook_place import (
     keep,
     notebook,
     now,
+    person,
     read_pages,
     told,
     wrote,
@@ -25,7 +26,7 @@ from microtome.errors import LabError
 app = typer.Typer(no_args_is_help=True, help="The notebook of a project: Markdown pages in notebook/.")
 
 Run = Annotated[list[str] | None, typer.Option("--run", help="A run: its number or id; may be repeated.")]
-By = Annotated[str, typer.Option("--by", help="Who rates.")]
+By = Annotated[str, typer.Option("--by", help="Who rates.", show_default="you, as in the record")]
 
 
 @app.command()
@@ -160,25 +161,28 @@ def idea(
 def rate(
     idea: Annotated[str, typer.Argument(metavar="IDEA", show_default=False)],
     rating: Annotated[float, typer.Argument(metavar="0-10", show_default=False)],
-    by: By,
+    by: By = "",
     why: Why = "",
     json: Json = False,
 ) -> None:
     """Rate an idea, before you see another's rating."""
     from microtome.lab.notebook import ideas
 
-    wrote(ideas.rate(notebook(), now(), idea, by, rating, why=why), json)
+    wrote(ideas.rate(notebook(), now(), idea, by or person(), rating, why=why), json)
 
 
 @app.command()
 def reveal(
-    idea: Annotated[str, typer.Argument(metavar="IDEA", show_default=False)], by: By, json: Json = False
+    idea: Annotated[str, typer.Argument(metavar="IDEA", show_default=False)],
+    by: By = "",
+    json: Json = False,
 ) -> None:
     """Everybody's ratings of an idea: refused until your own is in."""
     from microtome.lab.notebook import ideas, views
 
-    found = ideas.reveal(notebook(), idea, by)
-    far = ideas.gaps(notebook(), by)
+    who = by or person()
+    found = ideas.reveal(notebook(), idea, who)
+    far = ideas.gaps(notebook(), who)
     if json:
         output.print_json({"ratings": found, "gaps": far})
         return

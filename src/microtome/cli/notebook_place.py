@@ -36,6 +36,13 @@ def notebook() -> Path:
     return found.notebook
 
 
+def person() -> str:
+    """Who is at work in this project, as the record has it."""
+    from microtome.lab import place
+
+    return place.person(place.here())
+
+
 def now() -> datetime:
     """The time, with its offset from UTC."""
     return datetime.now().astimezone()

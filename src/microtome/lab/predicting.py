@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from microtome.lab.reading import Record
     from microtome.results import Query, Result
 
-__all__ = ["Prediction", "decide", "forecasts", "make", "predictions", "redecided", "resolve"]
+__all__ = ["Prediction", "check", "decide", "forecasts", "make", "predictions", "redecided", "resolve"]
 
 OPEN, TRUE, FALSE, VOID = "open", "true", "false", "void"
 _PAGE = 2000  # runs whose sites are read at once
@@ -93,6 +93,25 @@ def make(
     Raises LabError: no statement, a probability that is none (0 and 1, words), no question, a claim that is not there or
     is withdrawn.
     """
+    given = check(statement, probability, about, holds)
+    with database.writing() as connection:  # one writer at a time: seals follow one another
+        if claim is not None:
+            _check_claim(connection, claim)
+        number, why = _sighting(connection, about)
+        row: dict[str, Any] = {
+            "key": os.urandom(8).hex(), "study": study, "person": person, "statement": statement.strip(),
+            "probability": given, "about": dumps(about.as_json()), "holds": None if holds is None else dumps(holds.as_json()),
+            "made_at": time.time(), "after_run": _newest(connection), "post_hoc": bool(why),
+            "why_post_hoc": f"run {number}: {why}" if why else "", "state": OPEN, "reason": "", "claim": claim,
+        }  # fmt: skip
+        row["seal"] = seals.seal(seals.last(connection), row)
+        done = connection.execute(insert(schema.prediction), row).inserted_primary_key
+        assert done is not None
+        return _one(connection, int(done[0]))
+
+
+def check(statement: Any, probability: Any, about: Any, holds: Any) -> float:
+    """The probability of what can be registered. Raises LabError: see `make`."""
     if not isinstance(statement, str) or not statement.strip():
         raise LabError(
             f"the statement is {statement!r}",
@@ -113,20 +132,7 @@ def make(
             why="it is data, compared with the stored result",
             instead='holds=mt.expect("effects", site="L9H6.z", low=-0.6, high=-0.3)',
         )
-    with database.writing() as connection:  # one writer at a time: seals follow one another
-        if claim is not None:
-            _check_claim(connection, claim)
-        number, why = _sighting(connection, about)
-        row: dict[str, Any] = {
-            "key": os.urandom(8).hex(), "study": study, "person": person, "statement": statement.strip(),
-            "probability": given, "about": dumps(about.as_json()), "holds": None if holds is None else dumps(holds.as_json()),
-            "made_at": time.time(), "after_run": _newest(connection), "post_hoc": bool(why),
-            "why_post_hoc": f"run {number}: {why}" if why else "", "state": OPEN, "reason": "", "claim": claim,
-        }  # fmt: skip
-        row["seal"] = seals.seal(seals.last(connection), row)
-        done = connection.execute(insert(schema.prediction), row).inserted_primary_key
-        assert done is not None
-        return _one(connection, int(done[0]))
+    return given
 
 
 def decide(connection: Connection, number: int, result: Result) -> tuple[int, ...]:

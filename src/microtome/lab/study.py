@@ -213,8 +213,9 @@ class Study:
 
         Raises LabError: see `microtome.lab.predicting.make`.
         """  # fmt: skip
-        from microtome.lab.predicting import make
+        from microtome.lab.predicting import check, make
 
+        check(statement, probability, about, holds)  # what is refused leaves no study behind
         self._known()
         return make(
             self.database, self.number, self.person, statement=statement, probability=probability, about=about,
