@@ -71,4 +71,4 @@ def test_a_doctor_is_asked_and_ends_with_one_where_something_is_wrong(place):
     assert told["ok"] and told["recovered"]["runs made from files"] == [1]
     assert sqlite3.connect(place.database).execute("SELECT count(*) FROM run").fetchone() == (1,)
     place.database.write_bytes(b"\0" * 9000)
-    assert "runs made from files 1" in run("doctor", "--recover")
+    assert "runs made from files: 1" in run("doctor", "--recover")

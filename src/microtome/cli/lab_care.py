@@ -91,8 +91,7 @@ def doctor(
     if json:
         output.print_json({**done, **asdict(report), "ok": report.ok})
     else:
-        for name, value in done.items():
-            output.say(f"{name}: {_words(value)}")
+        _tell(done)
         _show(report, deep)
     if not report.ok:
         raise typer.Exit(1)
@@ -120,6 +119,24 @@ def _recovered(place: Place) -> dict[str, Any]:
     }}  # fmt: skip
 
 
+def _tell(done: dict[str, Any]) -> None:
+    """What an upgrade or a recovery did."""
+    for name, value in done.get("upgraded", {}).items():
+        output.say(f"upgraded {name}: {'none' if value is None else value}")
+    if (left := done.get("recovered")) is None:
+        return
+    rows = [(name, str(t["kept"]), "unknown" if t["lost"] is None else str(t["lost"]), str(t["loose"])) for name, t in left["tables"].items()
+            if t["kept"] or t["loose"] or t["lost"]]  # fmt: skip
+    if rows:
+        output.table(("table", "rows kept", "lost, at most", "naming what is gone"), rows)
+    else:
+        output.say("no row of the damaged file could be read")
+    for name, value in left.items():
+        if name != "tables":
+            told = ", ".join(map(str, value)) if isinstance(value, tuple | list) else value
+            output.say(f"{name}: {'none' if told in (None, '') else told}")
+
+
 def _show(report: Report, deep: bool) -> None:
     said = f"schema {report.schema}, " if report.schema else ""
     output.say(f"{report.database}: {said}{report.studies} studies, {report.runs} runs, {report.predictions} predictions, "
@@ -132,15 +149,6 @@ def _show(report: Report, deep: bool) -> None:
             "nothing is wrong"
             + ("" if deep else "; --deep compares every file and decides predictions again")
         )
-
-
-def _words(value: Any) -> str:
-    """A mapping as "name value, name value"."""
-    if isinstance(value, dict):
-        return "; ".join(f"{name} {_words(inner)}" for name, inner in value.items())
-    if isinstance(value, (tuple, list)):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value)
 
 
 def _cell(value: Any) -> Any:
