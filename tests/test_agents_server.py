@@ -386,7 +386,9 @@ def test_what_an_agent_may_not_do_is_refused_and_says_why(folder: Path) -> None:
             ):
                 assert "controls cannot be switched off by an agent" in refused(await call(tool, given))
             assert "alpha does not fit" in refused(await call("run_behaviour", {"task": "t", "alpha": 0.5}))
-            assert "cannot be said in JSON" in refused(await call("run_technique", {"method": "prompt_grid"}))
+            assert "cannot be said in JSON" in refused(
+                await call("run_technique", {"method": "training_dynamics"})
+            )
             for sql in (
                 "DELETE FROM run",
                 "ATTACH '/tmp/x.db' AS x",

@@ -17,6 +17,7 @@ from microtome.agents.settings import Settings
 from microtome.agents.tools import Book
 from microtome.errors import LabError, MicrotomeError
 from microtome.lab import place
+from microtome.tasks.word_pairs import word_pairs
 
 
 class Bench:
@@ -46,26 +47,35 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         made.service.close()
 
 
-def test_a_model_in_a_folder_of_the_project_loads_and_one_with_a_link_out_does_not(
-    bench: Bench, tmp_path: Path
-) -> None:
-    import json
-
+def small(project: Path, heads: int = 2) -> Path:
+    """A random model of two layers, with SmolLM2's tokenizer, in a folder of the project."""
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     import microtome as mt
 
     tokenizer = mt.load().tokenizer
-    folder = tmp_path / "project" / "models" / "small"
+    folder = project / "models" / "small"
     size = {
-        "hidden_size": 16,
+        "hidden_size": 8 * heads,
         "intermediate_size": 32,
         "num_hidden_layers": 2,
-        "num_attention_heads": 2,
+        "num_attention_heads": heads,
         "num_key_value_heads": 1,
     }
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_in_a_folder_of_the_project_loads_and_one_with_a_link_out_does_not(
+    bench: Bench, tmp_path: Path
+) -> None:
+    import json
+
+    folder = small(tmp_path / "project")
     found = bench("model_load", model="models/small")
     assert found["facts"]["n_layers"] == 2 and found["name"] == "small"
     assert bench("models_list")["in_memory"] == ["small"]
@@ -179,7 +189,9 @@ def test_what_others_made_can_be_disputed_and_not_edited(bench: Bench) -> None:
 
 def test_techniques_say_what_cannot_be_run_from_here(bench: Bench) -> None:
     rows = {r["name"]: r for r in bench("techniques_list")["techniques"]}
-    assert "run_prompt_grid" not in bench.book.tools and "prompts" in rows["prompt_grid"]["not_from_here"]
+    assert [name for name, row in rows.items() if "not_from_here" in row and not name.startswith("toy_")] == ["training_dynamics"]  # fmt: skip
+    assert "run_training_dynamics" not in bench.book.tools
+    assert "checkpoints" in rows["training_dynamics"]["not_from_here"]
     assert "run_ablation" in bench.book.tools and "not_from_here" not in rows["ablation"]
     told = bench("technique_describe", method="probe")
     assert (
@@ -189,6 +201,53 @@ def test_techniques_say_what_cannot_be_run_from_here(bench: Bench) -> None:
     )
     with pytest.raises(MicrotomeError, match="did you mean"):
         bench("technique_describe", method="ablatoin")
+
+
+def test_what_json_can_only_stand_for_reaches_a_technique(bench: Bench, tmp_path: Path) -> None:
+    """Runs whose arguments are a circuit, a grid, a question, pairs of words, a description: recorded, and asked as written."""
+    small(tmp_path / "project", heads=6)
+    one = {"model": "models/small"}
+    task = bench("task_make", name="ioi", n=6, seed=0, **one)["task"]
+    found = bench("run_circuit_discovery", task=task, size=12, **one)
+    for method in ("circuit_evaluation", "circuit_robustness"):
+        made = bench(f"run_{method}", circuit=found["run"], task=task, **one)
+        assert made["method"] == method and made["controls"]
+    with pytest.raises(MicrotomeError, match="another model"):
+        bench("run_circuit_robustness", circuit=found["run"], task=task, model="default")
+    with pytest.raises(MicrotomeError, match="holds no circuit"):
+        bench("run_circuit_robustness", circuit=made["run"], task=task, **one)
+    grid = {"template": "The {what} is", "factors": {"what": ["cat", "dog"]}, "answers": [" red", " blue"], "paraphrases": ["A {what} is"]}  # fmt: skip
+    assert bench("run_prompt_grid", prompts=grid, **one)["method"] == "prompt_grid"
+    with pytest.raises(MicrotomeError, match="factors"):
+        bench("run_prompt_grid", prompts={**grid, "factors": {}}, **one)
+    asked = {
+        "prompt": "Is it red?",
+        "answers": {"yes": [" yes"], "no": " no"},
+        "chain": "It is a rose.",
+    }
+    assert (
+        bench(
+            "run_chain_of_thought", prompts=asked, delete=False, sampling={"n": 3, "max_new_tokens": 4}, **one
+        )["method"]
+        == "chain_of_thought"
+    )
+    words = [list(pair) for pair in word_pairs("antonyms", n=24).pairs]
+    assert bench("run_function_vector", pairs=words, **one)["method"] == "function_vector"
+    texts = [f"The {a} thing is not {b}, and the {b} thing is not {a}. That is what they said." for a, b in words] * 3  # fmt: skip
+    unit = {"corpus": texts, "of": "L1N3.neurons", **one}
+    assert (
+        bench("run_score_description", description=["cold", "hot"], **unit)["method"] == "score_description"
+    )
+    with pytest.raises(MicrotomeError, match="does not fit"):
+        bench("run_score_description", description="/(a+)+$/", **unit)
+    runs = {r["method"]: r for r in bench("runs_list")["runs"]}
+    assert {runs[m]["by"] for m in ("circuit_evaluation", "prompt_grid", "chain_of_thought", "function_vector", "score_description")} == {"agent"}  # fmt: skip
+
+
+def test_a_bar_may_be_raised_and_not_lowered(bench: Bench) -> None:
+    for share in (0.5, 1.5):
+        with pytest.raises(MicrotomeError, match="share does not fit"):
+            bench("run_component_set", task="t", ranking=1, held_out="t", share=share)
 
 
 def test_an_estimate_sees_nothing_of_the_task(bench: Bench) -> None:

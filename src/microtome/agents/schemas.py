@@ -1,8 +1,8 @@
 """JSON schemas of techniques, made from their signatures.
 
 An annotation is text (techniques import their types for checkers only); it is read as an expression. What JSON can say
-(numbers, texts, choices, lists of them) is taken over; a model is named, pairs and data are given by the handle that
-`task_make` and `data_make` return, another run's result by the run's number. What is left is left out, and that is said.
+(numbers, texts, choices, lists of them) is taken over; what it can only stand for is in `microtome.agents.kinds`. What is left
+is left out, and that is said.
 """  # fmt: skip
 
 from __future__ import annotations
@@ -17,35 +17,44 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from microtome.agents.kinds import (
+    CIRCUIT,
+    DATA,
+    DESCRIPTION,
+    GRID,
+    KINDS,
+    MANY,
+    MEASURE,
+    MODEL,
+    PAIRS,
+    PLAIN,
+    RUN,
+    SAMPLING,
+    STRINGS,
+    TASK,
+    TEXTS,
+    THOUGHT,
+)  # fmt: skip
+
 __all__ = ["Parameter", "Signature", "parameters_of", "schema"]
 
-MODEL, TASK, DATA, MANY, RUN, TEXTS, MEASURE, PLAIN = "model", "task", "data", "data list", "run", "texts", "measure", "plain"  # fmt: skip
 Schema = dict[str, Any]
 _STRING: Schema = {"type": "string"}
-_STRINGS: Schema = {"type": "array", "items": _STRING, "minItems": 1}
-_KINDS: dict[str, Schema] = {
-    MODEL: {"type": "string", "description": "name of a model"},
-    TASK: {"type": "string", "description": "handle of pairs, from task_make"},
-    DATA: {"type": "string", "description": "handle of labelled text, from data_make"},
-    MANY: {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 20,
-           "description": "handles of labelled text, from data_make"},
-    RUN: {"type": "integer", "minimum": 1, "description": "number of the run whose result it is"},
-    TEXTS: {"anyOf": [_STRINGS, {"type": "string"}], "description": "texts, or a handle from data_make"},
-    MEASURE: {"type": "object", "additionalProperties": False, "required": ["kind", "up"], "properties": {
-        "kind": {"enum": ["words", "continuations", "lexicon"]}, "up": _STRINGS, "down": _STRINGS},
-        "description": "what is measured: log-odds of next words, log-probability of continuations, or share of words"},
-}  # fmt: skip
-_TYPES = {"Model": MODEL, "PairTask": TASK, "LabelledText": DATA, "Result": RUN}
+_TYPES = {"Model": MODEL, "PairTask": TASK, "LabelledText": DATA, "Result": RUN, "Circuit": CIRCUIT, "PromptGrid": GRID,
+          "Thought": THOUGHT, "Sampling": SAMPLING}  # fmt: skip
 # parameters whose annotation says less than their documentation
 _KNOWN: dict[tuple[str, str], str] = {
     ("max_activating", "corpus"): TEXTS, ("lenses", "texts"): TEXTS, ("head_roles", "texts"): TEXTS, ("model_diff", "data"): TEXTS,
     ("steering", "direction"): DATA, ("directional_ablation", "direction"): DATA, ("generalisation", "data"): MANY,
-    ("steering", "measure"): MEASURE, ("directional_ablation", "measure"): MEASURE,
+    ("steering", "measure"): MEASURE, ("directional_ablation", "measure"): MEASURE, ("function_vector", "pairs"): PAIRS,
+    ("score_description", "corpus"): TEXTS, ("score_description", "description"): DESCRIPTION,
 }  # fmt: skip
 _AS_STRINGS = {("steering", "prompts"), ("steering", "neutral"), ("directional_ablation", "prompts"), ("directional_ablation", "harmless")}  # fmt: skip
-_AS_STRING = {("max_activating", "of")}
+_AS_STRING = {("max_activating", "of"), ("score_description", "of")}
 # how much a control draws: an agent may draw more, never nothing
 _DRAWS = {"ablate", "random_sets", "nulls", "draws", "randoms", "placebos", "orders", "verify", "reference"}
+# how much an effect must be to count: an agent may ask for more
+_BARS = {"share"}
 _OFF = "none"
 
 
@@ -104,12 +113,12 @@ def _parameter(method: str, p: inspect.Parameter, module: str) -> Parameter | No
     if kind == MODEL and p.name == "model":
         required = False  # the embedded model stands in
     if kind is not None:
-        made = dict(_KINDS[kind])
+        made = dict(KINDS[kind])
         if "None" in text and kind != TEXTS or key == ("head_roles", "texts"):
-            made = {"anyOf": [_KINDS[kind], {"type": "null"}], "description": _KINDS[kind]["description"]}
+            made = {"anyOf": [KINDS[kind], {"type": "null"}], "description": KINDS[kind]["description"]}
         return Parameter(p.name, kind, made, required)
     if key in _AS_STRINGS:
-        return Parameter(p.name, PLAIN, dict(_STRINGS), required)
+        return Parameter(p.name, PLAIN, dict(STRINGS), required)
     if key in _AS_STRING:
         return Parameter(p.name, PLAIN, dict(_STRING), required)
     plain = of_annotation(text, module)
@@ -133,6 +142,8 @@ def _bounded(p: inspect.Parameter, made: Schema) -> Schema:
         made = {**made, "exclusiveMinimum": 0, "maximum": p.default}
     if p.name in _DRAWS:
         made = _at_least_one(made)
+    if p.name in _BARS:
+        made = {**made, "minimum": p.default, "maximum": 1}
     if p.name == "seed":
         made = {**made, "minimum": 0, "maximum": 2**31 - 1}
     if p.default is not p.empty and p.default is not None:

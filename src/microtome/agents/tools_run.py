@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from microtome.agents.bounds import plain
-from microtome.agents.desk import DEFAULT, labelled_of, task_of, texts_of
+from microtome.agents.desk import DEFAULT, task_of
 from microtome.agents.jobs import stoppable
-from microtome.agents.schemas import DATA, MANY, MEASURE, MODEL, RUN, TASK, TEXTS, parameters_of, schema
+from microtome.agents.kinds import value
+from microtome.agents.schemas import parameters_of, schema
 from microtome.agents.telling import tell
 from microtome.agents.tools import Answer, Tool, check, made, text
 from microtome.agents.tools_models import MODEL as MODEL_SCHEMA
@@ -19,6 +20,7 @@ from microtome.errors import LabError
 
 if TYPE_CHECKING:
     from microtome.agents.desk import Call
+    from microtome.agents.schemas import Parameter
 
 __all__ = ["TOOLS", "of_techniques"]
 
@@ -138,7 +140,9 @@ def _run(call: Call, method: str, arguments: Mapping[str, Any]) -> Answer:
     technique = registry.get("techniques", method)
     with call.models():
         given = {
-            p.name: _value(call, p, arguments[p.name]) for p in signature.parameters if p.name in arguments
+            p.name: _value(call, p, arguments[p.name], arguments.get("model", DEFAULT))
+            for p in signature.parameters
+            if p.name in arguments
         }
         if any(p.name == "model" for p in signature.parameters):
             given.setdefault("model", call.desk.model(DEFAULT))
@@ -159,33 +163,9 @@ def _keeps_controls(method: str, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def _value(call: Call, p: Any, given: Any) -> Any:
-    """What a technique is given for a value of JSON."""
-    if given is None:
-        return None
-    if p.kind == MODEL:
-        return call.desk.model(given)
-    if p.kind == TASK:
-        return task_of(call, given)
-    if p.kind == DATA:
-        return labelled_of(call, given)
-    if p.kind == MANY:
-        return [labelled_of(call, one) for one in given]
-    if p.kind == TEXTS:
-        return texts_of(call, given, None)
-    if p.kind == RUN:
-        with call.record() as record:
-            return record.result(given)
-    if p.kind == MEASURE:
-        return _measure(given)
-    return tuple(given) if p.tuples and isinstance(given, list) else given
-
-
-def _measure(given: Mapping[str, Any]) -> Any:
-    from microtome.methods.steer_measures import Continuations, Lexicon, Words
-
-    kinds = {"words": Words, "continuations": Continuations, "lexicon": Lexicon}
-    return kinds[given["kind"]](tuple(given["up"]), tuple(given.get("down", ())))
+def _value(call: Call, p: Parameter, given: Any, model: str) -> Any:
+    found = value(call, p.kind, given, model)
+    return tuple(found) if p.tuples and isinstance(found, list) else found
 
 
 def _foretold(call: Call, technique: Any, given: Mapping[str, Any]) -> None:
