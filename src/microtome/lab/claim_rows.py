@@ -12,7 +12,8 @@ from sqlalchemy import select
 from microtome.errors import LabError
 from microtome.lab import schema
 from microtome.lab.cells import AtSites, Overlaps, at_sites
-from microtome.lab.evidence import NOTHING, Check, Ran, Shown, shows
+from microtome.lab.evidence import CAUSAL, NOTHING, Check, Ran, Shown, shows
+from microtome.lab.freshness import TOLD, seen_before
 from microtome.lab.rungs import STRONG, Foretold, Piece, Rung, Stated, climb
 from microtome.results.verdicts import NULL, SUPPORTED
 
@@ -229,12 +230,29 @@ class _Reader:
         same = self._once("same", row.number, lambda: self._same_question(row))
         nulls = tuple(f"run {r.number}" for r in same if r.verdict == NULL and r.code == row.code and r.number != row.number)  # fmt: skip
         at = AtSites() if about or elsewhere else self._at(row, tuple(case.about.get("sites", ())))
+        late = case.post_hoc(row, same)
+        shown = shows(self._ran(row))
         return Piece(
-            name=f"run {row.number}", question=_question(row), shown=shows(self._ran(row)), verdict=row.verdict,
-            model=row.model, model_name=row.model_name, about=about, elsewhere=elsewhere, post_hoc=case.post_hoc(row, same),
+            name=f"run {row.number}", question=_question(row), shown=shown if about or late else self._on_new(case, row, shown),
+            verdict=row.verdict, model=row.model, model_name=row.model_name, about=about, elsewhere=elsewhere, post_hoc=late,
             stale=self._out_of_date(row) if row.method != "look" else "", null_again=nulls,
             nothing_at=at.nothing, untested_at=at.untested,
         )  # fmt: skip
+
+    def _on_new(self, case: _Case, row: RunRow, shown: Shown) -> Shown:
+        """What a run shows whose own prompts may be held-out ones, because nothing had seen them when the claim was made."""
+        if row.method not in TOLD or shown.level != CAUSAL or not case.about.get("sites"):
+            return shown
+        last = int(case.row["after_run"])
+        seen = self._once("new", (case.row["number"], row.number), lambda: seen_before(self.record, row, last, lambda old: self._saw(case.about, old)))  # fmt: skip
+        if not seen:
+            return replace(shown, held_out=True, why=())
+        return replace(shown, why=(*shown.why, f"its own are not new to the claim: {seen}"))
+
+    def _saw(self, about: Mapping[str, Any], row: RunRow) -> bool:
+        """Whether an earlier run may have seen what a claim is about; what is not known counts as seen."""
+        why, _ = self._bears({k: v for k, v in about.items() if k != "task"}, row)
+        return not why and (row.result is not None or row.method == "look")
 
     def _ran(self, row: RunRow) -> Ran:
         def make() -> Ran:

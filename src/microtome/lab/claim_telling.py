@@ -86,7 +86,8 @@ def steps(claim: ClaimRow) -> tuple[str, ...]:
         UNSUPPORTED: [f"microtome lab claim link {number} RUN, a run that saw more than its null of what the claim is about"],
         OBSERVED: [f"a run with a null, such as mt.methods.probe, logit_lens or direct_logit_attribution, {link}"],
         CORRELATIONAL: [f"a run that changes something: mt.methods.activation_patching(model, task{where}) or mt.methods.ablation(model, task{where}), {link}"],
-        HERE: [f"a run on held-out prompts, begun from now on{after}: {held[0]}, with task, other = task.split(by='template'), {link}", f"or a prediction: {predict}"],
+        HERE: [f"a run on held-out prompts, begun from now on{after}: {held[0]}, with task, other = task.split(by='template'), {link}",
+               *([f"or mt.methods.ablation(model, other{where}) on pairs that nothing here saw at these sites, {link}"] if sites else []), f"or a prediction: {predict}"],
         HELD_OUT: [predict, f"or its replication on another model or by another technique ({fresh}), {link}"],
         PREDICTIVE: [f"the same on another model, or by a technique that it does not rest on yet ({fresh}), {link}"],
     }  # fmt: skip

@@ -8,7 +8,8 @@ What each rung needs, of evidence that is about the claim and was typed neither 
   (`microtome.lab.evidence`).
 - **causal on held-out prompts**: one such run whose control on held-out prompts passed, begun after the claim was made
   and after something was written that would show it wrong. Evidence that suggested a claim cannot also confirm it: who
-  writes a claim after 20 runs can always write the one that the 20th fits.
+  writes a claim after 20 runs can always write the one that the 20th fits. A technique without such a control that changes
+  the sites it is told to (`microtome.lab.freshness`) shows as much on pairs that nothing had seen there before the claim.
 - **predictive**: a causal rung, and a prediction made from the claim (never one that was linked once it was decided),
   not post hoc, thought likelier than not, that a result decided to be true. A prediction that a person decided is kept
   apart: its author would grade it.
