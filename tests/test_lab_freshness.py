@@ -135,9 +135,9 @@ def test_arguments_that_are_gone_are_not_known_and_count_as_seen(here, model, ha
     run = record.run(1)
     path = record.files.path(run.arguments)
     content = json.loads(path.read_bytes())
-    assert prompts_of(record, run)[0].pairs and content["arguments"]["task"]["$"] == "task"
+    assert prompts_of(record, run, {})[0].pairs and content["arguments"]["task"]["$"] == "task"
     path.unlink()
-    assert prompts_of(record, run) == ()
+    assert prompts_of(record, run, {}) == ()
     found = read(record, row.number, stale=lambda record, rows: {})
     assert (
         found.rung.name == HERE

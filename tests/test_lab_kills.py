@@ -45,7 +45,7 @@ def test_two_hundred_real_kills_of_studies(tmp_path):
     chance, kills, studies = random.Random(0), 0, 0
     while kills < 200:
         place = project(tmp_path / f"torn{studies % 4}")  # a record is killed again and again
-        kills += server.run(place.folder, chance.uniform(0, seconds)) == -signal.SIGKILL
+        kills += server.run(place.folder, chance.uniform(0, 1.2 * seconds)) == -signal.SIGKILL
         said = place.folder / "said"
         after_a_kill(place, said.read_text().splitlines() if said.exists() else [])
         studies += 1

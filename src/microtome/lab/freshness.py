@@ -39,13 +39,14 @@ def seen_before(record: Record, row: RunRow, last: int, concerns: Callable[[RunR
 
     last: number of the last run before the claim. concerns: whether an earlier run saw anything that the claim is about.
     """
-    mine = prompts_of(record, row)
+    known: dict[str, Prompts] = {}
+    mine = prompts_of(record, row, known)
     if not mine:
         return "its prompts were not kept"
     for old in record.runs(Wanted(nested=True, before=last + 1, state="finished"), None):
         if not concerns(old):
             continue
-        theirs = prompts_of(record, old)
+        theirs = prompts_of(record, old, known)
         if not theirs:
             return f"the prompts of run {old.number} ({old.method}), which saw these sites before the claim, were not kept"
         if why := next((w for new in mine for w in [shared(new, theirs)] if w), ""):
@@ -63,13 +64,17 @@ def shared(new: Prompts, old: Sequence[Prompts]) -> str:
     return ""
 
 
-def prompts_of(record: Record, row: RunRow) -> tuple[Prompts, ...]:
-    """The pairs of every task that a run was given; () where they are not known, or where it was given something else."""
+def prompts_of(record: Record, row: RunRow, known: dict[str, Prompts]) -> tuple[Prompts, ...]:
+    """The pairs of every task that a run was given; () where they are not known, or where it was given something else.
+
+    known: file -> its prompts, to which those that are read are added.
+    """
     if row.arguments is None:
         return ()
     try:
         files = list(_tasks(json.loads(record.files.get(row.arguments))))
-        return tuple(_prompts(json.loads(record.files.get(name))) for name in files)
+        known |= {name: _prompts(json.loads(record.files.get(name))) for name in files if name not in known}
+        return tuple(known[name] for name in files)
     except (LabError, ValueError, KeyError, TypeError, RecursionError):
         return ()
 
