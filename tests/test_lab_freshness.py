@@ -95,6 +95,14 @@ def test_what_was_held_out_then_was_seen_and_so_was_what_no_claim_links(here, mo
     assert row.rung.name == HERE and "run 1 saw these sites before the claim" in why(row)
 
 
+def test_a_task_inside_a_long_argument_was_seen(here, model, halves):
+    kept, other = halves
+    first = patching(model, kept, held_out={"note": "x" * 5000, "more": [other]})
+    row = claim(here, model, first)
+    row = linked(here, row, ablation(model, other))
+    assert row.rung.name == HERE and "run 1 saw these sites before the claim" in why(row)
+
+
 def test_only_runs_about_these_sites_count_and_a_look_at_them_does(here, model, halves):
     kept, other = halves
     patching(model, other, sites="L0H1.z")

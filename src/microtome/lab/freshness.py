@@ -72,20 +72,23 @@ def prompts_of(record: Record, row: RunRow, known: dict[str, Prompts]) -> tuple[
     if row.arguments is None:
         return ()
     try:
-        files = list(_tasks(json.loads(record.files.get(row.arguments))))
+        files = list(_tasks(record, row.arguments))
         known |= {name: _prompts(json.loads(record.files.get(name))) for name in files if name not in known}
         return tuple(known[name] for name in files)
     except (LabError, ValueError, KeyError, TypeError, RecursionError):
         return ()
 
 
-def _tasks(data: Any) -> Iterator[str]:
-    """Names of the files of all tasks that arguments hold."""
-    todo = [data]
+def _tasks(record: Record, key: str) -> Iterator[str]:
+    """Names of the files of all tasks that arguments hold; an argument that is long is a file itself."""
+    todo = [json.loads(record.files.get(key))]
     while todo:
         one = todo.pop()
-        if isinstance(one, dict) and one.get("$") == "task":
+        kind = one.get("$") if isinstance(one, dict) else None
+        if kind == "task":
             yield one["file"]
+        elif kind == "file":
+            todo.append(json.loads(record.files.get(one["key"])))
         elif isinstance(one, dict | list):
             todo.extend(one.values() if isinstance(one, dict) else one)
 
