@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import logging
 import pickle
@@ -189,6 +191,61 @@ def test_silence_in_the_middle_of_a_stream_keeps_what_came():
 
     error = refused(answer, "cut after 15", stream=True, kind=UnusableAnswer, timeout=2.0)
     assert error.came == "The first half " and "silence" in error.why
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_signs_of_life_alone_are_no_answer(stream, monkeypatch):
+    monkeypatch.setattr("microtome.llm.bounding.SIGNS", 2)
+
+    def answer(h, n):
+        h.events(done=False)
+        while not h.server.over.wait(0.02):
+            h.wfile.write(b": still here\n\n" if stream else b" \n")
+            h.wfile.flush()
+
+    error = refused(answer, "cut after 0" if stream else "no answer from", stream=stream, timeout=0.5)
+    assert error.why == "it sent nothing but signs of life for 1 s"
+
+
+def test_signs_of_life_before_an_answer_are_waited_through():
+    def answer(h, n):
+        h.events(done=False)
+        for _ in range(30):
+            h.wfile.write(b": loading\n\n")
+            h.wfile.flush()
+            h.server.over.wait(0.05)
+        for one in (chunk("Here."), chunk(finish="stop"), "[DONE]"):
+            h.wfile.write(f"data: {one if isinstance(one, str) else json.dumps(one)}\n\n".encode())
+
+    with serving(answer) as server:
+        assert endpoint(server, timeout=1.0).ask(ASK, on_text=lambda _: None).text == "Here."
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_never_ends_is_not_read_into_memory(stream, monkeypatch):
+    monkeypatch.setattr("microtome.llm.bounding.MOST_BYTES", 100_000)
+    sent = []
+
+    def answer(h, n):
+        h.send_response(200)
+        h.send_header("Content-Type", "text/event-stream" if stream else "application/json")
+        h.end_headers()
+        with contextlib.suppress(OSError):
+            while len(sent) < 100_000:
+                h.wfile.write(b"x" * 10_000)
+                sent.append(1)
+
+    error = refused(answer, "cut after 0" if stream else "no answer from", stream=stream)
+    assert error.why == "it sent more than 100,000 bytes" and len(sent) < 100_000
+
+
+def test_what_is_compressed_unasked_is_not_unpacked():
+    bomb = gzip.compress(b" " * 10_000_000)
+    error = refused(lambda h, n: h.raw(bomb, Content_Encoding="gzip"), "no answer from")
+    assert error.why == "it sent 'gzip', which was not asked for"
+    with serving(lambda h, n: h.json(completion())) as server:
+        endpoint(server).ask(ASK)
+        assert server.asked[0]["headers"]["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize("how", ["closed", "done without a reason", "reset", "chunk cut"])

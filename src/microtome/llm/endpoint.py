@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from microtome.errors import ChatError
+from microtome.llm.bounding import TooMuch, bounded
 from microtome.llm.chat import GREEDY, Message, Reply, Sampling, UnusableAnswer
 from microtome.llm.replies import Gathered, of_body, shown, told
 from microtome.llm.settings import Secret, Settings, is_loopback
@@ -23,7 +24,7 @@ LONGEST_PAGE = 100_000
 _Kinds = tuple[type[Exception], ...]
 PASSING = (408, 429, 500, 502, 503, 504, 529)
 """Statuses that may be gone when asked again."""
-KEPT = ("accept", "accept-encoding", "content-length", "content-type", "host", "user-agent")
+KEPT = ("accept", "content-length", "content-type", "host", "user-agent")
 """Headers of a request that are sent; what OPENAI_CUSTOM_HEADERS and its kin put beside them is not."""
 
 
@@ -193,8 +194,9 @@ class Endpoint:
             piece = next(pieces, None)
         except openai.APITimeoutError:
             return _Fault(_cut(self._clean(gathered.so_far), f"silence for {self._settings.timeout:g} s"))
-        except self._lost:
-            return _Fault(_cut(self._clean(gathered.so_far), "the connection ended"))
+        except self._lost as error:
+            why = str(error) if isinstance(error, TooMuch) else "the connection ended"
+            return _Fault(_cut(self._clean(gathered.so_far), why))
         except openai.APIError as error:
             why = told(error.body) or shown(error.message)
             return _Fault(_cut(self._clean(gathered.so_far), f"the server said: {self._clean(why)}"))
@@ -237,7 +239,8 @@ class Endpoint:
                                     instead="a longer timeout, a smaller model, or fewer tokens"))  # fmt: skip
         if isinstance(error, self._lost):
             cause = error.__cause__ or error
-            said = self._clean(shown(f"{type(cause).__name__}: {cause}"))
+            kind = "" if isinstance(cause, TooMuch) else f"{type(cause).__name__}: "
+            said = self._clean(shown(f"{kind}{cause}"))
             return _Fault(ChatError(f"no answer from {where}", why=said,
                                     instead="check that the server runs and that the url is right"))  # fmt: skip
         if not isinstance(error, openai.APIStatusError):
@@ -352,27 +355,26 @@ def _client(settings: Settings) -> tuple[Any, _Kinds, _Kinds]:
     def leave(request: Any) -> None:
         for name in [name for name in request.headers if name.lower() not in KEPT]:
             del request.headers[name]
-        request.headers["Connection"] = (
-            "close"  # nothing is left open between questions that are minutes apart
-        )
+        # nothing is left open between questions that are minutes apart
+        request.headers["Connection"] = "close"
+        request.headers["Accept-Encoding"] = "identity"
         if settings.key:
             request.headers["Authorization"] = f"Bearer {settings.key.reveal()}"
 
     timeout = openai.Timeout(settings.timeout, connect=min(CONNECT, settings.timeout))
+    # httpx or httpx2, by openai's version
+    base = next(c for c in openai.DefaultHttpxClient.__mro__ if c.__module__.startswith("httpx"))
+    library: Any = import_module(base.__module__.partition(".")[0])
     http = openai.DefaultHttpxClient(
         follow_redirects=False,
         timeout=timeout,
         trust_env=not is_loopback(settings.host),  # a proxy has nothing to do with this machine
-        event_hooks={"request": [leave]},
+        event_hooks={"request": [leave], "response": [bounded(library, settings.timeout)]},
     )
     # given, so that the client takes none of them from the environment
     client = openai.OpenAI(base_url=settings.url, api_key="unused", admin_api_key="", organization="", project="", webhook_secret="",
                          max_retries=0, timeout=timeout, http_client=http)  # fmt: skip
-    base = next(
-        c for c in type(http).__mro__ if c.__module__.startswith("httpx")
-    )  # httpx or httpx2, by openai's version
-    library: Any = import_module(base.__module__.partition(".")[0])
-    lost = (openai.APIConnectionError, library.HTTPError, library.StreamError)
+    lost = (openai.APIConnectionError, library.HTTPError, library.StreamError, TooMuch)
     return client, (openai.APIError, *lost), lost
 
 
