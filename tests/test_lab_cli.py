@@ -197,6 +197,9 @@ def test_show_tells_all_of_one_run_and_writes_its_result(place):
         connection.execute(update(schema.run).where(schema.run.c.number == 4).values(id="12345678" + "a" * 8))
     assert told("lab", "show", "12345678")["number"] == 4 == told("lab", "show", "4")["number"]
     assert "no run 12345" in refused("lab", "show", "12345")
+    look = said("lab", "show", "5")
+    assert "sites        L0.z" in look and 'prompts      "w4"' in look and "parameters" not in look
+    assert told("lab", "show", "5")["looked_at"]["prompts"] == ["w4"] and told("lab", "show", "2")["looked_at"] == {}
     assert told("lab", "show", "1")["predictions"] == [1] and told("lab", "show", "2")["predictions"] == []
     assert "decided" in said("lab", "show", "1") and "prediction 1" in said("lab", "show", "1")
     assert told("lab", "show", "3")["children"] == [4]

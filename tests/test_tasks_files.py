@@ -233,6 +233,8 @@ def test_missing_files_and_folders(tmp_path):
     refused("cannot be read", source=tmp_path / "none.csv")
     (tmp_path / "folder.csv").mkdir()
     refused("cannot be read", source=tmp_path / "folder.csv")
+    with pytest.raises(TaskError, match="the model comes first"):
+        pairs("pairs.csv", words())
 
 
 def test_lists_that_do_not_fit_each_other():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as _json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +34,7 @@ Which = Annotated[str, typer.Argument(metavar="RUN", help="A run's number, or th
 
 HIGHEST = 2**31 - 1  # number that a database's column holds
 STATES = ("running", "finished", "failed", "interrupted")
+PROMPTS = 5  # of a look, in its telling
 SHORT = 60  # characters of a run's parameters in a list
 
 
@@ -150,7 +151,7 @@ def show(
         files = [output.plain(f) for f in record.files_of(row.number)]
         output.print_json({**_data(row), "stale": list(old), "sites": record.sites(row.number), "files": files,
                            "controls": [output.plain(c) for c in controls], "children": [r.number for r in below],
-                           "predictions": record.decided(row.number)})  # fmt: skip
+                           "predictions": record.decided(row.number), "looked_at": _looked_at(record, row)})  # fmt: skip
         return
     _show(record, row, old)
     if controls:
@@ -195,9 +196,16 @@ def _show(record: Record, row: RunRow, old: Sequence[str]) -> None:
         ("called from", row.called_from),
         ("model", f"{row.model_name} {row.model[:12]}, certificate: {word}" if row.model else ""),
         ("task", f"{row.family} {(row.task or row.data)[:12]}".strip()),
-        ("parameters", _json.dumps(row.question.get("parameters", {}), ensure_ascii=False)),
+        ("sites", ", ".join(record.sites(row.number)) if row.method == "look" else ""),
+        ("prompts", _prompts(_looked_at(record, row))),
+        (
+            "parameters",
+            ""
+            if row.method == "look"
+            else _json.dumps(row.question.get("parameters", {}), ensure_ascii=False),
+        ),
         ("seed", output.number(row.seed)),
-        ("numerics", _json.dumps(row.question.get("numerics", {}))),
+        ("numerics", "" if row.method == "look" else _json.dumps(row.question.get("numerics", {}))),
         ("verdict", (row.verdict or "") + (f", p {output.number(row.p)}" if row.p is not None else "")),
         ("decided", ", ".join(f"prediction {p}" for p in record.decided(row.number))),
         ("error", row.error),
@@ -207,6 +215,22 @@ def _show(record: Record, row: RunRow, old: Sequence[str]) -> None:
     for name, text in facts:
         if text:
             output.say(f"{name:<12} {text}")
+
+
+def _looked_at(record: Record, row: RunRow) -> dict[str, Any]:
+    """The prompts of a look, as `lab.arguments.look_of` shortens them; {} for a technique."""
+    if row.method != "look" or row.arguments is None:
+        return {}
+    return dict(_json.loads(record.files.get(row.arguments)))
+
+
+def _prompts(look: Mapping[str, Any]) -> str:
+    if not look:
+        return ""
+    shown = [p if isinstance(p, str) else f"tokens {p}" for p in look["prompts"][:PROMPTS]]
+    said = [_json.dumps(p if len(p) <= SHORT else p[: SHORT - 3] + "...", ensure_ascii=False) for p in shown]
+    more = (look["of"] or len(shown)) - len(shown)
+    return ", ".join(said) + (f" and {more} more" if more > 0 else "") or look["said"]
 
 
 def _stale(record: Record, rows: Sequence[RunRow]) -> dict[int, tuple[str, ...]]:

@@ -50,6 +50,8 @@ def pairs(
     lists = {"clean": clean, "corrupt": corrupt, "answer": answer, "wrong": wrong}
     given = {name: rows for name, rows in lists.items() if rows is not None}
     if source is not None:
+        if not isinstance(source, (str, Path)):
+            raise TaskError(f"the file is a {type(source).__name__}", why="the model comes first, then the file", instead='mt.pairs(model, "pairs.csv")')  # fmt: skip
         if given or columns:
             raise TaskError(
                 f"both the file {quote(str(source))} and {', '.join([*given, *(columns or {})])} were given",
