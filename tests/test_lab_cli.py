@@ -187,6 +187,22 @@ def test_a_run_that_was_cut_off_is_listed_as_interrupted_before_anybody_settles_
     assert "interrupted" in said("lab", "show", str(lost[0]), "--folder", str(copy))
 
 
+def test_rows_say_what_they_are_and_no_escape_gets_through(place):
+    record = Record(place)
+    shown = repr(record.runs())
+    assert "<Run 2: toy_effects on ioi in " in shown and "<Run 5: look" in shown
+    assert "\x1b" not in shown and "\\x1b[31m" in shown
+    with opened(place, "words") as one:
+        made = one.claim(EVIL, about=ABOUT, evidence=[2], alternatives=["x"], falsifiers=["y"])
+    assert (
+        repr(made).startswith("<Claim 1: ")
+        and "not higher: run 2: " in repr(made)
+        and made.rung.name in repr(made.rung)
+    )
+    assert "\x1b" not in repr(made) + repr(made.rung)
+    record.close()
+
+
 def test_show_tells_all_of_one_run_and_writes_its_result(place):
     row = told("lab", "show", "2")
     assert (row["number"], row["stale"], row["children"]) == (2, [], [])
@@ -199,7 +215,10 @@ def test_show_tells_all_of_one_run_and_writes_its_result(place):
     assert "no run 12345" in refused("lab", "show", "12345")
     look = said("lab", "show", "5")
     assert "sites        L0.z" in look and 'prompts      "w4"' in look and "parameters" not in look
-    assert told("lab", "show", "5")["looked_at"]["prompts"] == ["w4"] and told("lab", "show", "2")["looked_at"] == {}
+    assert (
+        told("lab", "show", "5")["looked_at"]["prompts"] == ["w4"]
+        and told("lab", "show", "2")["looked_at"] == {}
+    )
     assert told("lab", "show", "1")["predictions"] == [1] and told("lab", "show", "2")["predictions"] == []
     assert "decided" in said("lab", "show", "1") and "prediction 1" in said("lab", "show", "1")
     assert told("lab", "show", "3")["children"] == [4]

@@ -18,6 +18,7 @@ from microtome.agents.jobs import Job, Stopped
 from microtome.agents.settings import Settings, agent_name
 from microtome.agents.tools import Answer, Book
 from microtome.errors import LabError, MicrotomeError
+from microtome.escapes import visible
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -256,8 +257,9 @@ def _outcome(future: Future[T]) -> T:
 def _failed(text: str) -> types.CallToolResult:
     import mcp_types as types
 
-    safe = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-    return types.CallToolResult(content=[types.TextContent(type="text", text=safe[:4000])], is_error=True)
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=visible(text, keep="\n")[:4000])], is_error=True
+    )
 
 
 def _result(answer: Answer, settings: Settings) -> types.CallToolResult:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from microtome.escapes import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,11 +37,6 @@ def _console(file: TextIO | None) -> Console:
 
     # a stream that was closed is None; rich would take stdout instead, and errors would stand in the middle of results
     return Plain(file=StringIO() if file is None else file, markup=False, highlight=False, emoji=False)
-
-
-def visible(text: object, keep: str = "") -> str:
-    """Text with every character that a terminal would obey, or not show, written as an escape."""
-    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
 
 
 def say(text: str, *, style: str = "") -> None:

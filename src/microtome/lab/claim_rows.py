@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import select
 
 from microtome.errors import LabError
+from microtome.escapes import visible
 from microtome.lab import schema
 from microtome.lab.cells import AtSites, Overlaps, at_sites
 from microtome.lab.evidence import CAUSAL, NOTHING, Check, Ran, Shown, shows
@@ -83,6 +84,10 @@ class ClaimRow:
     limitations: tuple[TextRow, ...]
     pieces: tuple[Linked, ...]
     rung: Rung
+
+    def __repr__(self) -> str:
+        gone = ", withdrawn" if self.withdrawn_at is not None else ""
+        return visible(f"<Claim {self.number}{gone}: {self.statement!r}, {self.rung.said}>")
 
 
 def read(

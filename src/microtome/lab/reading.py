@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Select, func, select
 
 from microtome.errors import LabError
+from microtome.escapes import visible
 from microtome.lab import place as places
 from microtome.lab import processes
 from microtome.lab.database import Database
@@ -93,6 +94,13 @@ class RunRow:
     host: str
     heard_at: float
     process: str
+
+    def __repr__(self) -> str:
+        of = f" on {self.family}" if self.family else ""
+        model = f" in {self.model_name}" if self.model_name else ""
+        return visible(
+            f"<Run {self.number}: {self.method}{of}{model}, {self.verdict or self.state}, by {self.person}>"
+        )
 
     @property
     def about(self) -> str:

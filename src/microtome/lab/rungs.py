@@ -30,6 +30,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+from microtome.escapes import visible
 from microtome.lab.evidence import LEVELS, Shown
 from microtome.results.verdicts import NULL, SUPPORTED, UNDERPOWERED
 
@@ -134,6 +135,15 @@ class Rung:
     by: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     evidence: str = UNSUPPORTED
+
+    def __repr__(self) -> str:
+        return visible(f"<Rung: {self.said}>")
+
+    @property
+    def said(self) -> str:
+        """The rung, and why it is not higher, in one line."""
+        why = "; ".join(f"{c.piece}: {c.why}".removeprefix(": ") for c in self.caps)
+        return self.name + (f" (not higher: {why})" if why else "")
 
     @property
     def place(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from microtome.escapes import visible
 from microtome.llm.chat import Reply, UnusableAnswer
 
 __all__ = ["Gathered", "of_body", "shown", "told"]
@@ -14,8 +15,7 @@ __all__ = ["Gathered", "of_body", "shown", "told"]
 
 def shown(text: str, most: int = 300) -> str:
     """Text of a server on one line: cut, and with every character that a terminal would obey written as an escape."""
-    line = " ".join(str(text).split())
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    line = visible(" ".join(str(text).split()))
     return line if len(line) <= most else line[:most] + " ..."
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from microtome.errors import LabError
+from microtome.escapes import visible
 from microtome.lab.notebook.entries import aware
 from microtome.lab.notebook.limits import LIMITS, Limits
 from microtome.lab.notebook.timeline import BETWEEN, Activity, Segment, segments
@@ -134,9 +135,7 @@ def _sink(pieces: Iterable[Segment]) -> tuple[str, float] | None:
 
 def safe(text: object) -> str:
     """Text on one line of Markdown that no reader takes for HTML, a link, a table or a mark of ours."""
-    line = " ".join(str(text).split())
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
-    escaped = html.escape(shown, quote=False)
+    escaped = html.escape(visible(" ".join(str(text).split())), quote=False)
     return "".join("\\" + c if c in "\\`*_[]|#!~" else c for c in escaped)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from microtome.escapes import visible
 from microtome.lab.notebook.audit import Audit
 from microtome.lab.notebook.ideas import Rating
 from microtome.lab.notebook.pages import Page
@@ -22,15 +23,9 @@ __all__ = [
     "ratings",
     "stage",
     "triggers",
-    "visible",
 ]
 
 Rows = tuple[tuple[str, ...], ...]
-
-
-def visible(text: object) -> str:
-    """Text on one line with every character that a terminal would obey, or not show, written as an escape."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def _rows(rows: Iterable[Sequence[object]]) -> Rows:
