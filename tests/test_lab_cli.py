@@ -219,6 +219,10 @@ def test_show_tells_all_of_one_run_and_writes_its_result(place):
         told("lab", "show", "5")["looked_at"]["prompts"] == ["w4"]
         and told("lab", "show", "2")["looked_at"] == {}
     )
+    record = Record(place)
+    record.files.path(record.run(5).arguments).unlink()
+    record.close()
+    assert "sites        L0.z" in said("lab", "show", "5") and "prompts" in said("lab", "show", "5")
     assert told("lab", "show", "1")["predictions"] == [1] and told("lab", "show", "2")["predictions"] == []
     assert "decided" in said("lab", "show", "1") and "prediction 1" in said("lab", "show", "1")
     assert told("lab", "show", "3")["children"] == [4]

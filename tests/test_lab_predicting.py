@@ -434,6 +434,18 @@ def test_an_outcome_that_was_edited_shows_when_its_result_is_asked_again(lab):
         connection.execute(update(p).where(p.c.number == 1).values(state="true"))
     assert found() == ["prediction 1 is recorded as true and is false by the stored result of run 1"]
     assert examine(lab).ok  # only a deep look reads results
+    with one.database.writing() as connection:
+        connection.execute(update(p).where(p.c.number == 1).values(run=None))
+    assert found() == ["prediction 1 is recorded as true and is not decided by any run"]
+    with opened(lab):
+        measure(Model(), Task(), size=-0.4)
+        measure(Model(), Task("sva", "1111" * 8), size=-0.4)
+    assert now(one, 3).run == 2
+    for run in (1, 3, 2):  # it began before the prediction; is about something else; decided it
+        with one.database.writing() as connection:
+            connection.execute(update(p).where(p.c.number == 3).values(run=run))
+        wrong = [f"prediction 3 is recorded as true and is not decided by the stored result of run {run}"]
+        assert found()[1:] == ([] if run == 2 else wrong)
     one.database.close()
 
 

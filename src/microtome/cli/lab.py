@@ -12,6 +12,7 @@ import typer
 
 from microtome.cli import lab_care, lab_claims, lab_predict, lab_report, notebook, output, pace
 from microtome.cli.inputs import Folder, Json
+from microtome.errors import LabError
 
 if TYPE_CHECKING:
     from microtome.lab.reading import Entry, Record, RunRow
@@ -221,7 +222,10 @@ def _looked_at(record: Record, row: RunRow) -> dict[str, Any]:
     """The prompts of a look, as `lab.arguments.look_of` shortens them; {} for a technique."""
     if row.method != "look" or row.arguments is None:
         return {}
-    return dict(_json.loads(record.files.get(row.arguments)))
+    try:
+        return dict(_json.loads(record.files.get(row.arguments)))
+    except LabError as error:  # the rest can be told
+        return {"prompts": [], "of": None, "said": error.what}
 
 
 def _prompts(look: Mapping[str, Any]) -> str:

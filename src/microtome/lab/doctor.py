@@ -270,9 +270,9 @@ def _outcomes(place: Place) -> Iterator[Finding]:
     record = Record(place)
     try:
         for one, held in redecided(record):
-            said = "cannot be told from" if held is None else f"is {str(held).lower()} by"
-            yield Finding(True, "predictions", f"prediction {one.number} is recorded as {one.state} and {said} the stored result of run {one.run}",
-                          f"microtome lab show {one.run}; its score is not to be trusted")  # fmt: skip
+            said = "is not decided by" if held is None else f"is {str(held).lower()} by"
+            by = "any run" if one.run is None else f"the stored result of run {one.run}"
+            yield Finding(True, "predictions", f"prediction {one.number} is recorded as {one.state} and {said} {by}", "its score is not to be trusted")  # fmt: skip
     finally:
         record.close()
 

@@ -235,18 +235,29 @@ def redecided(record: Record) -> Iterator[tuple[Prediction, bool | None]]:
     One that cannot be read, or whose result cannot, is left out: its seal or the file says so.
     """
     p = schema.prediction
-    query = _predictions().where(p.c.holds.is_not(None), p.c.run.is_not(None), p.c.state.in_((TRUE, FALSE)))
+    query = _predictions().where(p.c.holds.is_not(None), p.c.state.in_((TRUE, FALSE)))
     with record.database.reading() as connection:
         rows = connection.execute(query).mappings().all()
     for row in rows:
         try:
             one = _prediction(row)
-            result = record.result(row["run"])
+            held = None if one.run is None else _held(record, one, one.run)
         except MicrotomeError:
             continue
-        held = evaluate(one.holds, result).held if one.holds else None
         if held is not (one.state == TRUE):
             yield one, held
+
+
+def _held(record: Record, one: Prediction, number: int) -> bool | None:
+    """What a run's stored result says of a prediction; None where that run may not decide it."""
+    run, sites = record.run(number), record.sites(number)
+    result = record.result(number)
+    if one.holds is None or result.query is None or number <= one.after_run:
+        return None
+    given = ((result.query, run.model_name, family, sites) for family in run.family.split("+"))
+    if not any(_answers(one.about, *each) for each in given):
+        return None
+    return evaluate(one.holds, result).held
 
 
 def forecasts(found: Sequence[Prediction]) -> list[Forecast]:
